@@ -1,0 +1,94 @@
+"""The one data schema: a scientific sample as a two-level graph, batched by PyTorch Geometric.
+
+A Graph carries a fine level (atoms, particles), optionally a coarse level (residues, subjets) and graph-level
+fields. Shapes below use n fine nodes, r coarse nodes, E edges; a batch of B graphs concatenates along the first axis.
+
+=================  ==============  =====================================================================
+field              shape           meaning
+=================  ==============  =====================================================================
+types              (n,)            fine node type: 0 masked, 1..118 elements, 118 + k particle kind k
+positions          (n, 3)          Å for atoms; dimensionless for jets (rest-frame sphere)
+scalars            (n, S)          optional invariant inputs per node
+vectors            (n, V, 3)       optional vector inputs per node
+parent             (n,)            index of the coarse node a fine node belongs to
+coarse_types       (r,)            coarse node type: 0 masked, 1..21 residue type + 1
+senders            (E,)            edge origin
+receivers          (E,)            edge target, sorted
+shifts             (E, 3)          lattice shifts in cells; vector = r[sender] - r[receiver] + shifts @ cell
+edge_scalars       (E, P)          optional invariant inputs per edge
+cell               (1, 3, 3)       rows are lattice vectors in Å, zero where not periodic
+pbc                (1, 3)          periodic directions
+charge, spin       (1,)            total charge (e) and multiplicity 2S + 1
+domain, dataset    (1,)            index in DOMAINS; index of the level of theory in the model's table
+energy             (1,)            eV (target; NaN when absent)
+forces             (n, 3)          eV/Å (target)
+stress             (1, 3, 3)       eV/Å^3, tensile positive (target)
+label              (1,)            class (target; -1 when absent)
+residue_types      (r,)            0..19 (target; -1 when absent)
+=================  ==============  =====================================================================
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch_geometric.data import Batch, Data
+
+DOMAINS = ("materials", "hep", "biology")
+KINDS = ("atoms", "jets", "residues")
+ELEMENTS = 118
+PARTICLE_KINDS = ("charged hadron", "neutral hadron", "photon", "electron", "muon", "other")
+NUM_TYPES = 1 + ELEMENTS + len(PARTICLE_KINDS)
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
+
+
+@dataclass(frozen=True)
+class KindInputs:
+    """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge."""
+
+    scalars: int = 0
+    vectors: int = 0
+    edge_scalars: int = 0
+    coarse: bool = False
+
+
+INPUTS: dict[str, KindInputs] = {
+    "atoms": KindInputs(),
+    "jets": KindInputs(scalars=9, vectors=3, edge_scalars=4),
+    "residues": KindInputs(coarse=True),
+}
+
+_NODE_INDICES = {"senders", "receivers"}
+
+
+class Graph(Data):
+    """One sample; see the module's table for the fields. Batched with :func:`collate`."""
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Offset node indices by the fine node count and ``parent`` by the coarse node count."""
+        if key in _NODE_INDICES:
+            return self.num_nodes
+        if key == "parent":
+            return self.coarse_types.shape[0]
+        return 0
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Every field concatenates along its first axis."""
+        return 0
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of fine nodes."""
+        return int(self.types.shape[0])
+
+
+def collate(graphs: Iterable[Graph]) -> Batch:
+    """Batch graphs of one kind. Adds ``batch`` (n,), ``ptr`` (B + 1,) and, with a coarse level, ``coarse_batch`` (r,)."""
+    graphs = list(graphs)
+    batch = Batch.from_data_list(graphs)
+    if "coarse_types" in batch:
+        sizes = torch.tensor([graph.coarse_types.shape[0] for graph in graphs])
+        batch.coarse_batch = torch.repeat_interleave(torch.arange(len(graphs)), sizes)
+    return batch

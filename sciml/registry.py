@@ -1,0 +1,58 @@
+"""The closed table from names in configs and packages to classes.
+
+A name maps to ``module:attribute``. Names come from this table or from the entry points of an installed distribution
+(group ``sciml.<kind>``, for example ``sciml.heads``); nothing that travels with data or weights can add one, so a
+package can never choose the code that runs.
+"""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from sciml.errors import UserError
+
+BUILTIN: dict[str, dict[str, str]] = {
+    "models": {"backbone": "sciml.models.backbone:Backbone"},
+    "heads": {
+        "energy": "sciml.domains.materials.heads:EnergyHead",
+        "jet_class": "sciml.domains.hep.heads:JetClassHead",
+        "residue_type": "sciml.domains.biology.heads:ResidueTypeHead",
+    },
+    "losses": {
+        "mse": "sciml.objectives.losses:squared_error",
+        "mae": "sciml.objectives.losses:absolute_error",
+        "huber": "sciml.objectives.losses:huber",
+        "cross_entropy": "sciml.objectives.losses:cross_entropy",
+    },
+    "domains": {
+        "materials": "sciml.domains.materials.graphs",
+        "hep": "sciml.domains.hep.graphs",
+        "biology": "sciml.domains.biology.graphs",
+    },
+    "readers": {
+        "ase": "sciml.ingest.formats.ase",
+        "mlearn": "sciml.ingest.formats.mlearn",
+        "jetclass": "sciml.ingest.formats.jetclass",
+        "protein": "sciml.ingest.formats.protein",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Return every name of ``kind`` that can be used here, built in or installed as an entry point."""
+    return sorted({*BUILTIN[kind], *(point.name for point in entry_points(group=f"sciml.{kind}"))})
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Return the object behind ``name``; built-in names cannot be replaced by an entry point.
+
+    Raises UserError when the name is unknown, with the names that exist.
+    """
+    if name in BUILTIN[kind]:
+        module, _, attribute = BUILTIN[kind][name].partition(":")
+        loaded = import_module(module)
+        return getattr(loaded, attribute) if attribute else loaded
+    for point in entry_points(group=f"sciml.{kind}"):
+        if point.name == name:
+            return point.load()
+    raise UserError(f"{kind}: {name!r} is not known; use one of {', '.join(names(kind))}.")
