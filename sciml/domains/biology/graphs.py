@@ -1,0 +1,95 @@
+"""Protein records (atoms, residues) to graphs: ``atoms`` for energies and forces, ``residues`` for residue types.
+
+The ``residues`` kind keeps the backbone alone: fine nodes N, CA, C, O of every residue that has all four, so that no side
+chain tells its type, with a one-hot of these four roles as scalars; coarse nodes are those residues, renumbered in order.
+Sequence neighbours are told apart by geometry only.
+"""
+
+import numpy as np
+import torch
+
+from sciml.data.neighbors import neighbors
+from sciml.data.records import Record
+from sciml.domains.common import Rows, atoms_counts, atoms_graph, floats, integers, make_graph
+from sciml.graph import RESIDUES, Graph
+
+KINDS = ("atoms", "residues")
+BACKBONE = ("N", "CA", "C", "O")
+
+_ROLES = np.eye(len(BACKBONE))
+
+
+def graph(record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.float32) -> Graph | None:
+    """A graph of ``kind`` with edges within ``cutoff`` [Å].
+
+    None for a kind that is not in KINDS, for ``atoms`` of a record with neither energy nor forces, and for ``residues``
+    of a record without one complete residue.
+    """
+    if kind == "atoms" and ("energy" in record or "forces" in record):
+        return atoms_graph(record, "biology", cutoff, dtype)
+    return _residues_graph(record, cutoff, dtype) if kind == "residues" else None
+
+
+def backbone(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Atom indices (r, 4) of N, CA, C, O of the complete residues, and the indices (r,) of these residues."""
+    names = np.asarray(record["atom_names"])
+    parent = np.asarray(record["parent"])
+    table = np.full((len(record["residue_types"]), len(BACKBONE)), -1)
+    atoms = np.flatnonzero((names >= 1) & (names <= len(BACKBONE)))[::-1]  # the first of two atoms of one name stays
+    table[parent[atoms], names[atoms] - np.uint8(1)] = atoms
+    complete = np.flatnonzero((table >= 0).all(axis=1))
+    return table[complete], complete
+
+
+def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype) -> Graph | None:
+    atoms, residues = backbone(record)
+    if not len(residues):
+        return None
+    chosen = atoms.reshape(-1)
+    positions = np.asarray(record["positions"], dtype=np.float64)[chosen]
+    senders, receivers, shifts = neighbors(positions, np.zeros((3, 3)), np.zeros(3, dtype=bool), cutoff)
+    residue_types = integers(np.asarray(record["residue_types"])[residues])
+    known = residue_types < len(RESIDUES)
+    fields = {
+        "types": integers(np.asarray(record["types"])[chosen]),
+        "positions": floats(positions, dtype),
+        "scalars": floats(np.tile(_ROLES, (len(residues), 1)), dtype),
+        "parent": torch.arange(len(residues)).repeat_interleave(len(BACKBONE)),
+        "coarse_types": residue_types + 1,
+        "senders": torch.from_numpy(senders),
+        "receivers": torch.from_numpy(receivers),
+        "shifts": floats(shifts, dtype),
+        "cell": torch.zeros(1, 3, 3, dtype=dtype),
+        "pbc": torch.zeros(1, 3, dtype=torch.bool),
+        "residue_types": torch.where(known, residue_types, -1),
+    }
+    return make_graph("biology", 0.0, 1.0, dtype, fields)
+
+
+def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
+    """Number of labels per target in the records ``indices``; ``residue_types`` counts complete residues of known type."""
+    if kind == "atoms":
+        return atoms_counts(data, indices)
+    if kind != "residues":
+        return {}
+    return {"residue_types": float(sum(_known_residues(data[int(index)]) for index in np.asarray(indices)))}
+
+
+def _known_residues(record: Record) -> int:
+    _, residues = backbone(record)
+    return int((np.asarray(record["residue_types"])[residues] < len(RESIDUES)).sum())
+
+
+def sizes(data: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (N,) and directed pairs within the store's reference radius (N,) per record; zero where it cannot serve ``kind``.
+
+    The pairs of the ``residues`` kind are estimated from those of all atoms by the square of the share of atoms kept.
+    """
+    if kind == "atoms":
+        served = data.has("energy") | data.has("forces")
+        return data.sizes * served, data.pairs * served
+    if kind != "residues":
+        return np.zeros_like(data.sizes), np.zeros_like(data.pairs)
+    nodes = np.array([backbone(data[index])[0].size for index in range(len(data))], dtype=data.sizes.dtype)
+    share = nodes / np.maximum(data.sizes, 1)
+    return nodes, np.ceil(data.pairs * share**2).astype(data.pairs.dtype)

@@ -1,0 +1,22 @@
+"""Masked residue types on the coarse level."""
+
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from sciml.graph import RESIDUES
+from sciml.models.layers import multilayer_perceptron
+from sciml.models.readout import Geometry, Head, HeadContext, pool_mean
+
+
+class ResidueTypeHead(Head):
+    """Residue type logits (r, 20) from the mean of the residue's fine-node features."""
+
+    kind = "residues"
+    targets = ("residue_types",)
+
+    def __init__(self, context: HeadContext, hidden: int = 64) -> None:
+        super().__init__(context)
+        self.readout = multilayer_perceptron([context.channels, hidden, len(RESIDUES)])
+
+    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        return {"residue_types": self.readout(pool_mean(features, batch.parent, batch.coarse_types.shape[0]))}

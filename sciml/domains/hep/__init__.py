@@ -1,0 +1,1 @@
+"""High-energy physics: jets as sets of particles in a Lorentz-invariant frame."""

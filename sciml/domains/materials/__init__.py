@@ -1,0 +1,1 @@
+"""Molecules, crystals and surfaces: energies, forces and stress."""

@@ -1,0 +1,69 @@
+"""Energy with conservative forces and stress."""
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from sciml.graph import ELEMENTS
+from sciml.models.layers import multilayer_perceptron
+from sciml.models.readout import Geometry, Head, HeadContext, pool_sum
+
+
+class EnergyHead(Head):
+    """Total energy (B,) in eV, forces -dE/dx (n, 3) in eV/Å and stress dE/dstrain / V (B, 3, 3) in eV/Å^3.
+
+    The energy is the sum over atoms of a learned term in units of the dataset's force scale, plus the dataset's own
+    reference energy of the element, so that levels of theory never mix. Sums run in fp64. ``interaction_energy`` is the energy
+    without references. Stress is NaN where the system is not periodic in all directions.
+    """
+
+    kind = "atoms"
+    targets = ("energy", "forces", "stress")
+    differentiates = True
+    references: Tensor
+    scales: Tensor
+
+    def __init__(self, context: HeadContext, hidden: int = 64) -> None:
+        super().__init__(context)
+        self.readout = multilayer_perceptron([context.channels, hidden, 1])
+        with torch.no_grad():
+            self.readout[-1].weight.mul_(0.1)
+            self.readout[-1].bias.zero_()
+        references = torch.zeros(len(context.datasets), ELEMENTS + 1, dtype=torch.float64)
+        scales = torch.ones(len(context.datasets), dtype=torch.float64)
+        for index, dataset in enumerate(context.datasets):
+            for number, energy in context.references.get(dataset, {}).items():
+                references[index, int(number)] = energy
+            scales[index] = context.scales.get(dataset, 1.0)
+        self.register_buffer("references", references)
+        self.register_buffer("scales", scales)
+
+    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        graphs = batch.num_graphs
+        per_atom = self.readout(features)[:, 0].double()
+        interaction = pool_sum(per_atom, batch.batch, graphs) * self.scales[batch.dataset]
+        reference = pool_sum(self.references[batch.dataset[batch.batch], batch.types], batch.batch, graphs)
+        gradients = self._gradients(interaction, geometry)
+        predictions = {"energy": interaction + reference, "interaction_energy": interaction, "forces": -gradients[0]}
+        if gradients[1] is not None:
+            predictions["stress"] = self._stress(gradients[1], batch)
+        return predictions
+
+    @staticmethod
+    def _gradients(energy: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+        inputs = [geometry.positions] + ([geometry.strain] if geometry.strain.requires_grad else [])
+        gradients = torch.autograd.grad(
+            energy.sum(), inputs, create_graph=geometry.create_graph, materialize_grads=True
+        )
+        return gradients[0], gradients[1] if len(gradients) > 1 else None
+
+    @staticmethod
+    def _stress(virial: Tensor, batch: Batch) -> Tensor:
+        periodic = batch.pbc.all(dim=1)
+        volume = torch.linalg.det(batch.cell.double()).abs().to(virial.dtype)
+        volume = torch.where(periodic, volume, torch.full_like(volume, torch.nan))
+        return virial / volume[:, None, None]
+
+    def scale(self, target: str, batch: Batch) -> Tensor | None:
+        """The dataset's force scale for energy and forces; for stress, force scale per Å^2."""
+        return self.scales[batch.dataset]

@@ -1,0 +1,1 @@
+"""Physics that does not depend on a model: symmetries, relativistic kinematics."""
