@@ -1,0 +1,136 @@
+"""Scales of a data set: reference energies per element, force and stress scales, neighbours, label counts."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml.data.records import MAX_ELEMENT, UNKNOWN_RESIDUE
+
+if TYPE_CHECKING:
+    from sciml.data.columns import Column
+    from sciml.data.store import Store, Subset
+
+_FIT_RECORDS = 200_000  # more records do not change a fit of at most 118 numbers
+
+
+def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> dict[str, Any]:
+    """Return the statistics of ``store``, or of its records ``indices``, as plain data.
+
+    Keys: ``sizes`` (records, fine nodes); materials and biology: ``elements``, ``mean_neighbors`` within the reference
+    radius, ``reference_energies`` {"Z": eV}, ``energy_per_atom_std`` (eV, after the references), ``force_rms`` (eV/Å,
+    over components), ``stress_rms`` (eV/Å^3), each None where nothing is labelled; biology also ``residue_counts``
+    (21,); hep ``label_counts`` and ``mean_constituents``. Training passes its own split, so that nothing leaks.
+    """
+    from sciml.data.store import base_indices
+
+    base, chosen = base_indices(store)
+    if indices is not None:
+        chosen = chosen[np.asarray(indices, dtype=np.int64)]
+    selected = np.zeros(len(base), bool)
+    selected[chosen] = True
+    sizes = base.sizes[selected]
+    result: dict[str, Any] = {"records": len(sizes), "fine_nodes": int(sizes.sum())}
+    if base.domain == "hep":
+        labels = _values(base, "label", selected)
+        counts = np.bincount(labels, minlength=len(base.manifest.get("classes", []))) if len(labels) else []
+        return {**result, "label_counts": [int(count) for count in counts], "mean_constituents": _mean(sizes)}
+    result |= _energy_statistics(base, selected)
+    result["mean_neighbors"] = float(base.pairs[selected].sum() / max(sizes.sum(), 1))
+    result["force_rms"] = _rms(_values(base, "forces", selected))
+    if base.domain == "materials":
+        result["stress_rms"] = _rms(_values(base, "stress", selected))
+    else:
+        residues = np.bincount(_values(base, "residue_types", selected), minlength=UNKNOWN_RESIDUE + 1)
+        result["residue_counts"] = residues.tolist()
+    return result
+
+
+def mean_neighbors(store: "Store | Subset", kind: str, cutoff: float) -> float:
+    """Return the mean number of neighbours per node of graphs of ``kind`` at ``cutoff``, from the stored counts."""
+    serves = store.serves(kind)
+    nodes, edges = store.costs(kind, cutoff)
+    return float(edges[serves].sum() / max(nodes[serves].sum(), 1))
+
+
+def composition(store: "Store", selected: np.ndarray) -> np.ndarray:
+    """Return atoms per element of the selected records, int64 (records, 119), column Z."""
+    width = MAX_ELEMENT + 1
+    parts = []
+    for start, columns, length in store.shards():
+        types = columns["types"]
+        assert types.offsets is not None
+        owner = np.repeat(np.arange(length), np.diff(types.offsets))
+        counts = np.bincount(owner * width + types.values, minlength=length * width).reshape(length, width)
+        parts.append(counts[selected[start : start + length]].astype(np.int32))
+    return np.concatenate(parts)
+
+
+def fit_reference_energies(counts: np.ndarray, energies: np.ndarray, rounds: int = 10) -> np.ndarray:
+    """Return energies per element (Z,), eV, that explain ``energies`` (m,) by the composition ``counts`` (m, Z).
+
+    Least squares on energies per atom, made robust by Huber weights; where compositions do not determine every
+    element, the solution of least norm is taken, so the sum over each composition seen is still right.
+    """
+    atoms = counts.sum(axis=1)
+    matrix, values = counts / atoms[:, None], energies / atoms
+    weights = np.ones(len(values))
+    solution = np.zeros(counts.shape[1])
+    for _ in range(rounds):
+        root = np.sqrt(weights)
+        updated = np.linalg.lstsq(matrix * root[:, None], values * root, rcond=1e-9)[0]
+        converged = np.allclose(updated, solution, rtol=1e-10, atol=1e-10)
+        solution = updated
+        residual = np.abs(values - matrix @ solution)
+        scale = 3 * 1.4826 * np.median(residual)
+        if converged or scale < 1e-9:
+            break
+        weights = np.minimum(1.0, scale / np.maximum(residual, 1e-300))
+    return solution
+
+
+def _energy_statistics(store: "Store", selected: np.ndarray) -> dict[str, Any]:
+    counts = composition(store, selected)
+    elements = np.flatnonzero(counts.sum(axis=0))
+    result: dict[str, Any] = {
+        "elements": elements.tolist(),
+        "reference_energies": {},
+        "energy_per_atom_std": None,
+    }
+    labelled = store.has("energy")[selected]
+    if not labelled.any():
+        return result
+    counts = counts[labelled][:, elements]
+    energies = _values(store, "energy", selected)
+    step = -(-len(energies) // _FIT_RECORDS)
+    references = fit_reference_energies(counts[::step], energies[::step])
+    # An element of unlabelled records only has no reference.
+    known = counts.sum(axis=0) > 0
+    pairs = zip(elements[known].tolist(), references[known].tolist(), strict=True)
+    result["reference_energies"] = {str(element): energy for element, energy in pairs}
+    result["energy_per_atom_std"] = float(np.std((energies - counts @ references) / counts.sum(axis=1)))
+    return result
+
+
+def _values(store: "Store", name: str, selected: np.ndarray) -> np.ndarray:
+    """Concatenate the field ``name`` over the selected records that have it."""
+    parts = []
+    for start, columns, length in store.shards():
+        column = columns.get(name)
+        if column is not None:
+            parts.append(_chosen(column, selected[start : start + length]))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _chosen(column: "Column", selected: np.ndarray) -> np.ndarray:
+    keep = selected if column.present is None else selected & column.present
+    if column.offsets is None:
+        return column.values[keep]
+    return column.values[np.repeat(keep, np.diff(column.offsets))]
+
+
+def _rms(values: np.ndarray) -> float | None:
+    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2))) if values.size else None
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else 0.0
