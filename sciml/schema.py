@@ -1,0 +1,365 @@
+"""Every key that a configuration may have: its type, its range and its explanation.
+
+There are no default values here: the YAML files under ``configs/`` hold each default once. The descriptions feed
+``sciml VERB --help``. A combination of keys that cannot work is refused by the validators at the end of each class,
+which name the key in the form ``trainer.devices: found 2, expected ...``.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sciml.registry import names
+
+KINDS = ("atoms", "jets", "residues")
+SAMPLES = Path(__file__).parent / "data" / "samples"
+SAMPLE_PREFIX = "samples:"
+
+
+def _paths(value: Any) -> Any:
+    """Turn one path into a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _sample(path: str) -> str:
+    """Turn ``samples:NAME`` into the folder of an embedded store; every other path stays as it was typed."""
+    return str(SAMPLES / path.removeprefix(SAMPLE_PREFIX)) if path.startswith(SAMPLE_PREFIX) else path
+
+
+def _text(value: Any) -> Any:
+    """Accept a number where a word is meant: ``precision=32``, ``name=7``."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _every_kind(value: Any) -> Any:
+    """Let one number stand for every kind of graph."""
+    return dict.fromkeys(KINDS, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _registered(table: str) -> Any:
+    """Return a validator for a name of the registry's ``table`` (built in, or an installed entry point)."""
+
+    def check(value: str) -> str:
+        if value not in names(table):
+            raise ValueError(f"expected one of {', '.join(names(table))}")
+        return value
+
+    return check
+
+
+Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+DataPath = Annotated[str, Field(min_length=1), AfterValidator(_sample)]
+DataPaths = Annotated[list[DataPath], BeforeValidator(_paths), Field(min_length=1)]
+Loss = Annotated[Text, BeforeValidator(_registered("losses"))]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Accelerator = Literal["cpu", "gpu", "auto"]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are refused and values are not silently converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class Budget(Section):
+    """What one micro-batch of one kind may hold."""
+
+    max_graphs: Positive | None = Field(description="most graphs in a micro-batch; null for no limit")
+    max_nodes: Positive | None = Field(description="most atoms, particles or backbone atoms in a micro-batch")
+    max_edges: Positive | None = Field(description="most edges (estimated from the cutoff) in a micro-batch")
+
+
+class Batch(Section):
+    """A budget per kind of graph."""
+
+    atoms: Budget = Field(description="molecules, crystals and peptides with energies or forces")
+    jets: Budget = Field(description="jets")
+    residues: Budget = Field(description="protein backbones")
+
+
+class BinsPerStep(Section):
+    """Micro-batches of each kind that one optimizer step accumulates."""
+
+    atoms: Count = Field(description="micro-batches of atoms in an optimizer step, over all devices; 0 leaves them out")
+    jets: Count = Field(description="micro-batches of jets in an optimizer step, over all devices; 0 leaves them out")
+    residues: Count = Field(description="micro-batches of backbones in an optimizer step; 0 leaves them out")
+
+
+class Cutoff(Section):
+    """Radius of the edges."""
+
+    atoms: PositiveFloat = Field(description="radius of the edges between atoms, Å")
+    jets: PositiveFloat = Field(description="radius of the edges between particles on the rest-frame sphere (2 = all)")
+    residues: PositiveFloat = Field(description="radius of the edges between backbone atoms, Å")
+
+
+class Data(Section):
+    """How stores become batches."""
+
+    batch: Batch = Field(description="limits of a micro-batch, per kind of graph")
+    bins_per_step: Annotated[BinsPerStep, BeforeValidator(_every_kind)] = Field(
+        description="micro-batches in an optimizer step, per kind of graph; one number sets all"
+    )
+    temperature: PositiveFloat = Field(description="mixing of several stores: 1 by size, larger values towards equal")
+    val_fraction: Fraction = Field(description="part split off the training set where val is not given")
+    test_fraction: Fraction = Field(description="part split off the training set where test is not given")
+    workers: Count = Field(description="processes that load data; 0 loads in the training process")
+    cutoff: Cutoff = Field(description="radius of the edges, per kind of graph")
+
+    @model_validator(mode="after")
+    def _fractions(self) -> "Data":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction + test_fraction: found {self.val_fraction + self.test_fraction:g}, "
+                "expected less than 1, so that something is left to train on"
+            )
+        return self
+
+
+class Radial(Section):
+    """The network of the edge lengths."""
+
+    basis: Positive = Field(description="number of radial basis functions")
+    hidden: list[Positive] = Field(description="widths of the hidden layers of the radial network")
+
+
+class Model(Section):
+    """The backbone."""
+
+    name: Annotated[Text, BeforeValidator(_registered("models"))] = Field(
+        description="the model: backbone, or the name of an installed entry point in the group sciml.models"
+    )
+    channels: Positive = Field(description="channels per component")
+    layers: Positive = Field(description="blocks of convolution, many-body product and feed-forward")
+    lmax_node: Annotated[int, Field(ge=0, le=4)] = Field(description="highest degree of the node features")
+    lmax_edge: Annotated[int, Field(ge=0, le=6)] = Field(description="highest degree of the spherical harmonics")
+    correlation: Annotated[int, Field(ge=1, le=3)] = Field(description="order of the many-body product, 1 to 3")
+    radial: Radial = Field(description="the radial network")
+    feed_forward: Positive = Field(description="width of the feed-forward layer, in multiples of the channels")
+    backend: Literal["auto", "reference", "cpu", "triton"] = Field(
+        description="kernels: auto takes the fastest one that this machine has, reference is plain torch"
+    )
+    options: dict[str, Any] = Field(description="keys of a model of your own, handed to it as they are")
+
+
+class Heads(Section):
+    """What is read out of the backbone."""
+
+    atoms: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on graphs of atoms")
+    jets: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on jets")
+    residues: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on protein backbones")
+
+
+class Regression(Section):
+    """A term of the loss for numbers."""
+
+    weight: Weight = Field(description="weight in the loss; 0 switches the term off")
+    loss: Loss = Field(description="huber, mse, mae, or an installed entry point in the group sciml.losses")
+    delta: PositiveFloat = Field(description="where huber turns linear, in units of the target's scale")
+
+
+class Classification(Section):
+    """A term of the loss for classes."""
+
+    weight: Weight = Field(description="weight in the loss; 0 switches the term off")
+    loss: Loss = Field(description="cross_entropy, or an installed entry point in the group sciml.losses")
+
+
+class Masked(Classification):
+    """A term of the loss for masked types."""
+
+    mask_fraction: Annotated[float, Field(gt=0, le=1)] = Field(description="part of the types that is hidden")
+
+
+class Objective(Section):
+    """The terms of the loss; a target that the data do not have is left out."""
+
+    energy: Regression = Field(description="energy per atom")
+    forces: Regression = Field(description="forces")
+    stress: Regression = Field(description="stress of periodic cells")
+    label: Classification = Field(description="class of a jet")
+    residue_types: Masked = Field(description="masked residue types")
+
+    @model_validator(mode="after")
+    def _something(self) -> "Objective":
+        if not any(getattr(self, name).weight for name in type(self).model_fields):
+            raise ValueError("weight: found 0 for every target, expected at least one above 0")
+        return self
+
+
+class Optimizer(Section):
+    """The optimizer and its schedule."""
+
+    name: Literal["adamw"] = Field(description="adamw")
+    learning_rate: PositiveFloat = Field(description="highest learning rate")
+    weight_decay: Weight = Field(description="decoupled weight decay of matrices")
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(description="decay of the two moments")
+    eps: PositiveFloat = Field(description="added to the root of the second moment")
+    warmup_steps: Count = Field(description="steps of linear warm-up")
+    schedule: Literal["cosine", "constant"] = Field(description="the learning rate after the warm-up")
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="last learning rate / highest one (cosine)")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="moving average of the weights; 0 for none")
+    gradient_clip: PositiveFloat | None = Field(description="largest norm of the gradient; null for no limit")
+
+
+class Trainer(Section):
+    """Where and how long."""
+
+    accelerator: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
+    devices: Positive = Field(description="number of devices (processes)")
+    precision: Annotated[Literal["32", "64", "bf16-mixed"], BeforeValidator(_text)] = Field(
+        description="32, 64 or bf16-mixed; geometry and reductions are never below 32"
+    )
+    max_steps: Positive | None = Field(description="optimizer steps; null where max_time decides")
+    max_time: str | None = Field(description="wall-clock budget HH:MM:SS or DD:HH:MM:SS; null where max_steps decides")
+    val_every: Positive | None = Field(description="steps between validations; null for about ten in the run")
+    log_every: Positive = Field(description="steps between lines of metrics.jsonl")
+    checkpoint_every: Positive | None = Field(description="steps between checkpoints; null for one at each validation")
+    progress: bool = Field(description="show a progress bar")
+    threads: Positive | None = Field(description="CPU threads of each process; null leaves torch's choice")
+
+    @property
+    def max_seconds(self) -> float | None:
+        """The wall-clock budget in seconds, None without one."""
+        return None if self.max_time is None else seconds(self.max_time)
+
+    @model_validator(mode="after")
+    def _duration(self) -> "Trainer":
+        if self.max_time is not None and seconds(self.max_time) <= 0:
+            raise ValueError(f"max_time: found {self.max_time!r}, expected more than zero seconds")
+        if self.max_steps is None and self.max_time is None:
+            raise ValueError("max_steps and max_time: found null for both, expected one of them to end the run")
+        return self
+
+
+def seconds(duration: str) -> float:
+    """Return the seconds in ``HH:MM:SS`` or ``DD:HH:MM:SS``; raises ValueError for anything else."""
+    if not re.fullmatch(r"(\d+:)?\d+:\d\d?:\d\d?", duration):
+        raise ValueError(f"max_time: found {duration!r}, expected HH:MM:SS or DD:HH:MM:SS, in quotes in a YAML file")
+    scales = (1, 60, 3600, 86400)
+    return float(sum(scale * int(part) for scale, part in zip(scales, reversed(duration.split(":")))))
+
+
+class Strategy(Section):
+    """How devices work together."""
+
+    name: Literal["single", "ddp"] = Field(description="single device, or ddp: one process per device")
+
+
+class Logger(Section):
+    """Mirrors of metrics.jsonl."""
+
+    wandb: Literal["offline", "online", "disabled"] = Field(description="where Weights & Biases writes")
+    project: Text = Field(description="project name in Weights & Biases")
+
+
+class TrainConfig(Section):
+    """``sciml train``."""
+
+    train: DataPaths | None = Field(description="files or stores to train on: a path, [a,b], or samples:NAME")
+    val: DataPaths | None = Field(description="files or stores for validation; null splits them off train")
+    test: DataPaths | None = Field(description="files or stores for the table at the end; null for the validation set")
+    init: Text | None = Field(description="package to start from (fine-tuning); null starts from random weights")
+    run_dir: Text | None = Field(description="folder of the run; null for runs/<name>/<time>")
+    name: Text = Field(description="name of the run")
+    seed: Count = Field(description="seed of weights, splits and batches")
+    data: Data = Field(description="batches, splits, edges")
+    model: Model = Field(description="the backbone")
+    heads: Heads = Field(description="the readout of each kind of graph")
+    objective: Objective = Field(description="the loss")
+    optimizer: Optimizer = Field(description="the optimizer")
+    trainer: Trainer = Field(description="device, precision, duration")
+    strategy: Strategy = Field(description="how devices work together")
+    logger: Logger = Field(description="mirrors of metrics.jsonl")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "TrainConfig":
+        if self.train is None:
+            raise ValueError("train: found nothing, expected train=FILE_OR_STORE or experiment=quickstart")
+        devices = self.trainer.devices
+        if self.strategy.name == "single" and devices > 1:
+            raise ValueError(f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp")
+        for kind in KINDS:
+            bins = getattr(self.data.bins_per_step, kind)
+            if bins % devices:
+                raise ValueError(
+                    f"data.bins_per_step.{kind}: found {bins}, expected a multiple of trainer.devices={devices}, "
+                    f"such as data.bins_per_step={devices}"
+                )
+        if not any(getattr(self.data.bins_per_step, kind) for kind in KINDS):
+            raise ValueError("data.bins_per_step: found 0 for every kind, expected at least one above 0")
+        backend, accelerator = self.model.backend, self.trainer.accelerator
+        if (backend, accelerator) in {("cpu", "gpu"), ("triton", "cpu")}:
+            raise ValueError(f"model.backend: found {backend} with trainer.accelerator={accelerator}, expected auto")
+        return self
+
+
+class EvaluateConfig(Section):
+    """``sciml evaluate``."""
+
+    package: Text | None = Field(description="the package, or the run folder that holds it")
+    store: DataPaths | None = Field(description="files or stores to evaluate on: a path, [a,b], or samples:NAME")
+    output: Text | None = Field(description="folder for metrics.json and plots; null for <package>/evaluate")
+    batch: Batch = Field(description="limits of a batch, per kind of graph")
+    device: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
+    plots: bool = Field(description="draw parity plots and ROC curves")
+
+    @model_validator(mode="after")
+    def _required(self) -> "EvaluateConfig":
+        if self.package is None:
+            raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
+        if self.store is None:
+            raise ValueError("store: found nothing, expected store=FILE_OR_STORE")
+        return self
+
+
+class IngestConfig(Section):
+    """``sciml ingest``."""
+
+    source: DataPaths | None = Field(description="files to read: a path, a pattern such as data/*.xyz, or [a,b]")
+    output: Text | None = Field(description="folder of the new store")
+    format: Text | None = Field(description="reader: ase, mlearn, jetclass, protein, ...; null to tell from the file")
+    dataset: Text | None = Field(description="level of theory, such as pbe-def2svp; null for the name of the source")
+    licence: Text | None = Field(description="licence of the data, written into the manifest")
+    energy_key: Text | None = Field(description="name of the energy in the file; null for the usual names")
+    forces_key: Text | None = Field(description="name of the forces in the file; null for the usual names")
+    stress_key: Text | None = Field(description="name of the stress in the file; null for the usual names")
+    energy_unit: Text | None = Field(description="unit of energies in the file; null for the format's own")
+    length_unit: Text | None = Field(description="unit of lengths in the file; null for the format's own")
+    stress_unit: Text | None = Field(description="unit of stresses in the file; null for the format's own")
+    overwrite: bool = Field(description="replace a store that is already there")
+
+    @model_validator(mode="after")
+    def _required(self) -> "IngestConfig":
+        if self.source is None:
+            raise ValueError("source: found nothing, expected source=FILES")
+        if self.output is None:
+            raise ValueError("output: found nothing, expected output=STORE")
+        return self
+
+
+class InspectConfig(Section):
+    """``sciml inspect``."""
+
+    source: DataPath | None = Field(description="store or file to describe, or samples:NAME")
+    output: Text | None = Field(description="folder for the histograms; null for inspect/<name> in the working folder")
+
+    @model_validator(mode="after")
+    def _required(self) -> "InspectConfig":
+        if self.source is None:
+            raise ValueError("source: found nothing, expected source=STORE_OR_FILE")
+        return self
+
+
+CONFIGS: dict[str, type[Section]] = {
+    "ingest": IngestConfig,
+    "inspect": InspectConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
