@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+import warnings
 
 import torch
 from torch import Tensor
 
-from sciml_kernels import reference
+from sciml_kernels import cpp, cpu, library, reference
 from sciml_kernels.edges import Edges
 from sciml_kernels.spec import Spec
-
-Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
 def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str = "auto") -> Tensor:
@@ -38,8 +37,10 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str
     _check_alike(x, y, w)
     if edges.senders.device != x.device:
         raise ValueError(f"edges: found on {edges.senders.device}, expected on {x.device} as x")
-    choose(backend, x)
-    out = reference.conv(flat_x, flat_y, flat_w, edges, spec)
+    if choose(backend, x) == "cpu":
+        out = library.trilinear(flat_x, flat_y, flat_w, edges.senders, edges.pointers, spec.key)
+    else:
+        out = reference.conv(flat_x, flat_y, flat_w, edges, spec)
     return out if x.dim() == 2 else out.unflatten(1, (-1, x.shape[2]))
 
 
@@ -54,8 +55,10 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
     flat_y = _flat("y", y, rows, spec.dim_y, spec.channels if spec.y_channels else None)
     flat_w = _flat("w", w, rows, spec.dim_w, spec.channels)
     _check_alike(x, y, w)
-    choose(backend, x)
-    out = reference.product(flat_x, flat_y, flat_w, spec)
+    if choose(backend, x) == "cpu":
+        out = library.trilinear(flat_x, flat_y, flat_w, None, None, spec.key)
+    else:
+        out = reference.product(flat_x, flat_y, flat_w, spec)
     return out if x.dim() == 2 else out.unflatten(1, (-1, x.shape[2]))
 
 
@@ -65,7 +68,30 @@ def choose(backend: str, x: Tensor) -> str:
         raise ValueError("backend: found 'triton', which is not available yet, expected 'auto', 'cpu' or 'reference'")
     if backend not in ("auto", "reference", "cpu"):
         raise ValueError(f"backend: found {backend!r}, expected 'auto', 'reference', 'cpu' or 'triton'")
+    if backend == "reference":
+        return backend
+    reason = _refusal(x)
+    if not reason:
+        return "cpu"
+    if backend == "cpu":
+        raise ValueError(f"backend: 'cpu' is not possible, {reason}")
     return "reference"
+
+
+def _refusal(x: Tensor) -> str:
+    if x.device.type != "cpu":
+        return f"x is on {x.device}, expected on the CPU"
+    if x.dtype not in cpp.REAL:
+        return f"x is {x.dtype}, expected float32 or float64"
+    reason = cpu.unavailable()
+    if reason:
+        _warn(reason)
+    return reason
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    warnings.warn(f"sciml_kernels runs on its slower plain-torch reference: {reason}.", stacklevel=4)
 
 
 def _flat(name: str, tensor: Tensor, rows: int, dim: int, channels: int | None) -> Tensor:

@@ -49,4 +49,3 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec) -> Tensor:
 def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec) -> Tensor:
     """Node by node: x contracted with y and w of the same node."""
     return contract(x, y, w, spec)
-

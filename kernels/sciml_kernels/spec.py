@@ -119,9 +119,7 @@ class Spec:
         found = sorted(_couplings(x, y, keep, y_channels, ordered), key=lambda found: found[2])
         slots = sorted({(ir, x[i].mul) for i, _, ir in found}, key=lambda slot: (slot[0], -slot[1]))
         out = o3.Irreps([(mul, ir) for ir, mul in slots])
-        paths = tuple(
-            Path(i, j, slots.index((ir, x[i].mul)), (x[i].ir.l, y[j].ir.l, ir.l)) for i, j, ir in found
-        )
+        paths = tuple(Path(i, j, slots.index((ir, x[i].mul)), (x[i].ir.l, y[j].ir.l, ir.l)) for i, j, ir in found)
         return cls(x, y, out, paths, y_channels)
 
     @cached_property
