@@ -2,10 +2,10 @@
 
 A domain is a module with four names, which :mod:`sciml.registry` finds under ``domains``:
 
-``KINDS``                           the kinds of graph it can make of its records;
-``graph(record, kind, cutoff, dtype)``  a raw record -> Graph with edges, or None when the record cannot serve that kind;
-``counts(data, kind, indices)``     number of labels per target in some records, the denominators of the losses;
-``sizes(data, kind)``               nodes and estimated pairs of every record, for the sampler's budget.
+``KINDS``  the kinds of graph it can make of its records;
+``graph(record, kind, cutoff, dtype)``  a raw record -> Graph with edges, None when the record cannot serve that kind;
+``counts(data, kind, indices)``  number of labels per target in some records, the denominators of the losses;
+``sizes(data, kind)``  nodes and estimated pairs of every record, for the sampler's budget.
 """
 
 from typing import Any, Protocol
@@ -53,9 +53,9 @@ def make_graph(domain: str, charge: float, spin: float, dtype: torch.dtype, fiel
 
 
 def atoms_graph(record: Record, domain: str, cutoff: float, dtype: torch.dtype) -> Graph:
-    """The ``atoms`` kind: all atoms, edges within ``cutoff`` [Å] through the periodic images, and the labels there are.
+    """The ``atoms`` kind: all atoms, edges within ``cutoff`` [Å] through the periodic images, the labels there are.
 
-    The energy stays float64 whatever ``dtype``: total energies reach 1e5 eV and the reference energies are removed later.
+    The energy stays float64 whatever ``dtype``: totals reach 1e5 eV and the reference energies are removed later.
     """
     positions = np.asarray(record["positions"], dtype=np.float64)
     cell = record.get("cell")

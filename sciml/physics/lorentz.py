@@ -1,11 +1,11 @@
 """Relativistic kinematics: Minkowski products, boosts, the regulated rest frame and features of particles and pairs.
 
-Four-momenta are (E, px, py, pz) in GeV with metric (+, -, -, -). Everything is computed in float64 and cast last: inputs
-lose eps (E / M)^2 in a boost, so float32 collapses for m ~ 0.1 GeV at E ~ 500 GeV.
+Four-momenta are (E, px, py, pz) in GeV with metric (+, -, -, -). Everything is computed in float64 and cast last:
+inputs lose eps (E / M)^2 in a boost, so float32 collapses for m ~ 0.1 GeV at E ~ 500 GeV.
 
-Spurions break the symmetry that a collider breaks. They are rows (3, 4): time t, beam +, beam - (light-like). Every feature
-is a function of Minkowski products of momenta and spurions alone, so it is unchanged when both are transformed together.
-The regulators below are scales of invariants for the same reason. They keep soft and collinear limits finite and smooth.
+Spurions break the symmetry that a collider breaks. They are rows (3, 4): time t, beam +, beam - (light-like). Every
+feature is a function of Minkowski products of momenta and spurions alone, so it is unchanged when both are transformed
+together. The regulators are scales of invariants for the same reason; they keep soft and collinear limits finite.
 """
 
 import math
@@ -24,16 +24,22 @@ MASS_FLOOR = 1e-1
 """GeV, added in quadrature to the mass of a pair; below the mass of two pions."""
 PAIR_FEATURES = ("log kT", "log z", "log Delta", "log m^2")
 
+_METRIC = (1.0, -1.0, -1.0, -1.0)
 
-def lab_spurions(dtype: torch.dtype = torch.float64) -> Tensor:
-    """Time and the two beam directions (3, 4) in the laboratory."""
-    return torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, -1.0]], dtype=dtype)
+
+def lower(p: Tensor) -> Tensor:
+    """The covariant components (E, -px, -py, -pz) of (..., 4), so that a Minkowski product is p @ lower(q)."""
+    return p * p.new_tensor(_METRIC)
 
 
 def minkowski(p: Tensor, q: Tensor) -> Tensor:
     """Minkowski product of (..., 4) and (..., 4) -> (...)."""
-    product = p * q
-    return product[..., 0] - product[..., 1:].sum(dim=-1)
+    return (p * lower(q)).sum(dim=-1)
+
+
+def lab_spurions(dtype: torch.dtype = torch.float64) -> Tensor:
+    """Time and the two beam directions (3, 4) in the laboratory."""
+    return torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, -1.0]], dtype=dtype)
 
 
 def mass_squared(p: Tensor) -> Tensor:
@@ -59,11 +65,10 @@ def boost_to_rest_frame(p: Tensor, frame: Tensor) -> Tensor:
     squared = mass_squared(frame)
     if not bool((squared > 0).all()):
         raise ValueError("boost_to_rest_frame: the frame is not time-like; regulate the total momentum first.")
-    mass = squared.sqrt()[..., None]
-    frame = frame[..., None, :]
-    energy = minkowski(p, frame) / mass
-    factor = (p[..., 0] + energy) / (frame[..., 0] + mass)
-    return torch.cat([energy[..., None], p[..., 1:] - factor[..., None] * frame[..., 1:]], dim=-1)
+    mass = squared.sqrt()[..., None, None]
+    energy = p @ lower(frame)[..., None] / mass
+    factor = (p[..., :1] + energy) / (frame[..., None, :1] + mass)
+    return torch.cat([energy, p[..., 1:] - factor * frame[..., None, 1:]], dim=-1)
 
 
 def boost_matrix(direction: Tensor, gamma: float) -> Tensor:
@@ -90,66 +95,60 @@ def lorentz_of_rotation(rotation: Tensor) -> Tensor:
 
 
 class Kinematics(NamedTuple):
-    """Invariants of particles (n,) with respect to the spurions; momenta in GeV."""
+    """Invariants of particles (n,) with respect to the spurions; momenta in GeV, masses and pT regulated."""
 
     mass_squared: Tensor
     plus: Tensor
     minus: Tensor
-    pt_squared: Tensor
+    log_pt: Tensor
     rapidity: Tensor
-
-    @property
-    def pt(self) -> Tensor:
-        """Transverse momentum (n,) [GeV], never below MOMENTUM_FLOOR."""
-        return (self.pt_squared + MOMENTUM_FLOOR**2).sqrt()
 
 
 def kinematics(p: Tensor, spurions: Tensor) -> Kinematics:
     """Transverse momentum and rapidity of p (n, 4) from its products with the spurions (3, 4).
 
-    With beams scaled to b.t = 1 and s = b+.b-, pT^2 = 2 (p.b+)(p.b-) / s - p^2 and y = log(p.b- / p.b+) / 2, which are
-    the usual ones in the laboratory.
+    With beams scaled to b.t = 1 and b+.b- = 2, as in the laboratory, p+ = p.b+ = E - pz and p- = p.b- = E + pz, so that
+    pT^2 = p+ p- - p^2 and y = log(p- / p+) / 2. MOMENTUM_FLOOR keeps pT = 0 and a particle along a beam finite.
     """
-    time, beams = spurions[0], spurions[1:]
-    beams = beams / minkowski(beams, time)[:, None]
-    light_cone = minkowski(p[:, None], beams) / (0.5 * minkowski(beams[0], beams[1])).sqrt()
-    plus, minus = light_cone.clamp(min=0).unbind(dim=1)
+    covariant = lower(spurions)
+    scale = covariant[1:] @ spurions[0]
+    symmetric = (0.5 * (spurions[1] @ covariant[2]) / scale.prod()).sqrt()
+    light_cone = (p @ (covariant[1:] / (scale * symmetric)[:, None]).T).clamp(min=0)
     squared = mass_squared(p).clamp(min=0)
-    floor = MOMENTUM_FLOOR**2 / (plus + minus + MOMENTUM_FLOOR)  # keeps a particle along a beam finite
-    rapidity = 0.5 * torch.log((minus + floor) / (plus + floor))
-    return Kinematics(squared, plus, minus, (plus * minus - squared).clamp(min=0), rapidity)
+    pt_squared = (light_cone.prod(dim=1) - squared).clamp(min=0) + MOMENTUM_FLOOR**2
+    along_beam = MOMENTUM_FLOOR**2 / (light_cone.sum(dim=1, keepdim=True) + MOMENTUM_FLOOR)
+    log_plus, log_minus = torch.log(light_cone + along_beam).unbind(dim=1)
+    plus, minus = light_cone.unbind(dim=1)
+    return Kinematics(squared, plus, minus, 0.5 * pt_squared.log(), 0.5 * (log_minus - log_plus))
 
 
 def pair_products(p: Tensor, k: Kinematics) -> tuple[Tensor, Tensor]:
-    """Squared distances Delta^2 (n, n) in rapidity and azimuth, and squared masses (n, n) [GeV^2] of all pairs of p (n, 4).
+    """Regulated Delta^2 (n, n) in rapidity and azimuth and m^2 (n, n) [GeV^2] of all pairs of p (n, 4).
 
     Delta^2 = (y - y')^2 + 2 (1 - cos phi), the chord in azimuth, with pT.pT' = (p+ p'- + p- p'+) / 2 - p.p'.
     """
-    product = torch.outer(p[:, 0], p[:, 0]) - p[:, 1:] @ p[:, 1:].T
-    crossed = torch.outer(k.plus, k.minus)
-    transverse = 0.5 * (crossed + crossed.T) - product
-    cosine = transverse / torch.outer(k.pt, k.pt)
-    rapidity = k.rapidity[:, None] - k.rapidity
-    separation = rapidity.square() + (2.0 - 2.0 * cosine).clamp(min=0)
-    mass = k.mass_squared[:, None] + k.mass_squared + 2.0 * product
-    return separation, mass.clamp(min=0)
+    product = p @ lower(p).T
+    crossed = torch.outer(0.5 * k.plus, k.minus)
+    inverse_pt = torch.exp(-k.log_pt)
+    cosine = (crossed + crossed.T - product) * torch.outer(inverse_pt, inverse_pt)
+    separation = (2.0 + SEPARATION_FLOOR**2 - 2.0 * cosine).clamp(min=SEPARATION_FLOOR**2)
+    separation = torch.addcmul(separation, k.rapidity[:, None] - k.rapidity, k.rapidity[:, None] - k.rapidity)
+    mass = torch.add(k.mass_squared[:, None] + (k.mass_squared + MASS_FLOOR**2), product, alpha=2.0)
+    return separation, mass.clamp(min=MASS_FLOOR**2)
+
+
+def pair_features_of(k: Kinematics, separation: Tensor, mass: Tensor) -> Tensor:
+    """PAIR_FEATURES (n, n, 4) from kinematics (n,) and the regulated Delta^2 and m^2 (n, n) of all pairs."""
+    log_separation = 0.5 * separation.log()
+    softer = torch.minimum(k.log_pt[:, None], k.log_pt)
+    log_z = softer - torch.logaddexp(k.log_pt[:, None], k.log_pt)
+    return torch.stack([softer + log_separation, log_z, log_separation, mass.log()], dim=-1)
 
 
 def pair_features(p: Tensor, spurions: Tensor) -> Tensor:
-    """PAIR_FEATURES (n, n, 4) of all pairs of p (n, 4) with regulators, as used by ParticleNet and Particle Transformer.
+    """PAIR_FEATURES (n, n, 4) of all pairs of p (n, 4) with regulators, as in Particle Transformer.
 
     kT = min(pT, pT') Delta [GeV], z = min(pT, pT') / (pT + pT'), m^2 [GeV^2] (Qu, Li, Qian, 2022).
     """
     k = kinematics(p, spurions)
     return pair_features_of(k, *pair_products(p, k))
-
-
-def pair_features_of(k: Kinematics, separation: Tensor, mass: Tensor) -> Tensor:
-    """PAIR_FEATURES (n, n, 4) from kinematics (n,), squared distances (n, n) and squared masses (n, n)."""
-    pt = k.pt
-    softer = torch.minimum(pt[:, None], pt)
-    separation = separation + SEPARATION_FLOOR**2
-    log_separation = 0.5 * torch.log(separation)
-    log_softer = torch.log(softer)
-    log_z = log_softer - torch.log(pt[:, None] + pt)
-    return torch.stack([log_softer + log_separation, log_z, log_separation, torch.log(mass + MASS_FLOOR**2)], dim=-1)

@@ -1,8 +1,8 @@
 """Protein records (atoms, residues) to graphs: ``atoms`` for energies and forces, ``residues`` for residue types.
 
-The ``residues`` kind keeps the backbone alone: fine nodes N, CA, C, O of every residue that has all four, so that no side
-chain tells its type, with a one-hot of these four roles as scalars; coarse nodes are those residues, renumbered in order.
-Sequence neighbours are told apart by geometry only.
+The ``residues`` kind keeps the backbone alone: fine nodes N, CA, C, O of every residue that has all four, so that no
+side chain tells its type, with a one-hot of these four roles as scalars; coarse nodes are those residues, renumbered in
+order. Sequence neighbours are told apart by geometry only.
 """
 
 import numpy as np
@@ -67,7 +67,7 @@ def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype) -> Graph 
 
 
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
-    """Number of labels per target in the records ``indices``; ``residue_types`` counts complete residues of known type."""
+    """Number of labels per target in the records ``indices``; residue types of complete and known residues."""
     if kind == "atoms":
         return atoms_counts(data, indices)
     if kind != "residues":
@@ -81,9 +81,10 @@ def _known_residues(record: Record) -> int:
 
 
 def sizes(data: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (N,) and directed pairs within the store's reference radius (N,) per record; zero where it cannot serve ``kind``.
+    """Nodes (N,) and directed pairs within the store's reference radius (N,) per record.
 
-    The pairs of the ``residues`` kind are estimated from those of all atoms by the square of the share of atoms kept.
+    Zero where a record cannot serve ``kind``. The pairs of the ``residues`` kind are estimated from those of all atoms
+    by the square of the share of atoms kept.
     """
     if kind == "atoms":
         served = data.has("energy") | data.has("forces")

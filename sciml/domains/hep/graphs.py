@@ -1,7 +1,7 @@
 """Jet records (four-momenta of particles) to graphs in a Lorentz-invariant frame.
 
-All momenta and three spurions (time, beam +, beam -) are boosted in float64 to the rest frame of the covariantly regulated
-total momentum P' = P + epsilon (P.t) t, whose mass is M. A node is a particle; in that frame
+All momenta and three spurions (time, beam +, beam -) are boosted in float64 to the rest frame of the covariantly
+regulated total momentum P' = P + epsilon (P.t) t, whose mass is M. A node is a particle; in that frame
 
 positions   p* / sqrt(|p*|^2 + (SHRINK M)^2): a direction on the unit sphere, drawn smoothly to the centre as p* -> 0;
 vectors     VECTORS: MOMENTUM_SCALE p* / M, and each spurion's p* / E* (time: minus the jet's velocity);
@@ -45,7 +45,8 @@ EDGE_SCALARS = (("log kT", -1.0, 1.8), ("log z", -1.7, 1.0), ("log Delta", -1.0,
 
 
 def _constants(table: tuple[tuple[str, float, float], ...]) -> tuple[Tensor, Tensor]:
-    return tuple(torch.tensor([row[column] for row in table], dtype=torch.float64) for column in (1, 2))
+    _, shifts, scales = zip(*table, strict=True)
+    return torch.tensor(shifts, dtype=torch.float64), torch.tensor(scales, dtype=torch.float64)
 
 
 _SCALARS = _constants(SCALARS)
@@ -88,45 +89,47 @@ def jet_features(momenta: Tensor, spurions: Tensor, charge: Tensor) -> tuple[Ten
 
     ``momenta`` (n, 4) [GeV], ``spurions`` (3, 4) and ``charge`` (n,) [e]; differentiable in momenta and spurions.
     """
+    n = len(momenta)
     total = momenta.sum(dim=0)
     frame = lorentz.regulated(total, spurions[0])
     mass = lorentz.mass_squared(frame).sqrt()
     rest = lorentz.boost_to_rest_frame(torch.cat([momenta, spurions]), frame)
-    particles, rest_spurions = rest[: len(momenta)], rest[len(momenta) :]
-    momentum = particles[:, 1:] / mass
+    momentum = rest[:n, 1:] / mass
     positions = momentum / (momentum.square().sum(dim=1, keepdim=True) + SHRINK**2).sqrt()
-    directions = rest_spurions[:, 1:] / rest_spurions[:, :1]
-    vectors = torch.cat([MOMENTUM_SCALE * momentum[:, None], directions.expand(len(momenta), 3, 3)], dim=1)
-    scalars, pairs = _invariants(momenta, total, spurions, particles[:, 0] / mass, charge, mass)
-    return positions, vectors, (scalars - _SCALARS[0]) / _SCALARS[1], (pairs - _EDGE_SCALARS[0]) / _EDGE_SCALARS[1]
-
-
-def _invariants(
-    momenta: Tensor, total: Tensor, spurions: Tensor, energy: Tensor, charge: Tensor, mass: Tensor
-) -> tuple[Tensor, Tensor]:
-    """SCALARS (n, 10) and pair features (n, n, 4) before standardisation; ``energy`` (n,) is E* / M.
-
-    The jet itself is the last row of the pair matrices, which gives the distances to its axis.
-    """
+    directions = rest[n:, 1:] / rest[n:, :1]
+    vectors = torch.cat([MOMENTUM_SCALE * momentum[:, None], directions.expand(n, 3, 3)], dim=1)
+    per_jet = torch.stack([mass, lorentz.minkowski(total, spurions[0])]).log()
     every = torch.cat([momenta, total[None]])
+    columns, pairs = _invariants(every, spurions)
+    energy = rest[:n, 0] / mass
+    columns = [torch.log(energy.clamp(min=0) + 1e-6), energy, *columns, charge, *per_jet[:, None].expand(2, n)]
+    return positions, vectors, _standard(torch.stack(columns, dim=1), _SCALARS), _standard(pairs, _EDGE_SCALARS)
+
+
+def _standard(values: Tensor, constants: tuple[Tensor, Tensor]) -> Tensor:
+    shift, scale = constants
+    return (values - shift) / scale
+
+
+def _invariants(every: Tensor, spurions: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The scalars that take no boost, (n,) each in the order of SCALARS, and pair features (n, n, 4).
+
+    ``every`` (n + 1, 4) has the jet itself as the last row, which gives the distances to its axis.
+    """
     k = lorentz.kinematics(every, spurions)
-    separation, pair_mass = lorentz.pair_products(every, k)
-    pairs = lorentz.pair_features_of(k, separation, pair_mass)[:-1, :-1]
-    pt = k.pt
-    log_pt = pt.log()
-    log_energy = torch.log(energy.clamp(min=0) + 1e-6)
-    per_jet = torch.stack([mass.log(), lorentz.minkowski(total, spurions[0]).log()]).expand(len(momenta), 2)
-    to_axis = 0.5 * torch.log(separation[-1, :-1] + lorentz.SEPARATION_FLOOR**2)
-    columns = [log_energy, energy, log_pt[:-1], log_pt[:-1] - log_pt[-1], pt[:-1] / pt[-1]]
-    columns += [k.rapidity[:-1] - k.rapidity[-1], to_axis, charge]
-    return torch.cat([torch.stack(columns, dim=1), per_jet], dim=1), pairs
+    pairs = lorentz.pair_features_of(k, *lorentz.pair_products(every, k))
+    log_pt, log_fraction = k.log_pt[:-1], k.log_pt[:-1] - k.log_pt[-1]
+    rapidity = k.rapidity[:-1] - k.rapidity[-1]
+    return [log_pt, log_fraction, log_fraction.exp(), rapidity, pairs[-1, :-1, 2]], pairs[:-1, :-1]
 
 
 def _edges(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Receivers (sorted) and senders of all pairs of different particles within chord length ``cutoff``."""
-    near = ~torch.eye(len(positions), dtype=torch.bool)
+    n = len(positions)
+    near = torch.ones(n, n, dtype=torch.bool)
     if cutoff <= 2.0:  # no chord of the unit ball is longer
-        near &= (positions[:, None] - positions).square().sum(dim=-1) < cutoff**2
+        near = (positions[:, None] - positions).square().sum(dim=-1) < cutoff**2
+    near.fill_diagonal_(False)
     receivers, senders = near.nonzero(as_tuple=True)
     return receivers, senders
 
