@@ -32,8 +32,12 @@ def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> di
     result: dict[str, Any] = {"records": len(sizes), "fine_nodes": int(sizes.sum())}
     if base.domain == "hep":
         labels = _values(base, "label", selected)
-        counts = np.bincount(labels, minlength=len(base.manifest.get("classes", []))) if len(labels) else []
-        return {**result, "label_counts": [int(count) for count in counts], "mean_constituents": _mean(sizes)}
+        classes = len(base.manifest.get("classes", []))
+        return {
+            **result,
+            "label_counts": np.bincount(labels, minlength=classes).tolist(),
+            "mean_constituents": _mean(sizes),
+        }
     result |= _energy_statistics(base, selected)
     result["mean_neighbors"] = float(base.pairs[selected].sum() / max(sizes.sum(), 1))
     result["force_rms"] = _rms(_values(base, "forces", selected))
@@ -58,8 +62,7 @@ def composition(store: "Store", selected: np.ndarray) -> np.ndarray:
     parts = []
     for start, columns, length in store.shards():
         types = columns["types"]
-        assert types.offsets is not None
-        owner = np.repeat(np.arange(length), np.diff(types.offsets))
+        owner = np.repeat(np.arange(length), types.lengths)
         counts = np.bincount(owner * width + types.values, minlength=length * width).reshape(length, width)
         parts.append(counts[selected[start : start + length]].astype(np.int32))
     return np.concatenate(parts)
@@ -125,7 +128,7 @@ def _chosen(column: "Column", selected: np.ndarray) -> np.ndarray:
     keep = selected if column.present is None else selected & column.present
     if column.offsets is None:
         return column.values[keep]
-    return column.values[np.repeat(keep, np.diff(column.offsets))]
+    return column.values[np.repeat(keep, column.lengths)]
 
 
 def _rms(values: np.ndarray) -> float | None:

@@ -40,8 +40,8 @@ class Store:
     """
 
     def __init__(self, path: str | Path, verify: bool = False) -> None:
-        self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
+        self.path: Path = Path(path)
+        self.manifest: dict[str, Any] = _read_manifest(self.path)
         self.domain: str = self.manifest["domain"]
         self.dataset: str = self.manifest["dataset"]
         if verify:
@@ -56,6 +56,8 @@ class Store:
                 )
         self._starts = np.concatenate([[0], np.cumsum([shard.length for shard in self._shards])]).tolist()
         self._length: int = self._starts[-1]
+        self._only = self._shards[0] if len(self._shards) == 1 else None
+        self._has: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -63,9 +65,10 @@ class Store:
     def __getitem__(self, index: int) -> Record:
         if not -self._length <= index < self._length:
             raise IndexError(f"record {index} of {self._length}")
-        index = int(index) % self._length
-        if len(self._shards) == 1:
-            return self._shards[0].read(index)
+        if index < 0:
+            index += self._length
+        if self._only is not None:
+            return self._only.read(index)
         shard = bisect_right(self._starts, index) - 1
         return self._shards[shard].read(index - self._starts[shard])
 
@@ -83,7 +86,7 @@ class Store:
     @cached_property
     def sizes(self) -> np.ndarray:
         """Fine nodes per record, int64 (n,)."""
-        return np.concatenate([np.diff(shard.columns["types"].offsets) for shard in self._shards])
+        return np.concatenate([shard.columns["types"].lengths for shard in self._shards])
 
     @cached_property
     def pairs(self) -> np.ndarray:
@@ -112,12 +115,9 @@ class Store:
         """Return, per record, whether it has the field ``target``, bool (n,)."""
         if target not in schema(self.domain):
             raise UserError(f"{self.path}: {self.domain} records have no field {target!r}; use {_field_names(self)}.")
-        parts = []
-        for shard in self._shards:
-            column = shard.columns.get(target)
-            absent = np.zeros(shard.length, bool)
-            parts.append(absent if column is None else ~absent if column.present is None else column.present)
-        return np.concatenate(parts)
+        if target not in self._has:
+            self._has[target] = np.concatenate([shard.present(target) for shard in self._shards])
+        return self._has[target]
 
     def serves(self, kind: str) -> np.ndarray:
         """Return, per record, whether it can become a graph of ``kind``, bool (n,).
@@ -156,7 +156,10 @@ class Subset:
         self.indices = np.asarray(indices, dtype=np.int64)
         if self.indices.size and (self.indices.min() < 0 or self.indices.max() >= len(store)):
             raise IndexError(f"indices reach {self.indices.max()}, the store has {len(store)} records")
-        self.manifest, self.domain, self.dataset, self.path = store.manifest, store.domain, store.dataset, store.path
+        self.manifest: dict[str, Any] = store.manifest
+        self.domain: str = store.domain
+        self.dataset: str = store.dataset
+        self.path: Path = store.path
 
     def __len__(self) -> int:
         return len(self.indices)

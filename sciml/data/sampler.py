@@ -1,0 +1,325 @@
+"""The batch plan: which records make up which optimizer step, as a pure function of (seed, kind, epoch, step).
+
+Each kind of graph has an endless stream of bins. An epoch of a stream is one Philox permutation over all its stores,
+packed greedily by node, edge and graph budget on the **global** order; a step takes the next bins of every stream and
+deals them to the ranks. So a step holds the same records on any number of ranks and workers, and resuming needs nothing
+but the step.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sciml.data.store import Store, Subset
+from sciml.errors import UserError
+
+Items = tuple[tuple[int, int], ...]
+Counts = Callable[[str, int, np.ndarray], Mapping[str, float]]
+
+_LOOK_AHEAD = 16  # records tried after the first that does not fit
+_GAP = 0.03  # share of the budget below which a gap is not worth filling
+_MAX_WAITING = 64  # records that may wait for a gap before filling becomes mere draining
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one micro-batch may hold at most; None is no limit. A record that is larger alone gets its own bin."""
+
+    max_graphs: int | None = None
+    max_nodes: int | None = None
+    max_edges: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = (self.max_graphs, self.max_nodes, self.max_edges)
+        if any(limit is not None and limit <= 0 for limit in limits):
+            raise UserError(f"batch: budget {limits} found, expected positive numbers of graphs, nodes and edges.")
+        if all(limit is None for limit in limits):
+            raise UserError("batch: no budget is set; set one of max_graphs, max_nodes, max_edges.")
+
+
+class MicroBatch(NamedTuple):
+    """Records of one forward pass: ``items`` are (store index, record index).
+
+    ``denominators`` count the labels per target in the whole optimizer step, over all ranks and micro-batches, so that
+    a loss summed and divided by them is exact under accumulation and data parallelism.
+    """
+
+    kind: str
+    items: Items
+    denominators: dict[str, float]
+    step: int
+    seed: int
+
+
+class Stream:
+    """The endless sequence of bins of one kind of graph.
+
+    ``nodes`` and ``edges`` hold one int array (records,) per store; a record of zero nodes cannot serve the kind and
+    is never drawn. ``temperature`` T draws from store i in proportion to n_i^(1/T): at 1 every record comes exactly
+    once an epoch; above 1 small stores come more often. Within a store records are drawn without replacement.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        nodes: Sequence[np.ndarray],
+        edges: Sequence[np.ndarray],
+        budget: Budget,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> None:
+        if not temperature > 0:
+            raise UserError(f"data.temperature: {temperature} found, expected a positive number.")
+        self.kind, self.budget, self.seed = kind, budget, seed
+        self._records = [np.flatnonzero(np.asarray(size)) for size in nodes]
+        self._draws = _draws([len(records) for records in self._records], temperature)
+        if not sum(self._draws):
+            raise UserError(f"data: no record can serve the kind {kind!r}; check the stores or set its weight to 0.")
+        self._costs = [_cost_table(n, e) for n, e in zip(nodes, edges, strict=True)]
+        self._key = zlib.crc32(kind.encode())
+        self._ends: list[int] = []  # bins up to the end of each epoch seen so far
+        self._epoch: tuple[int, list[Items]] = (-1, [])
+
+    @classmethod
+    def from_stores(
+        cls,
+        kind: str,
+        stores: Sequence[Store | Subset],
+        cutoff: float,
+        budget: Budget,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> "Stream":
+        """Make the stream of ``kind`` over ``stores``, with edges estimated at ``cutoff`` (Å)."""
+        nodes, edges = [], []
+        for store in stores:
+            serves = store.serves(kind)
+            n, e = store.costs(kind, cutoff) if serves.any() else (serves, serves)
+            nodes.append(n * serves)
+            edges.append(e)
+        return cls(kind, nodes, edges, budget, seed, temperature)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the global order of one epoch: (draws, 2) of store index and record index."""
+        parts = []
+        for store, (records, draws) in enumerate(zip(self._records, self._draws, strict=True)):
+            chosen = records[self._drawn(store, epoch * draws, draws)]
+            parts.append(np.stack([np.full(draws, store), chosen], axis=1))
+        mixed = np.concatenate(parts)
+        return mixed[_generator(self.seed, self._key, 0, epoch).permutation(len(mixed))]
+
+    def epoch_bins(self, epoch: int) -> list[Items]:
+        """Return every bin of ``epoch``, in order."""
+        if self._epoch[0] != epoch:
+            order = self.order(epoch)
+            costs = np.concatenate(self._costs)
+            offsets = np.concatenate([[0], np.cumsum([len(table) for table in self._costs])])
+            bins = pack(costs[offsets[order[:, 0]] + order[:, 1]], self.budget)
+            pairs = list(map(tuple, order.tolist()))
+            self._epoch = (epoch, [tuple(pairs[i] for i in members) for members in bins])
+        return self._epoch[1]
+
+    def bins(self, index: int) -> Items:
+        """Return bin ``index`` of the endless sequence: a pure function of the seed, the kind and ``index``."""
+        epoch, first = self.locate(index)
+        return self.epoch_bins(epoch)[index - first]
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Return the epoch that holds bin ``index``, and the index of that epoch's first bin."""
+        while not self._ends or self._ends[-1] <= index:
+            count = len(self.epoch_bins(len(self._ends)))
+            self._ends.append((self._ends[-1] if self._ends else 0) + count)
+        epoch = int(np.searchsorted(self._ends, index, side="right"))
+        return epoch, self._ends[epoch - 1] if epoch else 0
+
+    def _drawn(self, store: int, start: int, count: int) -> np.ndarray:
+        """Draws ``start`` to ``start + count`` of one store: its permutations, pass after pass."""
+        size = len(self._records[store])
+        if not count:
+            return np.zeros(0, np.int64)
+        first, last = start // size, (start + count - 1) // size
+        passes = [_generator(self.seed, self._key, store + 1, i).permutation(size) for i in range(first, last + 1)]
+        return np.concatenate(passes)[start - first * size :][:count]
+
+
+class Plan:
+    """The micro-batches of one rank, step by step; a sampler for a DataLoader with ``batch_size=None``.
+
+    ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}; rank r takes bins r, r + R, ... of each
+    kind, so every rank runs as many micro-batches of every kind (collectives need that) and their union is the same for
+    any world size R. ``counts`` (kind, store index, record indices) gives the labels per target for the denominators.
+    Iterates from ``start_step`` to ``stop_step`` (endless when None). Raises UserError when bins cannot be shared.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, Stream],
+        bins_per_step: Mapping[str, int],
+        seed: int,
+        world_size: int = 1,
+        rank: int = 0,
+        counts: Counts | None = None,
+        *,
+        start_step: int = 0,
+        stop_step: int | None = None,
+    ) -> None:
+        self.streams, self.seed, self.world_size, self.rank, self.counts = streams, seed, world_size, rank, counts
+        self.bins_per_step = {kind: bins_per_step[kind] for kind in streams}
+        self.start_step, self.stop_step = start_step, stop_step
+        for kind, bins in self.bins_per_step.items():
+            if bins <= 0 or bins % world_size:
+                raise UserError(
+                    f"data.bins_per_step.{kind}: {bins} found, expected a positive multiple of the {world_size} ranks, "
+                    f"so that every rank runs as many micro-batches; set {-(-max(bins, 1) // world_size) * world_size}."
+                )
+
+    def bins(self, step: int) -> list[tuple[str, Items]]:
+        """Return every bin of optimizer step ``step``, over all ranks."""
+        return [
+            (kind, stream.bins(step * self.bins_per_step[kind] + position))
+            for kind, stream in self.streams.items()
+            for position in range(self.bins_per_step[kind])
+        ]
+
+    def step(self, step: int) -> list[MicroBatch]:
+        """Return this rank's micro-batches of optimizer step ``step``."""
+        bins = self.bins(step)
+        denominators = label_counts(bins, self.counts)
+        seeds = np.random.SeedSequence((self.seed, step)).generate_state(len(bins)).tolist()
+        mine: list[MicroBatch] = []
+        position: dict[str, int] = dict.fromkeys(self.streams, 0)
+        for (kind, items), seed in zip(bins, seeds, strict=True):
+            if position[kind] % self.world_size == self.rank:
+                mine.append(MicroBatch(kind, items, denominators, step, seed))
+            position[kind] += 1
+        return mine
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        step = self.start_step
+        while self.stop_step is None or step < self.stop_step:
+            yield from self.step(step)
+            step += 1
+
+    def __len__(self) -> int:
+        if self.stop_step is None:
+            raise TypeError("an endless plan has no length; give stop_step")
+        steps = max(self.stop_step - self.start_step, 0)
+        return steps * sum(self.bins_per_step.values()) // self.world_size
+
+
+def evaluation_bins(
+    kind: str,
+    nodes: Sequence[np.ndarray],
+    edges: Sequence[np.ndarray],
+    budget: Budget,
+    world_size: int = 1,
+    rank: int = 0,
+    counts: Counts | None = None,
+) -> list[MicroBatch]:
+    """Return this rank's share of a single pass over every record that can serve ``kind``, in storage order.
+
+    Records are packed as they lie; rank r takes bins r, r + R, ...; the last ranks may have one bin less. The
+    denominators are those of the whole pass. An empty list when nothing can serve the kind.
+    """
+    records = [np.flatnonzero(np.asarray(size)) for size in nodes]
+    order = [(store, int(record)) for store, chosen in enumerate(records) for record in chosen]
+    tables = [_cost_table(n, e)[chosen] for n, e, chosen in zip(nodes, edges, records, strict=True)]
+    packed = pack(np.concatenate(tables), budget, look_ahead=0) if order else []
+    bins = [(kind, tuple(order[i] for i in members)) for members in packed]
+    denominators = label_counts(bins, counts)
+    return [
+        MicroBatch(kind, items, denominators, index, index)
+        for index, (_, items) in enumerate(bins)
+        if index % world_size == rank
+    ]
+
+
+def label_counts(bins: Sequence[tuple[str, Items]], counts: Counts | None) -> dict[str, float]:
+    """Return the number of labels per target in ``bins``, summed over kinds."""
+    total: dict[str, float] = {}
+    if counts is None:
+        return total
+    by_store: dict[tuple[str, int], list[int]] = {}
+    for kind, items in bins:
+        for store, record in items:
+            by_store.setdefault((kind, store), []).append(record)
+    for (kind, store), records in by_store.items():
+        for target, number in counts(kind, store, np.array(records)).items():
+            total[target] = total.get(target, 0.0) + float(number)
+    return total
+
+
+def pack(costs: np.ndarray, budget: Budget, look_ahead: int = _LOOK_AHEAD) -> list[list[int]]:
+    """Pack records of ``costs`` (n, 3: graphs, nodes, edges) in order into bins within ``budget``; indices per bin.
+
+    Greedy next-fit by prefix sums, so the work is per bin; gaps are filled from the next ``look_ahead`` records, and
+    those passed over come first in a later bin. With ``look_ahead=0`` the order is kept.
+    """
+    limits = [(axis, limit) for axis, limit in enumerate((budget.max_graphs, budget.max_nodes, budget.max_edges))]
+    used = [(axis, limit) for axis, limit in limits if limit is not None]
+    limit = [value for _, value in used]
+    costs = np.asarray(costs, dtype=np.int64)[:, [axis for axis, _ in used]]
+    table = costs.tolist()
+    sums = [np.concatenate([[0], np.cumsum(column)]) for column in costs.T]
+    bins: list[list[int]] = []
+    waiting: list[int] = []
+    cursor, total = 0, len(costs)
+    while cursor < total or waiting:
+        left = list(limit)
+        members: list[int] = []
+        waiting = _fill(waiting, table, left, members)
+        end = cursor
+        if cursor < total:
+            reach = [int(column.searchsorted(column[cursor] + room, "right")) for column, room in zip(sums, left)]
+            end = max(min(reach) - 1, cursor)
+            left = [room - int(column[end] - column[cursor]) for column, room in zip(sums, left)]
+            members.extend(range(cursor, end))
+        if not members:  # nothing fits into an empty bin: the next record is larger than the budget
+            members, end = ([waiting.pop(0)], cursor) if waiting else ([cursor], cursor + 1)
+        elif end < total and look_ahead and len(waiting) < _MAX_WAITING and _worth_filling(left, limit):
+            ahead = range(end, min(end + look_ahead, total))
+            waiting += _fill(ahead, table, left, members)
+            end = ahead[-1] + 1
+        bins.append(members)
+        cursor = end
+    return bins
+
+
+def _worth_filling(left: list[int], limit: list[int]) -> bool:
+    return all(room > _GAP * most for room, most in zip(left, limit))
+
+
+def _fill(candidates: Sequence[int], table: list[list[int]], left: list[int], members: list[int]) -> list[int]:
+    """Move candidates that fit into ``members`` and take them off ``left``, in place; return those passed over."""
+    passed = []
+    for candidate in candidates:
+        cost = table[candidate]
+        for need, room in zip(cost, left):
+            if need > room:
+                passed.append(candidate)
+                break
+        else:
+            left[:] = [room - need for need, room in zip(cost, left)]
+            members.append(candidate)
+    return passed
+
+
+def _cost_table(nodes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.stack([np.ones(len(nodes), np.int64), np.asarray(nodes, np.int64), np.asarray(edges, np.int64)], axis=1)
+
+
+def _draws(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Draws per store in an epoch: n_i^(1/T), scaled to the number of records; at least one of a store that has any."""
+    weights = np.array([size ** (1.0 / temperature) if size else 0.0 for size in sizes])
+    if not weights.any():
+        return [0] * len(sizes)
+    shares = weights / weights.sum() * sum(sizes)
+    return [max(round(share), 1) if size else 0 for share, size in zip(shares.tolist(), sizes, strict=True)]
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    """A Philox generator of its own for every (seed, key)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy=seed, spawn_key=key)))
