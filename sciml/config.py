@@ -6,10 +6,11 @@ error of either becomes one sentence that names the key, what was found and what
 
 import difflib
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -74,7 +75,7 @@ def check_inputs(config: Section) -> None:
     for key in ("train", "val", "test", "store", "source", "package", "init"):
         value = getattr(config, key, None)
         for path in [value] if isinstance(value, str) else value or []:
-            if not Path(path).exists():
+            if not os.path.exists(path):
                 raise UserError(f"{key}: {_missing(path)}")
 
 
@@ -102,6 +103,21 @@ def keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield prefix + name, field
         else:
             yield from keys(inner, f"{prefix}{name}.")
+
+
+def default_of(raw: dict[str, Any], key: str) -> str:
+    """Return the value of a dotted ``key`` in a composed configuration, in the form that is typed."""
+    value: Any = raw
+    for part in key.split("."):
+        value = value[part]
+    return (
+        value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).replace("...", "").strip()
+    )
+
+
+def type_name(field: FieldInfo) -> str:
+    """Return the type of a key for people: ``int or null``, ``cpu|gpu|auto``, ``list of paths``."""
+    return " or ".join(dict.fromkeys(_type_names(field.annotation)))
 
 
 def to_yaml(config: Section) -> str:
@@ -154,6 +170,8 @@ def _override(verb: str, word: str, literals: dict[str, Any], config_dir: str | 
     if not _known(key, fields):
         names = [*fields, *known]
         raise UserError(f"{key}: this key is not known to sciml {verb}{nearest(key, names) or _by_last(key, names)}.")
+    if match["prefix"] is None and any(key.startswith(free + ".") for free in FREE_KEYS):
+        return f"++{word}"  # a key that the YAML file does not have yet
     if key not in fields or value is None or not _holds(fields[key].annotation, str):
         return word
     if any(key == kept.partition("=")[0] for kept in literals):
@@ -193,13 +211,13 @@ def _literal(value: str, several: bool) -> Any:
 
     An existing file of exactly that name wins over every other reading.
     """
-    if Path(value).exists() if value and "\0" not in value else False:
+    if os.path.exists(value):
         return [value] if several else value
     if value in ("null", "None", ""):
         return None
     if several and value.startswith("[") and value.endswith("]"):
         return [path for item in _items(value[1:-1]) for path in _expand(_unquote(item))]
-    if several and "," in value and any(Path(item).exists() or _is_sample(item) for item in _items(value)):
+    if several and "," in value and any(os.path.exists(item) or _is_sample(item) for item in _items(value)):
         return [path for item in _items(value) for path in _expand(_unquote(item))]
     value = _unquote(value)
     return _expand(value) if several else value
@@ -213,7 +231,7 @@ def _items(text: str) -> list[str]:
 
 def _expand(path: str) -> list[str]:
     """Expand a pattern such as ``data/*.xyz``; a path without matches stays as it was typed."""
-    if Path(path).exists() or _is_sample(path):
+    if os.path.exists(path) or _is_sample(path):
         return [path]
     return sorted(glob.glob(str(Path(path).expanduser()), recursive=True)) or [path]
 
@@ -270,6 +288,26 @@ def _holds(annotation: Any, wanted: type) -> bool:
     """Tell whether ``wanted`` (str, list) occurs in a type annotation."""
     origin = getattr(annotation, "__origin__", None)
     return annotation is wanted or origin is wanted or any(_holds(inner, wanted) for inner in get_args(annotation))
+
+
+def _type_names(annotation: Any) -> list[str]:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ["|".join(inner)]
+    if origin is Annotated:
+        return _type_names(inner[0])
+    if origin is list:
+        numbers = _type_names(inner[0])
+        return ["path or list of paths"] if numbers == ["text"] else [f"list of {numbers[0]}"]
+    if origin is dict:
+        return ["any keys"]
+    if inner:
+        return [name for one in inner for name in _type_names(one)]
+    return [
+        "null"
+        if annotation is type(None)
+        else {"str": "text", "bool": "true|false"}.get(annotation.__name__, annotation.__name__)
+    ]
 
 
 def _sentence(verb: str, problem: Any) -> str:
