@@ -1,0 +1,260 @@
+"""Side-by-side comparisons with eager mace-torch, which lives in its own virtual environment.
+
+    python benchmarks/peers/mace.py setup                    make .venv-mace beside this checkout's .venv
+    python benchmarks/peers/mace.py step                     time one training step of both, interleaved
+    python benchmarks/peers/mace.py ethanol --minutes 10     train both on rMD17 ethanol, one after the other
+
+Both sides run as separate worker processes with the same number of threads and the same malloc settings. Results go to
+`benchmarks/results/mace_step.json` and `mace_ethanol.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from workers import machine, say, worker_environment, write_result
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[1]
+RESULTS = CHECKOUT / "benchmarks" / "results"
+MACE_ENVIRONMENT = CHECKOUT / ".venv-mace"
+# torch first and exact: mace-torch alone would take whatever torch is newest. Same version as the project's.
+REQUIREMENTS = ("torch==2.13.0", "mace-torch==0.3.16")
+SIDES = ("ours", "mace")
+SAME_IN_EVERY_ROUND = (
+    "memory_before_model_mib", "parameters", "atoms", "edges", "mean_length", "first_loss", "last_loss", "settings",
+    "versions",
+)  # fmt: skip
+
+# Best of the short trials listed in benchmarks/README.md.
+ETHANOL_SETTINGS = {
+    "channels": 32, "layers": 2, "max_L": 1, "lmax": 3, "correlation": 3, "radial_mlp": [64, 64, 64],
+    "dtype": "float32", "batch_size": 5, "energy_weight": 1.0, "forces_weight": 100.0, "lr": 0.01, "weight_decay": 5e-7,
+    "amsgrad": True, "clip": 10.0, "ema": 0.99, "seed": 0,
+}  # fmt: skip
+
+
+class PeerError(Exception):
+    """What the user has to do before a comparison can run."""
+
+
+def python_of(side: str) -> str:
+    """The interpreter of a side: this one for ours, that of `.venv-mace` for MACE."""
+    if side == "ours":
+        return sys.executable
+    path = MACE_ENVIRONMENT / "bin" / "python"
+    if not path.exists():
+        raise PeerError("no .venv-mace in this checkout: run `python benchmarks/peers/mace.py setup` first")
+    return str(path)
+
+
+def worker(side: str, threads: int, task: str, **arguments: object) -> dict[str, Any]:
+    """Run one worker to its end and return its result."""
+    script = HERE / ("ours.py" if side == "ours" else "mace_worker.py")
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        safe_path = ["-P"] if side == "mace" else []  # else this very file would be taken for the package mace
+        command = [python_of(side), *safe_path, str(script), task]
+        command += ["--result", str(result), "--threads", str(threads)]
+        for name, value in arguments.items():
+            command += [f"--{name}", str(value)]
+        done = subprocess.run(command, env=worker_environment(threads), cwd=folder)
+        if done.returncode:
+            raise PeerError(f"the worker of {side} for `{task}` ended with exit code {done.returncode}")
+        return json.loads(result.read_text())
+
+
+def setup(_: argparse.Namespace) -> None:
+    """Make `.venv-mace` with the tested versions."""
+    subprocess.run([sys.executable, "-m", "venv", str(MACE_ENVIRONMENT)], check=True)
+    for requirement in REQUIREMENTS:
+        subprocess.run([python_of("mace"), "-m", "pip", "install", "--quiet", requirement], check=True)
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One side's rounds as one record: median and range of the step time, worst peak memory."""
+    seconds = [second for each in rounds for second in each["seconds"]]
+    return {
+        "median_seconds": statistics.median(seconds),
+        "fastest_seconds": min(seconds),
+        "slowest_seconds": max(seconds),
+        "round_medians": [statistics.median(each["seconds"]) for each in rounds],
+        "cpu_seconds": statistics.mean(each["cpu_seconds"] for each in rounds),
+        "steps": len(seconds),
+        "peak_memory_mib": max(each["peak_memory_mib"] for each in rounds),
+        **{key: rounds[0][key] for key in SAME_IN_EVERY_ROUND},
+    }
+
+
+def check_same_structure(sides: dict[str, dict[str, Any]]) -> None:
+    """Refuse a comparison on different graphs."""
+    graphs = {name: (side["atoms"], side["edges"], round(side["mean_length"], 4)) for name, side in sides.items()}
+    if len(set(graphs.values())) > 1:
+        raise PeerError(f"the sides ran on different graphs (atoms, edges, mean edge length): {graphs}")
+
+
+def step(options: argparse.Namespace) -> None:
+    """Time the training step of both sides on one structure, in rounds that alternate between them."""
+    from structures import write_alloy
+
+    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
+    with tempfile.TemporaryDirectory() as folder:
+        structure = Path(folder) / "alloy.xyz"
+        write_alloy(structure)
+        for number in range(options.rounds):
+            for side in options.sides:
+                arguments = {"structure": structure, "warmup": options.warmup, "repeats": options.repeats}
+                rounds[side].append(worker(side, options.threads, "step", **arguments))
+                say(f"round {number + 1} {side:5s} {statistics.median(rounds[side][-1]['seconds']):.3f} s per step")
+    sides = {side: summary(each) for side, each in rounds.items()}
+    check_same_structure(sides)
+    result: dict[str, Any] = {"machine": machine(), "threads": options.threads, "tuned_malloc": True, **sides}
+    if len(sides) == 2:
+        result["speedup"] = sides["mace"]["median_seconds"] / sides["ours"]["median_seconds"]
+        result["peak_memory_ratio"] = sides["mace"]["peak_memory_mib"] / sides["ours"]["peak_memory_mib"]
+    finish(result, options.output or RESULTS / "mace_step.json")
+
+
+def shared_data() -> Path:
+    """The folder of the reference data: `$SCIML_SHARED/data`, or `../shared/data` beside the checkout."""
+    path = Path(os.environ.get("SCIML_SHARED", CHECKOUT.parent / "shared")) / "data"
+    if not (path / "rmd17_ethanol").is_dir():
+        raise PeerError("no rmd17_ethanol: set SCIML_SHARED to the folder that holds data/rmd17_ethanol")
+    return path
+
+
+def train_mace(files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Train MACE for the time given and score its predictions."""
+    from scores import score
+
+    settings = {**ETHANOL_SETTINGS, **json.loads(options.settings)}
+    predictions = folder / "mace.npz"
+    result = worker(
+        "mace", options.threads, "train", train=files["train"], val=files["val"], test=files["test"],
+        isolated=files["isolated"], predictions=predictions, settings=json.dumps(settings),
+        seconds=60 * options.minutes, clock=options.clock,
+    )  # fmt: skip
+    return {"targets": score(predictions, files["test"]), **result}
+
+
+def sciml(threads: int, *arguments: str) -> None:
+    """Run the command line of the project."""
+    command = [str(Path(sys.executable).with_name("sciml")), *arguments]
+    if subprocess.run(command, env=worker_environment(threads)).returncode:
+        raise PeerError(f"`sciml {arguments[0]}` failed")
+
+
+def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Train through the command line for the time given; its own metrics, and the shared scoring of its predictions."""
+    from scores import score
+
+    run, evaluation, predictions = folder / "run", folder / "evaluation", folder / "ours.npz"
+    minutes, seconds = divmod(round(60 * options.minutes), 60)
+    hours, minutes = divmod(minutes, 60)
+    start = time.perf_counter()
+    sciml(
+        options.threads, "train", "experiment=rmd17_ethanol", f"train={files['train']}", f"val={files['val']}",
+        f"test={files['test']}", f"trainer.max_time={hours:02d}:{minutes:02d}:{seconds:02d}", f"run_dir={run}",
+        *options.ours,
+    )  # fmt: skip
+    used = time.perf_counter() - start
+    package = run / "package"
+    sciml(options.threads, "evaluate", f"package={package}", f"store={files['test']}", f"output={evaluation}")
+    reported = json.loads((evaluation / "metrics.json").read_text())["targets"]
+    result = worker("ours", options.threads, "predict", package=package, test=files["test"], predictions=predictions)
+    targets = score(predictions, files["test"])
+    if abs(targets["forces"]["rmse"] / reported["forces"]["rmse"] - 1) > 0.01:
+        raise PeerError("the force RMSE of `sciml evaluate` differs from that of the shared scoring by more than 1 %")
+    return {
+        "targets": targets,
+        "reported_by_sciml_evaluate": reported,
+        "seconds_of_the_whole_command": used,
+        "overrides": options.ours,
+        **result,
+    }
+
+
+def ethanol(options: argparse.Namespace) -> None:
+    """Train both sides on the same 950 configurations for the same time, one after the other; score on 1,000."""
+    from structures import split_frames
+
+    source = shared_data() / "rmd17_ethanol"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(options.keep) if options.keep else Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {"train": folder / "train.xyz", "val": folder / "val.xyz"}
+        files |= {"test": source / "test_MD.xyz", "isolated": source / "isolated_atoms.xyz"}
+        counts = split_frames(source / "train.xyz", files["train"], files["val"], held_out=50, seed=options.seed)
+        trainers = {"ours": train_ours, "mace": train_mace}
+        sides = {side: trainers[side](files, folder, options) for side in options.sides}
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "threads": options.threads,
+        "tuned_malloc": True,
+        "minutes": options.minutes,
+        "split": {"train": counts[0], "val": counts[1], "seed": options.seed},
+        **sides,
+    }
+    if len(sides) == 2:
+        errors = [sides[side]["targets"]["forces"]["rmse"] for side in SIDES]
+        result["force_rmse_ratio"] = errors[0] / errors[1]
+    finish(result, options.output or RESULTS / "mace_ethanol.json")
+
+
+def finish(result: dict[str, Any], output: Path) -> None:
+    """Write the result and print it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_result(output, result)
+    print(json.dumps(result, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("setup", help="make .venv-mace").set_defaults(run=setup)
+    both = argparse.ArgumentParser(add_help=False)
+    both.add_argument("--threads", type=int, default=2)
+    both.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="one side alone gives no ratio")
+    both.add_argument("--output", type=Path, help="JSON file instead of the one in benchmarks/results")
+    timing = commands.add_parser("step", parents=[both], help="time one training step of both")
+    timing.add_argument("--rounds", type=int, default=3, help="fresh processes per side, alternating")
+    timing.add_argument("--warmup", type=int, default=3, help="steps before the timed ones, per process")
+    timing.add_argument("--repeats", type=int, default=5, help="timed steps per process")
+    timing.set_defaults(run=step)
+    training = commands.add_parser("ethanol", parents=[both], help="accuracy at equal time")
+    training.add_argument("--minutes", type=float, default=10.0)
+    training.add_argument("--seed", type=int, default=0, help="seed of the split")
+    training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
+    training.add_argument(
+        "--clock", choices=("perf_counter", "process_time"), default="perf_counter",
+        help="what MACE's minutes are: processor time, with --threads 1, is for trying settings on a busy machine",
+    )  # fmt: skip
+    training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
+    training.add_argument("--keep", help="folder to leave the split, run and predictions in")
+    training.set_defaults(run=ethanol)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run one comparison; 2 where something is missing."""
+    options = parse()
+    try:
+        options.run(options)
+    except PeerError as error:
+        say(f"mace.py: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
