@@ -122,12 +122,13 @@ def type_name(field: FieldInfo) -> str:
 
 def to_yaml(config: Section) -> str:
     """Return the configuration as YAML, in the order of the schema."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean X?)`` for the closest of ``known``, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1) or [name for name in known if word and name.startswith(word)]
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -158,11 +159,12 @@ def _hydra(verb: str, words: list[str]) -> dict[str, Any]:
 
 def _override(verb: str, word: str, literals: dict[str, Any], config_dir: str | None) -> str:
     """Check the key of one override and hide a text value from Hydra behind a placeholder kept in ``literals``."""
+    known = groups(verb, config_dir)
     match = _OVERRIDE.fullmatch(word)
     if match is None or (match["value"] is None and match["prefix"] != "~"):
-        raise UserError(f"{word!r} is not KEY=VALUE{nearest(word, CONFIGS)}; see sciml {verb} --help.")
+        meant = [f" (did you mean {group}={word}?)" for group, options in known.items() if word in options]
+        raise UserError(f"{word!r} is not KEY=VALUE{''.join(meant[:1])}; see sciml {verb} --help.")
     key, value = match["key"], match["value"]
-    known = groups(verb, config_dir)
     if key in known:
         _check_option(verb, key, value, known[key], config_dir)
         return word
@@ -246,8 +248,8 @@ def _is_sample(path: str) -> bool:
 
 
 def _quote(text: str) -> str:
-    """Quote a text for Hydra's grammar and keep OmegaConf from reading ``${`` in it."""
-    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text.replace("${", "\\${"))
+    """Quote a text for Hydra's grammar."""
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{chr(92) * trailing}'"
 
