@@ -1,0 +1,76 @@
+"""Residue types from the backbone: recovery, cross-entropy, perplexity and the composition as a baseline.
+
+Pure functions of numpy arrays. Labels below zero are absent and do not count. Energies and forces of the ``atoms`` kind
+are measured as in :mod:`sciml.domains.materials.metrics`.
+"""
+
+import math
+
+import numpy as np
+
+from sciml.graph import RESIDUES
+
+
+def recovery(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of labelled residues whose highest of ``logits`` (R, 20) is at ``labels`` (R,); NaN without labels."""
+    labelled = labels >= 0
+    return float((logits[labelled].argmax(axis=1) == labels[labelled]).mean()) if labelled.any() else float("nan")
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log softmax(logits)[label] (R,) in nats; NaN where the label is absent."""
+    logits = np.asarray(logits, dtype=np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(labels)), np.maximum(labels, 0)]
+    return np.where(labels >= 0, np.log(np.exp(shifted).sum(axis=1)) - chosen, np.nan)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of :func:`cross_entropies` over labelled residues, in nats; NaN without labels."""
+    values = cross_entropies(logits, labels)[labels >= 0]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def perplexity(logits: np.ndarray, labels: np.ndarray) -> float:
+    """exp(cross-entropy): the number of equally likely types that would be as hard to guess."""
+    return math.exp(cross_entropy(logits, labels))
+
+
+def composition_logits(train_labels: np.ndarray, pseudocount: float = 1.0) -> np.ndarray:
+    """log of the share (20,) of each type in training, which sees no structure; ``pseudocount`` serves unseen types."""
+    counts = np.bincount(train_labels[train_labels >= 0], minlength=len(RESIDUES)) + pseudocount
+    return np.log(counts / counts.sum())
+
+
+def composition_cross_entropies(train_labels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropies (R,) in nats of the training composition; NaN where the label is absent."""
+    return cross_entropies(np.broadcast_to(composition_logits(train_labels), (len(labels), len(RESIDUES))), labels)
+
+
+def bootstrap_difference(
+    values: np.ndarray,
+    baseline: np.ndarray,
+    groups: np.ndarray,
+    confidence: float = 0.95,
+    resamplings: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Mean of ``values - baseline`` (R,) over labelled residues with a percentile interval, whole groups resampled.
+
+    ``groups`` (R,) names the sequence of each residue: residues of one sequence, and its conformations, are not
+    independent. Returns difference, low and high; the interval is NaN with fewer than two groups.
+    """
+    difference = np.asarray(values) - np.asarray(baseline)
+    labelled = np.isfinite(difference)
+    names, members = np.unique(np.asarray(groups)[labelled], return_inverse=True)
+    difference = difference[labelled]
+    if len(names) < 2:
+        mean = float(difference.mean()) if difference.size else float("nan")
+        return {"difference": mean, "low": float("nan"), "high": float("nan")}
+    sums = np.bincount(members, weights=difference)
+    counts = np.bincount(members)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(resamplings, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    tail = 0.5 * (1.0 - confidence)
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return {"difference": float(difference.mean()), "low": float(low), "high": float(high)}
