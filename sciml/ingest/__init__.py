@@ -1,0 +1,1 @@
+"""From foreign files to stores: readers, checks, splits and summaries."""

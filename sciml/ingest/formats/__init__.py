@@ -1,0 +1,108 @@
+"""Readers: one module per foreign format.
+
+A reader is a module (or an object installed under the entry point group ``sciml.readers``) with ``DOMAIN``,
+``sniff(path) -> bool`` and ``read(path, options)``, which yields raw records in sciml's units, and :class:`Rejected`
+where one record cannot be read. It raises UserError when the whole file is unusable. ``metadata(paths)`` is optional
+and returns manifest entries such as the names of the classes.
+"""
+
+import gzip
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sciml.data.records import Record
+from sciml.errors import UserError
+from sciml.units import factor
+
+ENERGY_UNITS = ("eV", "meV", "hartree", "kcal/mol", "kJ/mol")
+LENGTH_UNITS = ("angstrom", "Å", "nm", "bohr")
+STRESS_UNITS = ("eV/Å^3", "GPa", "kbar")
+
+
+class Rejected(NamedTuple):
+    """A record that could not be read, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user says about a file: names of the labels and units; None means the usual ones of the format."""
+
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    stress_unit: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, known in (("energy_unit", ENERGY_UNITS), ("length_unit", LENGTH_UNITS), ("stress_unit", STRESS_UNITS)):
+            unit = getattr(self, key)
+            if unit is not None and unit not in known:
+                raise UserError(f"{key}: {unit!r} is not known; use one of {', '.join(known)}.")
+
+    @property
+    def energy(self) -> float:
+        """Factor from the file's energies to eV."""
+        return factor(self.energy_unit or "eV")
+
+    @property
+    def length(self) -> float:
+        """Factor from the file's lengths to Å."""
+        return factor(self.length_unit or "Å")
+
+    @property
+    def stress(self) -> float:
+        """Factor from the file's stresses to eV/Å^3; by default that of its energy and length."""
+        return factor(self.stress_unit) if self.stress_unit else self.energy / self.length**3
+
+
+class Reader(Protocol):
+    """What a reader module provides."""
+
+    DOMAIN: str
+
+    def sniff(self, path: Path) -> bool:
+        """Return whether the file looks like this format."""
+
+    def read(self, path: Path, options: Options) -> Iterator[Record | Rejected]:
+        """Yield the records of a file."""
+
+
+def head(path: Path, size: int = 4096) -> str:
+    """Return the first characters of a file, decompressed when it ends in .gz; empty when it cannot be read as text."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            return file.read(size).decode("utf-8", errors="replace")
+    except (OSError, EOFError):
+        return ""
+
+
+def identifier(path: Path, name: object) -> str:
+    """Return the id of a record: the file's name and the entry or frame in it."""
+    return f"{path.name}#{name}"
+
+
+def numeric(values: Any, name: str) -> np.ndarray:
+    """Return ``values`` as float64, None as NaN; raises ValueError naming the key."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: not a regular array of numbers") from None
+
+
+def natural_key(text: str) -> list[Any]:
+    """Sort key in which frame 10 comes after frame 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def present(values: Mapping[str, Any]) -> Record:
+    """Return the entries that are not None."""
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,110 @@
+"""The JSON files of mlearn (https://github.com/materialsvirtuallab/mlearn): pymatgen structures with VASP outputs.
+
+Two traps: ``virial_stress`` is in kB with VASP's sign (compressive positive), and its order is xx yy zz xy yz zx, while
+ASE's Voigt order is xx yy zz yz xz xy.
+"""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciml.data.records import Record
+from sciml.errors import UserError
+from sciml.ingest.formats import Options, Rejected, head, identifier, numeric, present
+from sciml.units import KILOBAR
+
+DOMAIN = "materials"
+EXTENSIONS = (".json", ".json.gz")
+_ORDER = np.array([[0, 3, 5], [3, 1, 4], [5, 4, 2]])  # xx yy zz xy yz zx
+_SNAPSHOT = re.compile(r"^Snapshot \d+ of \d+ of ")
+
+
+def sniff(path: Path) -> bool:
+    """Return whether the file is JSON with pymatgen structures."""
+    if not path.name.lower().endswith(EXTENSIONS):
+        return False
+    start = head(path, 20_000)
+    return '"structure"' in start and ('"outputs"' in start or '"lattice"' in start)
+
+
+def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
+    """Yield one record per entry. Snapshots of one simulation share a group. Raises UserError on broken JSON."""
+    entries = load_json(path)
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: a JSON {type(entries).__name__} found, expected a list of mlearn entries.")
+    for index, entry in enumerate(entries):
+        name = identifier(path, index)
+        try:
+            record = _record(entry, options)
+        except KeyError as error:
+            yield Rejected(name, f"{error.args[0]}: missing")
+        except (TypeError, ValueError) as error:
+            yield Rejected(name, str(error))
+        else:
+            yield {"id": name, "group": _group(path, entry, name), **record}
+
+
+def load_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises UserError when it is truncated or not JSON."""
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+            return json.load(file)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: not valid JSON, truncated perhaps ({error}); get the whole file.") from None
+
+
+def _record(entry: Any, options: Options) -> Record:
+    structure, outputs = entry["structure"], entry["outputs"]
+    cell = numeric(structure["lattice"]["matrix"], "lattice")
+    sites = structure["sites"]
+    if not sites:
+        raise ValueError("sites: the record has zero atoms")
+    fractional = numeric([site["abc"] for site in sites], "abc")
+    stress = outputs.get(options.stress_key or "virial_stress")
+    energy = outputs.get(options.energy_key or "energy")
+    forces = outputs.get(options.forces_key or "forces")
+    if energy is None and forces is None:
+        raise ValueError(f"outputs: no energy and no forces, the keys found are {', '.join(outputs) or 'none'}")
+    result = {
+        "types": np.array([_number(site) for site in sites]),
+        "positions": fractional @ cell * options.length,
+        "cell": cell * options.length,
+        "pbc": np.ones(3, bool),
+        "energy": None if energy is None else float(energy) * options.energy,
+        "forces": None if forces is None else numeric(forces, "forces") * (options.energy / options.length),
+        "stress": None if stress is None else _stress(stress, options),
+        "config_type": str(entry["group"]) if "group" in entry else None,
+    }
+    return present(result)
+
+
+def _stress(values: Any, options: Options) -> np.ndarray:
+    """VASP's six numbers as a (3, 3) stress in eV/Å^3, tensile positive."""
+    array = numeric(values, "virial_stress")
+    if array.shape != (6,):
+        raise ValueError(f"virial_stress: shape {array.shape}, expected 6 numbers xx, yy, zz, xy, yz, zx")
+    return -array[_ORDER] * (options.stress if options.stress_unit else KILOBAR)
+
+
+def _number(site: Any) -> int:
+    from ase.data import atomic_numbers
+
+    species = site["species"]
+    if len(species) != 1 or species[0].get("occu", 1) != 1:
+        raise ValueError("species: a site of mixed or partial occupancy is not an atom")
+    symbol = re.match(r"[A-Za-z]+", str(species[0]["element"]))
+    number = atomic_numbers.get(symbol.group(0) if symbol else "", 0)
+    if not number:
+        raise ValueError(f"species: {species[0]['element']!r} is not an element")
+    return number
+
+
+def _group(path: Path, entry: Any, name: str) -> str:
+    """Snapshots of one simulation belong together; training and test files of one element share simulations."""
+    description = str(entry.get("description", ""))
+    return _SNAPSHOT.sub("", description) or name if description else name

@@ -1,0 +1,240 @@
+"""Protein structures: PDB, mmCIF and BinaryCIF by biotite, and JSON lists of backbones as GVP and PiFold publish them.
+
+Every model of a file is a record; its group is a key of its sequences, so that models and copies of one protein never
+fall on both sides of a split. Of alternate locations the one of highest occupancy is taken; water, ions, ligands and
+sugars are left out; modified residues inside a chain are kept with the unknown type; missing atoms stay missing.
+"""
+
+import gzip
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, Record
+from sciml.errors import UserError
+from sciml.ingest.formats import Options, Rejected, head, identifier
+from sciml.ingest.formats.mlearn import load_json
+
+if TYPE_CHECKING:
+    from biotite.structure import AtomArray
+
+DOMAIN = "biology"
+EXTENSIONS = (".pdb", ".pdb.gz", ".ent", ".ent.gz", ".cif", ".cif.gz", ".mmcif", ".bcif", ".bcif.gz", ".json", ".jsonl")
+_PDB = (".pdb", ".ent")
+_JSON = (".json", ".jsonl")
+_LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+_THREE = (
+    *("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"),
+    *("MET", "ASN", "PRO", "GLN", "ARG", "SER", "THR", "VAL", "TRP", "TYR"),
+)  # in the order of their one-letter codes
+_CODES = {name: code for code, name in enumerate(_THREE)}
+_BACKBONE = ("N", "CA", "C", "O")
+_BACKBONE_NUMBERS = {"N": 7, "CA": 6, "C": 6, "O": 8}
+_PEPTIDE_BOND = 2.0  # Å between C and N; 1.33 in a good structure
+
+
+def sniff(path: Path) -> bool:
+    """Return whether the file holds protein structures; a .cif of a crystal does not."""
+    suffix = _suffix(path)
+    if suffix in (*_PDB, ".bcif", ".mmcif"):
+        return True
+    if suffix == ".cif":
+        return "_entry.id" in head(path, 200_000) or "_atom_site.group_PDB" in head(path, 2_000_000)
+    start = head(path)
+    return suffix in _JSON and '"seq"' in start and '"coords"' in start
+
+
+def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
+    """Yield one record per model or per JSON entry. Raises UserError when the file cannot be parsed."""
+    if _suffix(path) in _JSON:
+        yield from _read_json(path, options)
+        return
+    for name, model in _models(path):
+        try:
+            yield _record(name, model, options)
+        except ValueError as error:
+            yield Rejected(name, str(error))
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _models(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
+    """Yield (id, atoms) of every model of a structure file."""
+    try:
+        from biotite.structure.io import pdb, pdbx
+    except ImportError:
+        raise UserError(f"{path}: reading protein structures needs biotite; install sciml[bio].") from None
+    suffix = _suffix(path)
+    binary = suffix == ".bcif"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # biotite warns at guessed elements and unknown residues
+            with (
+                gzip.open(path, "rb" if binary else "rt")
+                if path.suffix == ".gz"
+                else open(path, "rb" if binary else "r") as handle
+            ):
+                if suffix in _PDB:
+                    file = pdb.PDBFile.read(handle)
+                    count, get = file.get_model_count(), file.get_structure
+                else:
+                    file = (pdbx.BinaryCIFFile if binary else pdbx.CIFFile).read(handle)
+                    count = pdbx.get_model_count(file)
+
+                    def get(**keys: Any) -> Any:
+                        return pdbx.get_structure(file, **keys)
+
+            for model in range(1, count + 1):
+                yield identifier(path, model), get(model=model, altloc="occupancy")
+    except UserError:
+        raise
+    except Exception as error:  # biotite's parsers raise many kinds
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{path}: record {identifier(path, 1)}: the atom records cannot be parsed ({reason}); "
+            "is the file whole and a protein structure?"
+        ) from None
+
+
+def _record(name: str, atoms: "AtomArray", options: Options) -> Record:
+    """Turn one model into a record; raises ValueError when it has no protein."""
+    import biotite.structure as structure
+
+    atoms = atoms[_protein(atoms)]
+    if len(atoms) == 0:
+        raise ValueError("residue_types: the model has no amino acids")
+    starts = structure.get_residue_starts(atoms)
+    parent = np.repeat(np.arange(len(starts)), np.diff([*starts, len(atoms)]))
+    residue_types = np.array([_CODES.get(residue, UNKNOWN_RESIDUE) for residue in atoms.res_name[starts]])
+    chains = {chain: index for index, chain in enumerate(dict.fromkeys(atoms.chain_id[starts].tolist()))}
+    chain = np.array([chains[chain] for chain in atoms.chain_id[starts].tolist()])
+    codes = {atom: code for code, atom in enumerate(ATOM_NAMES) if code}
+    return {
+        "id": name,
+        "group": _sequence_key(residue_types, chain),
+        "types": _atomic_numbers(atoms),
+        "positions": atoms.coord.astype(np.float64) * options.length,
+        "atom_names": np.array([codes.get(atom, 0) for atom in atoms.atom_name]),
+        "parent": parent,
+        "residue_types": residue_types,
+        "chain": chain,
+    }
+
+
+def _protein(atoms: "AtomArray") -> np.ndarray:
+    """Mask of atoms in amino acids of a chain; a modified residue counts when a peptide bond holds it."""
+    import biotite.structure as structure
+
+    amino = structure.filter_amino_acids(atoms)
+    if not (atoms.hetero & amino).any():
+        return amino
+    keep = amino & ~atoms.hetero
+    starts = structure.get_residue_starts(atoms)
+    ends = np.append(starts[1:], len(atoms))
+    carbon = atoms.coord[(atoms.atom_name == "C") & amino]
+    nitrogen = atoms.coord[(atoms.atom_name == "N") & amino]
+    for start, end in zip(starts, ends):
+        if not (atoms.hetero[start] and amino[start]):
+            continue
+        residue = atoms[start:end]
+        if _near(residue.coord[residue.atom_name == "N"], carbon) or _near(
+            residue.coord[residue.atom_name == "C"], nitrogen
+        ):
+            keep[start:end] = True
+    return keep
+
+
+def _near(points: np.ndarray, others: np.ndarray) -> bool:
+    """Return whether another residue's atom is within a peptide bond; the residue's own C and N are 2.4 Å apart."""
+    if not len(points) or not len(others):
+        return False
+    return bool(np.linalg.norm(others - points[0], axis=1).min() < _PEPTIDE_BOND)
+
+
+def _atomic_numbers(atoms: "AtomArray") -> np.ndarray:
+    from ase.data import atomic_numbers
+
+    table = {**atomic_numbers, "D": 1}
+    numbers = np.array([table.get(element.capitalize(), 0) for element in atoms.element])
+    if not numbers.all():
+        bad = int(np.argmin(numbers))
+        found = f"atom {atoms.atom_name[bad]!r} of {atoms.res_name[bad]} {atoms.res_id[bad]}"
+        raise ValueError(f"types: {found} has element {str(atoms.element[bad])!r}, which is unknown")
+    return numbers
+
+
+def _sequence_key(residue_types: np.ndarray, chain: np.ndarray) -> str:
+    """Key of the set of chain sequences: copies, other models and other crystals of the same protein share it."""
+    letters = np.array([*_LETTERS, "X"])
+    sequences = sorted({"".join(letters[residue_types[chain == index]]) for index in np.unique(chain)})
+    return "sequence:" + hashlib.sha256("/".join(sequences).encode()).hexdigest()[:16]
+
+
+def _read_json(path: Path, options: Options) -> Iterator[Record | Rejected]:
+    """Yield entries {name, seq, coords}; coords are (residues, 4, 3) or {"N": ..., "CA": ...}, or such JSON in text."""
+    for index, entry in enumerate(_entries(path)):
+        name = identifier(path, index)
+        try:
+            name = identifier(path, entry.get("name", index))
+            yield _json_record(name, entry["seq"], _coordinates(entry["coords"]) * options.length)
+        except KeyError as error:
+            yield Rejected(name, f"{error.args[0]}: missing")
+        except (TypeError, ValueError, AttributeError) as error:
+            yield Rejected(name, str(error))
+
+
+def _entries(path: Path) -> list[Any]:
+    if path.suffix != ".jsonl":
+        entries = load_json(path)
+        return entries if isinstance(entries, list) else [entries]
+    try:
+        with open(path) as file:
+            return [json.loads(line) for line in file if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON lines, truncated perhaps ({error}); get the whole file.") from None
+
+
+def _coordinates(coords: Any) -> np.ndarray:
+    """Return (residues, 4, 3) float64 of N, CA, C, O, NaN where missing."""
+    if isinstance(coords, str):
+        coords = json.loads(coords)
+    if isinstance(coords, dict):
+        coords = [list(atoms) for atoms in zip(*(coords[name] for name in _BACKBONE))]
+    missing = [np.nan] * 3
+    array = np.array(
+        [[missing if atom is None else atom for atom in (residue or [missing] * 4)] for residue in coords],
+        dtype=np.float64,
+    )
+    if array.ndim != 3 or array.shape[1:] != (4, 3):
+        raise ValueError(f"coords: shape {array.shape}, expected residues x 4 x 3")
+    return array
+
+
+def _json_record(name: str, sequence: str, coordinates: np.ndarray) -> Record:
+    if len(sequence) != len(coordinates):
+        raise ValueError(f"coords: {len(coordinates)} residues, but seq has {len(sequence)}")
+    known = np.isfinite(coordinates).all(axis=2)
+    if not known.any():
+        raise ValueError("coords: no atom has coordinates")
+    residue_types = np.array([_LETTERS.find(letter) for letter in sequence])
+    residue_types[residue_types < 0] = UNKNOWN_RESIDUE
+    parent, atom = np.nonzero(known)
+    numbers = np.array([_BACKBONE_NUMBERS[backbone] for backbone in _BACKBONE])
+    chain = np.zeros(len(sequence), int)
+    return {
+        "id": name,
+        "group": _sequence_key(residue_types, chain),
+        "types": numbers[atom],
+        "positions": coordinates[known],
+        "atom_names": atom + 1,
+        "parent": parent,
+        "residue_types": residue_types,
+        "chain": chain,
+    }

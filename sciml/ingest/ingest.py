@@ -1,0 +1,174 @@
+"""``sciml ingest``: foreign files to a store, and raw files opened on the fly where a store is expected."""
+
+import glob
+import hashlib
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sciml import registry
+from sciml.data.store import Store, StoreWriter, is_store
+from sciml.errors import UserError
+from sciml.ingest.audit import Audit
+from sciml.ingest.formats import Options, Rejected
+
+# Narrow formats first: ASE would try to read almost anything.
+_ORDER = ("mlearn", "jetclass", "protein", "ase")
+_SHOWN = 5  # refused records that are printed; the file has all
+
+
+def run(config: Any) -> int:
+    """Ingest ``config.source`` into ``config.output``; the keys are those of configs/ingest.yaml."""
+    options = Options(**{name: getattr(config, name, None) for name in Options.__dataclass_fields__})
+    store = ingest(
+        config.source,
+        config.output,
+        reader=config.format,
+        dataset=config.dataset,
+        licence=getattr(config, "licence", None),
+        options=options,
+        overwrite=config.overwrite,
+    )
+    print(f"{store.path}: next, sciml inspect source={store.path}")
+    return 0
+
+
+def ingest(
+    source: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    reader: str | None = None,
+    dataset: str | None = None,
+    licence: str | None = None,
+    options: Options | None = None,
+    overwrite: bool = False,
+) -> Store:
+    """Read ``source`` (a path, several, or a pattern) into the store ``output`` and return it.
+
+    ``reader`` names a format (None: told from the files); ``dataset`` is the level of theory (None: the name of the
+    first file). A bad record among good ones is quarantined, counted and printed. Raises UserError when a file is
+    unreadable, truncated or without any good record, when units are impossible, or when the output exists; nothing
+    is left behind then.
+    """
+    options = options or Options()
+    paths = expand(source)
+    name = reader or detect(paths[0])
+    module = registry.resolve("readers", name)
+    extra = module.metadata(paths) if hasattr(module, "metadata") else {}
+    metadata = {"licence": licence or "", "source": ", ".join(path.name for path in paths), "format": name, **extra}
+    dataset = dataset or paths[0].name.split(".")[0]
+    with StoreWriter(output, module.DOMAIN, dataset, metadata=metadata, overwrite=overwrite) as writer:
+        for path in paths:
+            _ingest_file(path, module, options, writer)
+        store = writer.close()
+    _report(store, writer.quarantine)
+    return store
+
+
+def open_data(path: str | Path, *, cache_dir: str | Path | None = None, options: Options | None = None) -> Store:
+    """Open a store, or ingest a raw file on the fly and say so.
+
+    With ``cache_dir`` the store is kept there under the file's name and content hash, and reused; otherwise it lives in
+    a temporary folder as long as the returned Store. Raises UserError as :func:`ingest` and :class:`Store` do.
+    """
+    path = Path(path)
+    if is_store(path) or (path.is_dir() and not glob.has_magic(str(path))):
+        return Store(path)
+    if cache_dir is None:
+        folder = tempfile.TemporaryDirectory(prefix="sciml-")
+        store = _ingest_once(path, Path(folder.name) / "store", options)
+        weakref.finalize(store, folder.cleanup)
+        return store
+    paths = expand(path)
+    digest = hashlib.sha256(repr(options or Options()).encode())
+    for one in paths:
+        with open(one, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return _ingest_once(path, Path(cache_dir) / f"{paths[0].name.split('.')[0]}-{digest.hexdigest()[:12]}", options)
+
+
+def expand(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files of ``source``: paths as typed, or patterns. Raises UserError when none exists."""
+    items = [source] if isinstance(source, str | Path) else list(source)
+    paths: list[Path] = []
+    for item in items:
+        path = Path(item)
+        if path.is_file():
+            paths.append(path)
+        elif is_store(path):
+            raise UserError(f"{item}: this is a store already; give it to `sciml inspect` or `sciml train`.")
+        elif path.is_dir():
+            raise UserError(f"{item}: a folder found, expected files; give a pattern such as {item}/*.")
+        else:
+            found = sorted(one for one in map(Path, glob.glob(str(item), recursive=True)) if one.is_file())
+            if not found:
+                raise UserError(f"{item}: no such file; check the path (quote it in the shell if it is a pattern).")
+            paths += found
+    if not paths:
+        raise UserError("source: no file was given, expected one path or more.")
+    return paths
+
+
+def detect(path: Path) -> str:
+    """Return the name of the reader that recognises ``path``. Raises UserError when none does, or the file is empty."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}).") from None
+    if size == 0:
+        raise UserError(f"{path}: the file is empty, it holds no records; get the whole file.")
+    known = registry.names("readers")
+    for name in (*_ORDER, *(name for name in known if name not in _ORDER)):
+        if registry.resolve("readers", name).sniff(path):
+            return name
+    raise UserError(f"{path}: no reader recognises this file; name one with format=, of {', '.join(known)}.")
+
+
+def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter) -> None:
+    """Add the records of one file. Raises UserError when it yields none, or only bad ones, or impossible units."""
+    audit = Audit()
+    before, refused = len(writer), len(writer.quarantine)
+    for record in module.read(path, options):
+        if isinstance(record, Rejected):
+            writer.reject(record.id, record.reason)
+            continue
+        audit.observe(record)
+        writer.add(record)
+    if len(writer) == before:
+        bad = writer.quarantine[refused:]
+        if not bad:
+            raise UserError(f"{path}: the file holds no records; is it whole, and of the right format?")
+        raise UserError(
+            f"{path}: none of its {len(bad)} records can be used; the first, {bad[0]['id']}: {bad[0]['reason']}."
+        )
+    where = f"{path}: record {path.name}#0 and those after it"
+    for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV"):
+        print(f"warning: {warning}")
+
+
+def _ingest_once(path: Path, target: Path, options: Options | None) -> Store:
+    """Ingest unless ``target`` is there, also when another rank has made it in the meantime."""
+    if not is_store(target):
+        print(f"{path}: not a store, ingesting it on the fly into {target}")
+        try:
+            return ingest(path, target, options=options)
+        except UserError:
+            if not is_store(target):
+                raise
+    return Store(target)
+
+
+def _report(store: Store, quarantine: list[dict[str, str]]) -> None:
+    counts = store.manifest["counts"]
+    regulated = counts.get("regulated_constituents", 0)
+    print(f"{store.path}: {counts['records']:,} {store.domain} records, {counts['fine_nodes']:,} atoms or particles")
+    if regulated:
+        print(f"  {regulated:,} constituents of negative mass squared were given the smallest allowed energy")
+    if quarantine:
+        print(f"  {len(quarantine):,} records refused, all listed in {store.path / 'quarantine.jsonl'}:")
+        for entry in quarantine[:_SHOWN]:
+            print(f"  {entry['id']}: {entry['reason']}")
