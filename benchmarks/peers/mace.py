@@ -2,10 +2,11 @@
 
     python benchmarks/peers/mace.py setup                    make .venv-mace beside this checkout's .venv
     python benchmarks/peers/mace.py step                     time one training step of both, interleaved
+    python benchmarks/peers/mace.py trials --minutes 2       short runs that choose MACE's settings for the next
     python benchmarks/peers/mace.py ethanol --minutes 10     train both on rMD17 ethanol, one after the other
 
 Both sides run as separate worker processes with the same number of threads and the same malloc settings. Results go to
-`benchmarks/results/mace_step.json` and `mace_ethanol.json`.
+`benchmarks/results/` as mace_step.json, mace_trials.json and mace_ethanol.json.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ ETHANOL_SETTINGS = {
     "dtype": "float32", "batch_size": 5, "energy_weight": 1.0, "forces_weight": 100.0, "lr": 0.01, "weight_decay": 5e-7,
     "amsgrad": True, "clip": 10.0, "ema": 0.99, "seed": 0,
 }  # fmt: skip
+# What the trials replace in them, one at a time. Selection is by the 50 validation configurations, never the test.
+TRIALS = (
+    {}, {"channels": 16}, {"channels": 64}, {"lr": 0.005}, {"lr": 0.02}, {"batch_size": 2}, {"batch_size": 10},
+    {"forces_weight": 1000.0, "clip": 100.0}, {"max_L": 0}, {"dtype": "float64"},
+)  # fmt: skip
 
 
 class PeerError(Exception):
@@ -132,18 +138,52 @@ def shared_data() -> Path:
     return path
 
 
+def ethanol_files(folder: Path, seed: int) -> dict[str, Path]:
+    """The 950 + 50 split, written to `folder`, with the test set and the isolated atoms."""
+    from structures import split_frames
+
+    source = shared_data() / "rmd17_ethanol"
+    folder.mkdir(parents=True, exist_ok=True)
+    train, val = folder / "train.xyz", folder / "val.xyz"
+    split_frames(source / "train.xyz", train, val, held_out=50, seed=seed)
+    return {"train": train, "val": val, "test": source / "test_MD.xyz", "isolated": source / "isolated_atoms.xyz"}
+
+
+def run_mace(
+    files: dict[str, Path], options: argparse.Namespace, changes: dict[str, Any], **more: object
+) -> dict[str, Any]:
+    """Train MACE for the time given with `changes` to its settings."""
+    settings = json.dumps({**ETHANOL_SETTINGS, **changes})
+    inputs = {name: files[name] for name in ("train", "val", "isolated")}
+    seconds = 60 * options.minutes
+    return worker(
+        "mace", options.threads, "train", **inputs, settings=settings, seconds=seconds, clock=options.clock, **more
+    )
+
+
 def train_mace(files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train MACE for the time given and score its predictions."""
     from scores import score
 
-    settings = {**ETHANOL_SETTINGS, **json.loads(options.settings)}
     predictions = folder / "mace.npz"
-    result = worker(
-        "mace", options.threads, "train", train=files["train"], val=files["val"], test=files["test"],
-        isolated=files["isolated"], predictions=predictions, settings=json.dumps(settings),
-        seconds=60 * options.minutes, clock=options.clock,
-    )  # fmt: skip
+    result = run_mace(files, options, json.loads(options.settings), test=files["test"], predictions=predictions)
     return {"targets": score(predictions, files["test"]), **result}
+
+
+def trials(options: argparse.Namespace) -> None:
+    """Train MACE with each change of settings for a short time and rank them by validation force error."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = ethanol_files(Path(folder), options.seed)
+        for changes in json.loads(options.changes) if options.changes else TRIALS:
+            result = run_mace(files, options, changes)
+            kept = ("val_force_rmse", "steps", "seconds", "parameters", "weights", "versions")
+            runs.append({"changes": changes, **{key: result[key] for key in kept}})
+            say(f"{changes or 'as chosen'}: {1e3 * result['val_force_rmse']:.1f} meV/Å after {result['steps']} steps")
+    runs.sort(key=lambda each: each["val_force_rmse"])
+    result = {"machine": machine(), "threads": options.threads, "tuned_malloc": True, "minutes": options.minutes}
+    result |= {"clock": options.clock, "settings": ETHANOL_SETTINGS, "trials": runs}
+    finish(result, options.output or RESULTS / "mace_trials.json")
 
 
 def sciml(threads: int, *arguments: str) -> None:
@@ -185,15 +225,9 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
 
 def ethanol(options: argparse.Namespace) -> None:
     """Train both sides on the same 950 configurations for the same time, one after the other; score on 1,000."""
-    from structures import split_frames
-
-    source = shared_data() / "rmd17_ethanol"
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(options.keep) if options.keep else Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {"train": folder / "train.xyz", "val": folder / "val.xyz"}
-        files |= {"test": source / "test_MD.xyz", "isolated": source / "isolated_atoms.xyz"}
-        counts = split_frames(source / "train.xyz", files["train"], files["val"], held_out=50, seed=options.seed)
+        folder = Path(options.keep).resolve() if options.keep else Path(name)
+        files = ethanol_files(folder, options.seed)
         trainers = {"ours": train_ours, "mace": train_mace}
         sides = {side: trainers[side](files, folder, options) for side in options.sides}
     result: dict[str, Any] = {
@@ -201,7 +235,7 @@ def ethanol(options: argparse.Namespace) -> None:
         "threads": options.threads,
         "tuned_malloc": True,
         "minutes": options.minutes,
-        "split": {"train": counts[0], "val": counts[1], "seed": options.seed},
+        "split_seed": options.seed,
         **sides,
     }
     if len(sides) == 2:
@@ -231,14 +265,19 @@ def parse() -> argparse.Namespace:
     timing.add_argument("--warmup", type=int, default=3, help="steps before the timed ones, per process")
     timing.add_argument("--repeats", type=int, default=5, help="timed steps per process")
     timing.set_defaults(run=step)
-    training = commands.add_parser("ethanol", parents=[both], help="accuracy at equal time")
-    training.add_argument("--minutes", type=float, default=10.0)
-    training.add_argument("--seed", type=int, default=0, help="seed of the split")
-    training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
-    training.add_argument(
+    data = argparse.ArgumentParser(add_help=False, parents=[both])
+    data.add_argument("--seed", type=int, default=0, help="seed of the split")
+    data.add_argument(
         "--clock", choices=("perf_counter", "process_time"), default="perf_counter",
         help="what MACE's minutes are: processor time, with --threads 1, is for trying settings on a busy machine",
     )  # fmt: skip
+    short = commands.add_parser("trials", parents=[data], help="short runs of MACE that choose its settings")
+    short.add_argument("--minutes", type=float, default=2.0)
+    short.add_argument("--changes", help="JSON list of the changes to try instead of those in this file")
+    short.set_defaults(run=trials)
+    training = commands.add_parser("ethanol", parents=[data], help="accuracy at equal time")
+    training.add_argument("--minutes", type=float, default=10.0)
+    training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
     training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
     training.add_argument("--keep", help="folder to leave the split, run and predictions in")
     training.set_defaults(run=ethanol)

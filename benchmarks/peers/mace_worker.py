@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,38 +155,40 @@ def train_for(
 ) -> dict[str, Any]:
     """Train for `seconds` of training steps, the learning rate a cosine of the time used; steps and validation trace.
 
-    Collating a batch counts as part of its step, as it would for any user; validation does not count against the time.
+    Collating a batch counts as part of its step, as it would for any user; validation does not count.
     """
     settings, trace = trainer.settings, []
+    batches = endless(train.loader(settings["batch_size"], shuffle=True))
     used, steps = 0.0, 0
     while used < seconds:
-        batches = iter(train.loader(settings["batch_size"], shuffle=True))
-        while used < seconds:
-            start = clock()
-            batch = next(batches, None)
-            if batch is None:
-                break
-            trainer.set_rate(settings["lr"] * 0.5 * (1 + math.cos(math.pi * used / seconds)))
-            trainer.step(batch)
-            steps += 1
-            used += clock() - start
+        start = clock()
+        trainer.set_rate(settings["lr"] * 0.5 * (1 + math.cos(math.pi * used / seconds)))
+        trainer.step(next(batches))
+        steps += 1
+        used += clock() - start
         if used >= seconds * (len(trace) + 1) / 10:
             with trainer.average.average_parameters():
-                trace.append({"seconds": used, "steps": steps, "val_force_rmse": force_rmse(trainer.model, val)})
-            error = 1e3 * trace[-1]["val_force_rmse"]
-            say(f"mace  {used:6.0f} s  step {steps:6d}  validation force RMSE {error:.1f} meV/Å")
+                error = force_rmse(trainer.model, val)
+            trace.append({"seconds": used, "steps": steps, "val_force_rmse": error})
+            say(f"mace  {used:6.0f} s  step {steps:6d}  validation force RMSE {1e3 * error:.1f} meV/Å")
     return {"seconds": used, "steps": steps, "trace": trace}
 
 
-def choose_weights(trainer: Trainer, val: Molecules) -> str:
-    """Leave in the model the better on `val` of the last and the averaged weights; which it was."""
+def endless(loader: Any) -> Iterator[Any]:
+    """The batches of epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def choose_weights(trainer: Trainer, val: Molecules) -> dict[str, Any]:
+    """Leave in the model the better on `val` of the last and the averaged weights; which it was and its error."""
     last = force_rmse(trainer.model, val)
     with trainer.average.average_parameters():
         averaged = force_rmse(trainer.model, val)
     if averaged < last:
         trainer.average.copy_to()
-        return "average"
-    return "last"
+        return {"weights": "average", "val_force_rmse": averaged}
+    return {"weights": "last", "val_force_rmse": last}
 
 
 def run_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -215,24 +217,25 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
-    """Train on `options.train` for the time given, write the predictions on `options.test`."""
+    """Train on `options.train` for the time given; write the predictions on `options.test` where it is given."""
     settings = json.loads(options.settings)
     torch.set_default_dtype(getattr(torch, settings["dtype"]))
     set_seeds(settings["seed"])
     references = isolated_energies(options.isolated)
     table = AtomicNumberTable(sorted({int(z) for frame in ase.io.read(options.train, ":") for z in frame.numbers}))
-    train, val, test = (
-        Molecules(path, table, references, settings) for path in (options.train, options.val, options.test)
-    )
+    train, val = (Molecules(path, table, references, settings) for path in (options.train, options.val))
     trainer = Trainer(build(train.graphs, table, settings), settings)
     result = train_for(trainer, train, val, options.seconds, getattr(time, options.clock))
-    chosen = choose_weights(trainer, val)
-    energies, forces = predict(trainer.model, test)
-    np.savez(options.predictions, energies=energies, forces=forces)
+    result |= choose_weights(trainer, val)
+    counts = {"train": len(train.graphs), "val": len(val.graphs)}
+    if options.test:
+        test = Molecules(options.test, table, references, settings)
+        energies, forces = predict(trainer.model, test)
+        np.savez(options.predictions, energies=energies, forces=forces)
+        counts["test"] = len(test.graphs)
     return {
         **result,
-        "weights": chosen,
-        "configurations": {"train": len(train.graphs), "val": len(val.graphs), "test": len(test.graphs)},
+        "configurations": counts,
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "peak_memory_mib": peak_memory(),
         "settings": settings,

@@ -42,13 +42,12 @@ def read_frames(path: Path) -> list[str]:
     return frames
 
 
-def split_frames(source: Path, train: Path, val: Path, held_out: int, seed: int) -> tuple[int, int]:
-    """Split `source` into two files as text, `held_out` random frames going to `val`; the two counts."""
+def split_frames(source: Path, train: Path, val: Path, held_out: int, seed: int) -> None:
+    """Split `source` into two files as text, `held_out` random frames going to `val`."""
     frames = read_frames(source)
     chosen = set(np.random.default_rng(seed).permutation(len(frames))[:held_out].tolist())
     train.write_text("".join(frame for i, frame in enumerate(frames) if i not in chosen))
     val.write_text("".join(frame for i, frame in enumerate(frames) if i in chosen))
-    return len(frames) - len(chosen), len(chosen)
 
 
 def edge_fingerprint(vectors: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,135 @@
+"""This project's side of the comparisons; started by `mace.py` as a separate process."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+import torch
+import yaml
+from structures import CUTOFF, edge_fingerprint
+from workers import peak_memory, time_steps, versions, write_result
+
+from sciml.data.datamodule import LoadedBatch
+from sciml.domains.materials.graphs import graph
+from sciml.graph import Graph, collate
+from sciml.models.backbone import edge_vectors
+from sciml.models.model import Model, build_model
+from sciml.objectives.supervised import Supervised, Term
+from sciml.package import load
+from sciml.train.optimizer import build_optimizer
+
+# 128 channels, 2 layers, L = 1, lmax 3, correlation 3, radial network [64, 64, 64]: the model that ships.
+MODEL = Path(__file__).resolve().parents[2] / "configs" / "model" / "base.yaml"
+OPTIMIZER = {"learning_rate": 0.003, "weight_decay": 1e-4, "betas": (0.9, 0.99), "eps": 1e-8}
+TERMS = {"energy": Term(1.0, "mse"), "forces": Term(100.0, "mse")}
+CLIP = 10.0
+
+
+def record(frame: ase.Atoms) -> dict[str, Any]:
+    """A frame with energy and forces as a record of the materials domain."""
+    periodic = bool(frame.pbc.any())
+    return {
+        "types": frame.numbers.astype(np.uint8),
+        "positions": frame.positions.astype(np.float32),
+        "cell": np.array(frame.cell) if periodic else np.zeros((3, 3)),
+        "pbc": np.array(frame.pbc),
+        "charge": 0.0,
+        "spin": 1.0,
+        "energy": frame.get_potential_energy(),
+        "forces": frame.get_forces().astype(np.float32),
+    }
+
+
+def atoms_graph(frame: ase.Atoms, cutoff: float) -> Graph:
+    """The frame's graph, of the only dataset a model here knows."""
+    result = graph(record(frame), "atoms", cutoff)
+    result.dataset = torch.tensor([0])
+    return result
+
+
+def build(structure: ase.Atoms, edges: int) -> tuple[Model, dict[str, Any]]:
+    """An untrained model of the shipped configuration for one structure, and that configuration."""
+    settings = yaml.safe_load(MODEL.read_text())
+    backbone = dict(settings)
+    backbone |= backbone.pop("options")
+    description = {
+        "backbone": backbone,
+        "heads": {"atoms": {"name": "energy"}},
+        "kinds": ["atoms"],
+        "cutoffs": {"atoms": CUTOFF},
+        "context": {"datasets": ["alloy"], "references": {}, "scales": {}, "classes": []},
+        "mean_neighbors": {"atoms": edges / len(structure)},
+    }
+    return build_model(description), settings
+
+
+def run_step(options: argparse.Namespace) -> dict[str, Any]:
+    """Time the training step on the one structure in `options.structure`."""
+    torch.manual_seed(0)
+    before = peak_memory()
+    structure = ase.io.read(options.structure)
+    batch = collate([atoms_graph(structure, CUTOFF)])
+    model, settings = build(structure, len(batch.senders))
+    objective = Supervised(TERMS)
+    optimizer = build_optimizer(model, SimpleNamespace(**OPTIMIZER))
+    loaded = LoadedBatch(batch, "atoms", {"energy": 1.0, "forces": 3.0 * len(structure)}, ((0, 0),))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = objective(model, model(batch, "atoms", create_graph=True), loaded)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return float(loss)
+
+    timing = time_steps(step, options.warmup, options.repeats)
+    return {
+        **timing,
+        **edge_fingerprint(edge_vectors(batch, batch.positions, batch.cell.float()).numpy()),
+        "atoms": len(structure),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_memory_mib": peak_memory(),
+        "memory_before_model_mib": before,
+        "settings": {**settings, **OPTIMIZER, "clip": CLIP, "dtype": "float32"},
+    }
+
+
+def run_predict(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the predictions of a package on the frames of `options.test`."""
+    package = load(options.package)
+    cutoff = package.config["model"]["cutoffs"]["atoms"]
+    frames = ase.io.read(options.test, index=":")
+    energies, forces = [], []
+    for start in range(0, len(frames), 50):
+        output = package.model(collate([atoms_graph(frame, cutoff) for frame in frames[start : start + 50]]), "atoms")
+        energies.append(output["energy"].detach().double().numpy())
+        forces.append(output["forces"].detach().double().numpy())
+    np.savez(options.predictions, energies=np.concatenate(energies), forces=np.concatenate(forces))
+    return {"parameters": sum(p.numel() for p in package.model.parameters())}
+
+
+def main() -> None:
+    """Run one worker and write its JSON result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=("step", "predict"))
+    parser.add_argument("--result", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    for name in ("structure", "package", "test", "predictions"):
+        parser.add_argument(f"--{name}")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = run_step(options) if options.task == "step" else run_predict(options)
+    result["versions"] = versions("sciml", "torch", "lightning", "torch-geometric", "e3nn", "ase", "numpy")
+    write_result(options.result, result)
+
+
+if __name__ == "__main__":
+    main()
