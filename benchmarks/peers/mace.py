@@ -36,7 +36,7 @@ SAME_IN_EVERY_ROUND = (
     "versions",
 )  # fmt: skip
 
-# Best of the short trials listed in benchmarks/README.md.
+# Best of the short trials in benchmarks/results/mace_trials.json.
 ETHANOL_SETTINGS = {
     "channels": 32, "layers": 2, "max_L": 1, "lmax": 3, "correlation": 3, "radial_mlp": [64, 64, 64],
     "dtype": "float32", "batch_size": 5, "energy_weight": 1.0, "forces_weight": 100.0, "lr": 0.01, "weight_decay": 5e-7,
