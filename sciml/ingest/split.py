@@ -16,9 +16,9 @@ _WHAT = {"materials": "trajectory", "hep": "event", "biology": "sequence"}
 def split_by_group(source: Store | Subset, fractions: Sequence[float], seed: int) -> tuple[list[np.ndarray], str]:
     """Return one sorted index array per fraction, and a sentence that says how the records were divided.
 
-    ``fractions`` sum to 1. Whole groups are dealt out the largest first and equal ones in a random order (Philox of ``seed``),
-    so no group is on two sides. Where every record is its own group the split is random; a single group is one trajectory
-    and is cut into blocks in time order. Raises UserError when a part that was asked for would be empty.
+    ``fractions`` sum to 1. Whole groups are dealt out, the largest first and equal ones in a random order (Philox of
+    ``seed``), so no group is on two sides. Where every record is its own group the split is random; a single group is
+    one trajectory and is cut into blocks in time order. Raises UserError when a part that was asked for stays empty.
     """
     shares = np.asarray(fractions, dtype=np.float64)
     if (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
