@@ -36,9 +36,9 @@ class Verb:
 VERBS = {
     "ingest": Verb("sciml.ingest.ingest:run", "turn foreign files into a store", "source=train.xyz output=stores/mine"),
     "inspect": Verb("sciml.ingest.inspect:run", "describe a store or a file, with histograms", "source=train.xyz"),
-    "train": Verb("sciml.train.run:run", "train a model", "experiment=quickstart", announce=True),
+    "train": Verb("sciml.build:train", "train a model", "experiment=quickstart", announce=True),
     "evaluate": Verb(
-        "sciml.evaluate.run:run", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"
+        "sciml.build:evaluate", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"
     ),
 }
 

@@ -218,6 +218,7 @@ class Trainer(Section):
     )
     max_steps: Positive | None = Field(description="optimizer steps; null where max_time decides")
     max_time: str | None = Field(description="wall-clock budget HH:MM:SS or DD:HH:MM:SS; null where max_steps decides")
+    segment_time: str | None = Field(description="stop resumably (exit code 143) after HH:MM:SS; null runs to the end")
     val_every: Positive | None = Field(description="steps between validations; null for about ten in the run")
     log_every: Positive = Field(description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive | None = Field(description="steps between checkpoints; null for one at each validation")
@@ -227,21 +228,27 @@ class Trainer(Section):
     @property
     def max_seconds(self) -> float | None:
         """The wall-clock budget in seconds, None without one."""
-        return None if self.max_time is None else seconds(self.max_time)
+        return None if self.max_time is None else seconds("max_time", self.max_time)
+
+    @property
+    def segment_seconds(self) -> float | None:
+        """The wall-clock budget of this process in seconds, None without one."""
+        return None if self.segment_time is None else seconds("segment_time", self.segment_time)
 
     @model_validator(mode="after")
     def _duration(self) -> "Trainer":
-        if self.max_time is not None and seconds(self.max_time) <= 0:
-            raise ValueError(f"max_time: found {self.max_time!r}, expected more than zero seconds")
+        for name, found in (("max_time", self.max_seconds), ("segment_time", self.segment_seconds)):
+            if found is not None and found <= 0:
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected more than zero seconds")
         if self.max_steps is None and self.max_time is None:
             raise ValueError("max_steps and max_time: found null for both, expected one of them to end the run")
         return self
 
 
-def seconds(duration: str) -> float:
-    """Return the seconds in ``HH:MM:SS`` or ``DD:HH:MM:SS``; raises ValueError for anything else."""
+def seconds(key: str, duration: str) -> float:
+    """Return the seconds in ``HH:MM:SS`` or ``DD:HH:MM:SS``; raises ValueError that names ``key`` otherwise."""
     if not re.fullmatch(r"(\d+:)?\d+:\d\d?:\d\d?", duration):
-        raise ValueError(f"max_time: found {duration!r}, expected HH:MM:SS or DD:HH:MM:SS, in quotes in a YAML file")
+        raise ValueError(f"{key}: found {duration!r}, expected HH:MM:SS or DD:HH:MM:SS, in quotes in a YAML file")
     scales = (1, 60, 3600, 86400)
     return float(sum(scale * int(part) for scale, part in zip(scales, reversed(duration.split(":")))))
 
@@ -267,6 +274,7 @@ class TrainConfig(Section):
     test: DataPaths | None = Field(description="files or stores for the table at the end; null for the validation set")
     init: Text | None = Field(description="package to start from (fine-tuning); null starts from random weights")
     run_dir: Text | None = Field(description="folder of the run; null for runs/<name>/<time>")
+    resume: bool = Field(description="continue the run in run_dir from its newest checkpoint")
     name: Text = Field(description="name of the run")
     seed: Count = Field(description="seed of weights, splits and batches")
     data: Data = Field(description="batches, splits, edges")
@@ -282,6 +290,8 @@ class TrainConfig(Section):
     def _combinations(self) -> "TrainConfig":
         if self.train is None:
             raise ValueError("train: found nothing, expected train=FILE_OR_STORE or experiment=quickstart")
+        if self.resume and self.run_dir is None:
+            raise ValueError("resume: found true without run_dir, expected run_dir=FOLDER of the run to continue")
         devices = self.trainer.devices
         if self.strategy.name == "single" and devices > 1:
             raise ValueError(f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp")

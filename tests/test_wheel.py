@@ -77,8 +77,8 @@ def test_the_command_runs_outside_the_checkout(installed: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(
-    not (ROOT / "sciml" / "train" / "run.py").is_file() or not any(ROOT.glob("sciml/data/samples/*/manifest.json")),
-    reason="there is nothing to train with yet: sciml/train/run.py or the embedded samples are missing",
+    not (ROOT / "sciml" / "build.py").is_file() or not any(ROOT.glob("sciml/data/samples/*/manifest.json")),
+    reason="there is nothing to train with yet: sciml/build.py or the embedded samples are missing",
 )
 def test_a_few_steps_of_training_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     words = ("experiment=quickstart", "trainer.max_steps=3", "trainer.progress=false", "logger=disabled")

@@ -81,8 +81,8 @@ def test_a_typed_budget_replaces_the_default_one(typed: list[str], kept: tuple[i
 
 
 def test_durations() -> None:
-    assert seconds("00:10:00") == 600
-    assert seconds("1:00:00:01") == 86401
+    assert seconds("max_time", "00:10:00") == 600
+    assert seconds("max_time", "1:00:00:01") == 86401
     assert configure("train", ["train=x", "trainer.max_time=01:00:00"]).trainer.max_seconds == 3600
 
 
@@ -107,6 +107,8 @@ MISTAKES = [
     (["trainer.max_time=null"], "trainer.max_steps and max_time: found null for both, expected one of them"),
     (["trainer.max_time=00:00:00"], "trainer.max_time: found '00:00:00', expected more than zero seconds."),
     (["trainer.max_time=ten"], "trainer.max_time: found 'ten', expected HH:MM:SS or DD:HH:MM:SS"),
+    (["trainer.segment_time=5"], "trainer.segment_time: found '5', expected HH:MM:SS"),
+    (["resume=true"], "resume: found true without run_dir, expected run_dir=FOLDER of the run to continue."),
     (["trainer.precision=64-bf16"], "trainer.precision: found '64-bf16', expected '32', '64' or 'bf16-mixed'."),
     (["trainer.precision=bf16"], "(did you mean bf16-mixed?)."),
     (["trainer.devices=2"], "trainer.devices: found 2 with strategy=single, expected 1, or strategy=ddp."),
