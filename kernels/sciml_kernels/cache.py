@@ -111,7 +111,8 @@ def _build(source: str, command: tuple[str, ...], path: Path) -> None:
                 [*command, str(text), "-o", str(built), *link], capture_output=True, text=True, check=False
             )
             if result.returncode:
-                first = next(iter(result.stderr.strip().splitlines()), "no message")
+                lines = result.stderr.strip().splitlines() or ["no message"]
+                first = next((line for line in lines if "error" in line), lines[0])
                 raise CompilerError(f"the compiler {command[0]} failed with: {first}")
             with built.open("ab") as file:
                 file.write(hashlib.sha256(built.read_bytes()).digest())

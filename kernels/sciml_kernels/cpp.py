@@ -1,8 +1,10 @@
 """The C++ emitter: one source file with one function `run` per spec, dtype, terms and wanted gradients.
 
-The function of a row (an edge, or a node of a product) is generated path by path, its channel loop vectorised. Around it
-stands one of two loops, written by hand. Results do not depend on the order in which threads run; the gradient to x is
-summed in one slab of receivers per thread, so its rounding depends on the number of threads but never on their timing.
+From the inside out: a function per distinct coupling, which walks the channels in vectors of 64 bytes; a function `row`
+that calls it for every path of one row (an edge, or a node of a product); and one of two loops over rows.
+
+Nothing depends on the timing of threads. The gradient to x is summed in one slab of receivers per thread, so that its
+rounding depends on their number.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from sciml_kernels.emit import Body, Term, emit
-from sciml_kernels.spec import Spec, offsets, weight_offsets
+from sciml_kernels.spec import Path, Spec, offsets, weight_offsets
 
 REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 
@@ -22,10 +24,59 @@ _HEAD = """// {title}
 #include <vector>
 
 typedef {real} real;
+typedef real vec __attribute__((vector_size(64)));
+constexpr int LANES = 64 / sizeof(real);
+template <int N> struct Lanes {{}};  // the first N lanes of a vector; the others read as 0 and are not written
+
+#define INLINE static inline __attribute__((always_inline))
+template <int N> INLINE vec load(const real* p, Lanes<N>) {{
+  vec v = {{}};
+  std::memcpy(&v, p, N * sizeof(real));
+  return v;
+}}
+template <int N> INLINE void put(real* p, vec v, Lanes<N>) {{ std::memcpy(p, &v, N * sizeof(real)); }}
+template <int N> INLINE void add(real* p, vec v, Lanes<N> lanes) {{ put(p, load(p, lanes) + v, lanes); }}
+
+INLINE real sum_lanes(vec v) {{  // in halves, in an order of its own: the same on every processor
+  typedef real half __attribute__((vector_size(32)));
+  typedef real quarter __attribute__((vector_size(16)));
+  half low, high;
+  std::memcpy(&low, &v, 32);
+  std::memcpy(&high, (const char*)&v + 32, 32);
+  low += high;
+  quarter first, second;
+  std::memcpy(&first, &low, 16);
+  std::memcpy(&second, (const char*)&low + 16, 16);
+  first += second;
+  real sum = first[0];
+  for (int lane = 1; lane < 16 / (int)sizeof(real); lane++) sum += first[lane];
+  return sum;
+}}
+"""
+
+_COUPLING = """
+// {title}
+static __attribute__((noinline)) void {name}({arguments}) {{
+{before}
+  auto step = [&](int c, auto lanes) __attribute__((always_inline)) {{
+{body}
+  }};
+  for (int c = 0; c + LANES <= {mul}; c += LANES) step(c, Lanes<LANES>());
+  if constexpr ({mul} % LANES) step({mul} / LANES * LANES, Lanes<{mul} % LANES>());
+{after}
+}}
+"""
+
+_ROW = """
+INLINE void row({arguments}) {{
+{before}
+{calls}
+{after}
+}}
 """
 
 _CONV = """
-// The first receiver of slab t of {{slabs}}: slabs hold about the same number of edges.
+// The first receiver of slab t: slabs hold about the same number of edges.
 static int64_t slab_begin(const int64_t* pointers, int64_t nodes, int64_t slabs, int64_t t) {{
   if (t == 0 || t == slabs) return t ? nodes : 0;
   return std::lower_bound(pointers, pointers + nodes, pointers[nodes] * t / slabs) - pointers;
@@ -48,15 +99,15 @@ extern "C" void run({arguments}) {{
 }}
 """
 
-_SLAB_BEFORE = """  // Slab 0 sums straight into the result; the others into rows of their own, over the range of senders they meet.
-  std::unique_ptr<real[]> scratch(new real[(slabs - 1) * rows_x * {dim_x}]);
+# Slab 0 sums straight into the result, the others into rows of their own over the range of senders that they meet.
+_SLAB_BEFORE = """  std::unique_ptr<real[]> scratch(new real[(slabs - 1) * rows_x * {dim_x}]);
   std::vector<int64_t> least(slabs), most(slabs);"""
 
 _SLAB = """    real* sum_x = t ? scratch.get() + (t - 1) * rows_x * {dim_x} : out_x;
     const int64_t *begin = senders + pointers[first], *end = senders + pointers[last];
     least[t] = t == 0 ? 0 : begin == end ? rows_x : *std::min_element(begin, end);
     most[t] = t == 0 ? rows_x : begin == end ? 0 : *std::max_element(begin, end) + 1;
-    if (least[t] < most[t]) std::memset(sum_x + least[t] * {dim_x}, 0, (most[t] - least[t]) * {dim_x} * sizeof(real));"""
+    for (int64_t s = least[t]; s < most[t]; s++) std::memset(sum_x + s * {dim_x}, 0, {dim_x} * sizeof(real));"""
 
 _SLAB_AFTER = """  if (slabs == 1) return;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -82,51 +133,117 @@ extern "C" void run({arguments}) {{
 def array_names(terms: tuple[Term, ...], wants: str) -> tuple[list[str], list[str]]:
     """The arrays read (in the order of run's arguments) and those written."""
     tangents = sorted({name for term in terms for name in (term.x, term.y, term.w) if name.startswith("v")})
-    return ["x", "y", "w", *([] if wants == "g" and not tangents else ["g"]), *tangents], [
-        f"out_{want}" for want in wants
-    ]
+    forward = wants == "g" and not tangents
+    return ["x", "y", "w", *([] if forward else ["g"]), *tangents], [f"out_{want}" for want in wants]
 
 
 def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], wants: str) -> str:
     """The C++ file; `run(threads, nodes[, rows_x, senders, pointers], arrays read..., arrays written...)`."""
-    real, _ = REAL[dtype]
+    real, suffix = REAL[dtype]
     reads, writes = array_names(terms, wants)
-    arrays = [f"const real* {name}" for name in reads] + [f"real* {name}" for name in writes]
-    sizes = ["int threads", "int64_t nodes"]
-    if gather:
-        sizes += ["int64_t rows_x", "const int64_t* senders", "const int64_t* pointers"]
+    sizes = "int threads, int64_t nodes" + (
+        ", int64_t rows_x, const int64_t* senders, const int64_t* pointers" * gather
+    )
+    couplings = {
+        _coupling_name(spec, path): _coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
+        for path in spec.paths
+    }
     loop = _conv_loop if gather else _product_loop
-    return (
-        _HEAD.format(title=f"{spec.key}; wants {wants}", real=real)
-        + _row_function(spec, dtype, terms, wants, reads, writes)
-        + loop(spec, ", ".join(sizes + arrays), reads, writes)
+    return "".join(
+        (
+            _HEAD.format(title=f"{spec.key}; wants {wants}", real=real),
+            *couplings.values(),
+            _row_function(spec, reads, writes),
+            loop(spec, f"{sizes}, {_arguments(reads, writes)}", reads, writes),
+        )
     )
 
 
-def _dims(spec: Spec) -> dict[str, int]:
-    return {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
+def _arguments(reads: list[str], writes: list[str], vector: str = "") -> str:
+    """Declarations; `vector` names the one output that is summed in vectors."""
+    outputs = [f"{'vec' if name == vector else 'real'}* {name}" for name in writes]
+    return ", ".join([*(f"const real* {name}" for name in reads), *outputs])
 
 
-def _clear(name: str, row: str, dim: int, indent: int) -> str:
-    return " " * indent + f"std::memset({name} + {row} * {dim}, 0, {dim} * sizeof(real));"
+def _vector_output(spec: Spec) -> str:
+    """A y without channels gets its gradient as vectors, whose lanes are summed once per row."""
+    return "" if spec.y_channels else "out_y"
+
+
+def _coupling_name(spec: Spec, path: Path) -> str:
+    l_x, l_y, l_out = path.degrees
+    return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
+
+
+def _coupling_function(spec: Spec, path: Path, body: Body, reads: list[str], writes: list[str]) -> str:
+    """All channels of one path in one row; pointers are those of the path's own blocks."""
+    mul = spec.irreps_x[path.x].mul
+    scalar_y = not spec.y_channels
+    loads_y, loads = [], []
+    for (array, component), name in body.loads.items():
+        if array[-1] != "y":
+            loads.append(f"const vec {name} = load({array} + {component * mul} + c, lanes);")
+        elif scalar_y:
+            loads_y.append(f"const real {name} = {array}[{component}];")
+        else:
+            loads_y.append(f"const vec {name} = load({array} + {component * mul} + c, lanes);")
+    kind = "real" if scalar_y else "vec"
+    matrices = [*loads_y, *(f"const {kind} {name} = {expression};" for name, expression in body.matrices.items())]
+    channel = loads + [f"const vec {name} = {expression};" for name, expression in body.channel.items()]
+    for array, component, expression in body.sums:
+        channel.append(f"{'put' if array == 'w' else 'add'}(out_{array} + {component * mul} + c, {expression}, lanes);")
+    if scalar_y:
+        before = matrices + [f"vec {name} = {{}};" for name in body.couplings]
+        channel += [f"{name} += {expression};" for name, expression in body.couplings.items()]
+        after = [f"out_y[{j}] += {expression};" for j, expression in body.gradient_y.items()]
+    else:
+        before, after = [], []
+        channel = matrices + channel
+        channel += [f"const vec {name} = {expression};" for name, expression in body.couplings.items()]
+        channel += [f"add(out_y + {j * mul} + c, {expression}, lanes);" for j, expression in body.gradient_y.items()]
+    return _COUPLING.format(
+        title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
+        name=_coupling_name(spec, path),
+        arguments=_arguments(reads, writes, _vector_output(spec)),
+        mul=mul,
+        before=_indent(before, 2),
+        body=_indent(channel, 4),
+        after=_indent(after, 2),
+    )
+
+
+def _row_function(spec: Spec, reads: list[str], writes: list[str]) -> str:
+    """All paths of one row: adds to out_x and out_g, sets out_y and out_w."""
+    starts_x, starts_y, starts_out = offsets(spec.irreps_x), offsets(spec.irreps_y), offsets(spec.irreps_out)
+    in_vectors = "out_y" in writes and not spec.y_channels
+    calls = []
+    for path, start_w in zip(spec.paths, weight_offsets(spec), strict=True):
+        start = {"x": starts_x[path.x], "y": starts_y[path.y], "w": start_w, "g": starts_out[path.out]}
+        names = [*reads, *("sum_y" if name == "out_y" and in_vectors else name for name in writes)]
+        calls.append(f"{_coupling_name(spec, path)}({', '.join(f'{name} + {start[name[-1]]}' for name in names)});")
+    before, after = [], []
+    if in_vectors:
+        before = [f"vec sum_y[{spec.dim_y}] = {{}};"]
+        after = [f"for (int j = 0; j < {spec.dim_y}; j++) out_y[j] = sum_lanes(sum_y[j]);"]
+    elif "out_y" in writes:
+        before = [_clear("out_y", "0", spec.dim_y)]
+    return _ROW.format(
+        arguments=_arguments(reads, writes), before=_indent(before, 2), calls=_indent(calls, 2), after=_indent(after, 2)
+    )
 
 
 def _conv_loop(spec: Spec, arguments: str, reads: list[str], writes: list[str]) -> str:
     dims = _dims(spec)
     rows = {"x": "senders[e]", "g": "n"}
-    calls = []
-    for name in reads + writes:
-        side = name[-1]
-        base = "sum_x" if name == "out_x" else name
-        calls.append(f"{base} + {rows.get(side, 'e')} * {dims[side]}")
+    bases = [*reads, *("sum_x" if name == "out_x" else name for name in writes)]
     to_x = "out_x" in writes
     return _CONV.format(
         arguments=arguments,
         slabs="(int64_t)threads" if to_x else "(int64_t)threads * 16",
         before=_SLAB_BEFORE.format(dim_x=dims["x"]) if to_x else "",
         slab=_SLAB.format(dim_x=dims["x"]) if to_x else "",
-        node=_clear("out_g", "n", dims["g"], 6) if "out_g" in writes else "",
-        row=", ".join(calls),
+        node=_indent([_clear("out_g", "n", dims["g"])] if "out_g" in writes else [], 6),
+        row=", ".join(f"{name} + {rows.get(name[-1], 'e')} * {dims[name[-1]]}" for name in bases),
         after=_SLAB_AFTER.format(dim_x=dims["x"]) if to_x else "",
     )
 
@@ -135,68 +252,18 @@ def _product_loop(spec: Spec, arguments: str, reads: list[str], writes: list[str
     dims = _dims(spec)
     return _PRODUCT.format(
         arguments=arguments,
-        node="\n".join(_clear(name, "n", dims[name[-1]], 4) for name in writes if name in ("out_x", "out_g")),
+        node=_indent([_clear(name, "n", dims[name[-1]]) for name in writes if name in ("out_x", "out_g")], 4),
         row=", ".join(f"{name} + n * {dims[name[-1]]}" for name in reads + writes),
     )
 
 
-def _row_function(
-    spec: Spec, dtype: torch.dtype, terms: tuple[Term, ...], wants: str, reads: list[str], writes: list[str]
-) -> str:
-    """All paths of one row: adds to out_x and out_g, sets out_y and out_w."""
-    real, suffix = REAL[dtype]
-    arrays = [f"const real* __restrict__ {name}" for name in reads] + [f"real* __restrict__ {name}" for name in writes]
-    lines = [f"static inline void row({', '.join(arrays)}) {{"]
-    if "y" in wants:
-        lines.append(f"  std::memset(out_y, 0, {spec.dim_y} * sizeof(real));")
-    for number, path in enumerate(spec.paths):
-        lines += _path_block(spec, number, emit(path, terms, wants, suffix))
-    return "\n".join([*lines, "}"])
+def _dims(spec: Spec) -> dict[str, int]:
+    return {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
 
 
-def _path_block(spec: Spec, number: int, body: Body) -> list[str]:
-    path = spec.paths[number]
-    mul = spec.irreps_x[path.x].mul
-    start = {
-        "x": offsets(spec.irreps_x)[path.x],
-        "y": offsets(spec.irreps_y)[path.y],
-        "w": weight_offsets(spec)[number],
-        "g": offsets(spec.irreps_out)[path.out],
-    }
-
-    def at(array: str, component: int) -> str:
-        side = array[-1]
-        if side == "y" and not spec.y_channels:
-            return f"{array}[{start[side] + component}]"
-        return f"{array}[{start[side] + component * mul} + c]"
-
-    loads = [(array, f"const real {name} = {at(array, i)};") for (array, i), name in body.loads.items()]
-    loads_y = [line for array, line in loads if array[-1] == "y"]
-    matrices = [f"const real {name} = {expression};" for name, expression in body.matrices.items()]
-    gradient_y = [f"{at('out_y', j)} += {expression};" for j, expression in body.gradient_y.items()]
-    channel = [line for array, line in loads if array[-1] != "y"]
-    channel += [f"const real {name} = {expression};" for name, expression in body.channel.items()]
-    for array, i, expression in body.sums:
-        channel.append(f"{at('out_' + array, i)} {'=' if array == 'w' else '+='} {expression};")
-    degrees = " x ".join(str(degree) for degree in path.degrees[:2]) + f" -> {path.degrees[2]}"
-    block = [f"{{  // path {number}: {degrees}"]
-    if spec.y_channels:
-        couplings = [f"const real {name} = {expression};" for name, expression in body.couplings.items()]
-        block += _loop("", mul, loads_y + matrices + channel + couplings + gradient_y)
-    else:
-        couplings = [f"{name} += {expression};" for name, expression in body.couplings.items()]
-        block += ["  " + line for line in loads_y + matrices]
-        block += [f"  real {name} = 0;" for name in body.couplings]
-        reduction = f" reduction(+ : {', '.join(body.couplings)})" if couplings else ""
-        block += _loop(reduction, mul, channel + couplings)
-        block += ["  " + line for line in gradient_y]
-    return ["  " + line for line in [*block, "}"]]
+def _clear(name: str, row: str, dim: int) -> str:
+    return f"std::memset({name} + {row} * {dim}, 0, {dim} * sizeof(real));"
 
 
-def _loop(reduction: str, mul: int, lines: list[str]) -> list[str]:
-    return [
-        f"#pragma omp simd{reduction}",
-        f"  for (int c = 0; c < {mul}; c++) {{",
-        *("    " + line for line in lines),
-        "  }",
-    ]
+def _indent(lines: list[str], spaces: int) -> str:
+    return "\n".join(" " * spaces + line for line in lines)
