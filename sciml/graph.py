@@ -56,8 +56,8 @@ class KindInputs:
 
 INPUTS: dict[str, KindInputs] = {
     "atoms": KindInputs(),
-    "jets": KindInputs(scalars=9, vectors=3, edge_scalars=4),
-    "residues": KindInputs(coarse=True),
+    "jets": KindInputs(scalars=10, vectors=4, edge_scalars=4),
+    "residues": KindInputs(scalars=4, coarse=True),
 }
 
 _NODE_INDICES = {"senders", "receivers"}
@@ -69,7 +69,7 @@ class Graph(Data):
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Offset node indices by the fine node count and ``parent`` by the coarse node count."""
         if key in _NODE_INDICES:
-            return self.num_nodes
+            return self.types.shape[0]
         if key == "parent":
             return self.coarse_types.shape[0]
         return 0
@@ -78,15 +78,12 @@ class Graph(Data):
         """Every field concatenates along its first axis."""
         return 0
 
-    @property
-    def num_nodes(self) -> int:
-        """Number of fine nodes."""
-        return int(self.types.shape[0])
-
 
 def collate(graphs: Iterable[Graph]) -> Batch:
     """Batch graphs of one kind. Adds ``batch`` (n,), ``ptr`` (B + 1,) and, with a coarse level, ``coarse_batch`` (r,)."""
     graphs = list(graphs)
+    for graph in graphs:
+        graph.num_nodes = graph.types.shape[0]
     batch = Batch.from_data_list(graphs)
     if "coarse_types" in batch:
         sizes = torch.tensor([graph.coarse_types.shape[0] for graph in graphs])

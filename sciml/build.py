@@ -1,0 +1,184 @@
+"""From a checked configuration to the objects of a run, and the order in which a verb uses them."""
+
+import json
+import random
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from sciml import registry
+from sciml.data.datamodule import DataModule
+from sciml.data.sampler import Budget
+from sciml.evaluate.measure import baselines_of
+from sciml.evaluate.report import write_report
+from sciml.evaluate.run import evaluate_sources
+from sciml.ingest.ingest import open_data
+from sciml.models.model import Model, build_model
+from sciml.objectives.supervised import Supervised, Term
+from sciml.package import Package, load, save
+from sciml.train.adapt import copy_weights, merged_description
+from sciml.train.callbacks import say
+from sciml.train.card import model_card, package_config
+from sciml.train.module import Module
+from sciml.train.provenance import provenance
+from sciml.train.run import fit, plan_steps, resume_point
+from sciml.train.sources import Splits, context_of, evaluation_sources, kinds_of, neighbors_of, open_splits
+
+PREEMPTED = 143
+
+
+def train(config: Any) -> int:
+    """``sciml train``: data, model, steps, package, evaluation, report.
+
+    Returns 0, or 143 when ``trainer.segment_time`` ended the run before its last step.
+    """
+    start = time.perf_counter()
+    folder = Path(config.run_dir or f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    checkpoint = resume_point(folder, config.resume)
+    prepare_process(config.seed, config.trainer.threads)
+    package = load(config.init) if config.init else None
+    datasets = list(package.datasets) if package else []
+    splits = open_splits(config, lambda path: open_data(path, cache_dir=folder / "data"), datasets)
+    for note in splits.notes:
+        say(note)
+    description = describe(config, splits, datasets)
+    model, description = initial_model(description, package)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
+    data = build_data(config, splits, description)
+    module = Module(model, build_objective(config.objective), config.optimizer, total_steps=0)
+    _write_run(folder, config, splits)
+    module.total_steps = plan_steps(module, data, config.trainer, start, checkpoint)
+    finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
+    if not finished:
+        say(f"stopped by trainer.segment_time; continue with the same command and run_dir={folder} resume=true")
+        return PREEMPTED
+    _publish(config, folder, model, description, splits, data)
+    return 0
+
+
+def _publish(
+    config: Any, folder: Path, model: Model, description: dict[str, Any], splits: Splits, data: DataModule
+) -> None:
+    """Package, evaluation on the test sources, report; the paths are printed last."""
+    baselines = baselines_of(splits.train, description["context"]["classes"])
+    settings = package_config(description, splits.train, baselines)
+    evaluation = evaluate_sources(model.eval(), splits.test, description, data.budgets, baselines)
+    save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table))
+    evaluation.write(folder / "evaluation")
+    report = write_report(folder, evaluation, settings)
+    print(evaluation.table)
+    print(f"checkpoint  {folder / 'package'}\nreport      {report}")
+
+
+def evaluate(config: Any) -> int:
+    """``sciml evaluate``: a package on stores; prints a table and writes ``metrics.json`` and plots."""
+    device = _device(config.device)
+    package = load(config.package, device=device)
+    output = Path(config.output) if config.output else package.path / "evaluate"
+    sources = evaluation_sources(config.store, lambda path: open_data(path, cache_dir=output / "data"), package.config)
+    evaluation = evaluate_sources(
+        package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
+    )
+    evaluation.write(output, plots=config.plots)
+    print(evaluation.table)
+    print(f"metrics  {output / 'metrics.json'}")
+    return 0
+
+
+def prepare_process(seed: int, threads: int | None) -> None:
+    """Seed every generator and set the number of CPU threads."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global generator)
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def describe(config: Any, splits: Splits, datasets: list[str]) -> dict[str, Any]:
+    """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training data."""
+    head_kinds = {key: registry.resolve("heads", head.get("name", key)).kind for key, head in config.heads.items()}
+    bins = config.data.bins_per_step.model_dump()
+    kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
+    cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
+    backbone = config.model.model_dump()
+    backbone |= backbone.pop("options")
+    return {
+        "backbone": backbone,
+        "heads": {key: dict(config.heads[key]) for key, kind in head_kinds.items() if kind in kinds},
+        "kinds": kinds,
+        "cutoffs": cutoffs,
+        "context": context_of(splits.train, datasets),
+        "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
+    }
+
+
+def initial_model(description: dict[str, Any], package: Package | None) -> tuple[Model, dict[str, Any]]:
+    """A model with random weights, or with the weights of ``package`` wherever they fit, and its description."""
+    if package is None:
+        return build_model(description), description
+    description = merged_description(package, description)
+    model = build_model(description)
+    fresh = copy_weights(model, package)
+    say(f"starting from {package.path}" + (f"; new parameters: {', '.join(fresh)}" if fresh else ""))
+    return model, description
+
+
+def build_objective(terms: Any) -> Supervised:
+    """The objective from {target: {weight, loss, **options of the loss}}."""
+    built = {}
+    for target, options in terms.items():
+        options = {key: value for key, value in dict(options).items() if value is not None}
+        built[target] = Term(options.pop("weight"), options.pop("loss"), options)
+    return Supervised(built)
+
+
+def budgets_of(batch: Any) -> dict[str, Budget]:
+    """Budget of a micro-batch per kind."""
+    return {kind: Budget(**limits) for kind, limits in batch.model_dump().items()}
+
+
+def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> DataModule:
+    """The loaders of a run."""
+    return DataModule(
+        splits.train,
+        splits.validation,
+        kinds_of(splits.train, description["kinds"], config.data.bins_per_step.model_dump()),
+        description["cutoffs"],
+        budgets_of(config.data.batch),
+        config.data.bins_per_step.model_dump(),
+        config.data.temperature,
+        config.seed,
+        config.data.workers,
+    )
+
+
+def _write_run(folder: Path, config: Any, splits: Splits) -> None:
+    """The composed configuration and the provenance, at the start of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    facts = provenance(splits.train + splits.validation + splits.test)
+    with open(folder / "provenance.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+def _loggers(config: Any, folder: Path) -> list[Logger]:
+    """Weights & Biases as a mirror of ``metrics.jsonl``, offline unless asked otherwise."""
+    if config.logger.wandb == "disabled":
+        return []
+    return [
+        WandbLogger(
+            project=config.logger.project, name=config.name, save_dir=str(folder), offline=config.logger.wandb == "offline"
+        )
+    ]
+
+
+def _device(accelerator: str) -> str:
+    gpu = torch.cuda.is_available()
+    return "cuda" if accelerator == "gpu" or (accelerator == "auto" and gpu) else "cpu"

@@ -1,0 +1,142 @@
+"""From stores to micro-batches: sources, their graphs, and the loaders of training and evaluation."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch_geometric.data import Batch
+
+from sciml import registry
+from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins
+from sciml.data.store import Store, Subset
+from sciml.graph import Graph, collate
+
+Data = Store | Subset
+
+
+class LoadedBatch(NamedTuple):
+    """A micro-batch as the model takes it: graphs of one kind, and the labels per target in the whole optimizer step.
+
+    ``items`` are (source index, record index) of its graphs.
+    """
+
+    batch: Batch
+    kind: str
+    denominators: dict[str, float]
+    items: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device | str, **options: Any) -> "LoadedBatch":
+        """Move the graphs to a device."""
+        return self._replace(batch=self.batch.to(device, **options))
+
+
+@dataclass
+class Source:
+    """Records that belong together, a store or a part of one, and the index of their dataset in the model's table."""
+
+    data: Data
+    dataset: int
+
+    @property
+    def domain(self) -> Any:
+        """The domain's module, which makes the graphs."""
+        return registry.resolve("domains", self.data.domain)
+
+
+class GraphDataset(Dataset):
+    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them."""
+
+    def __init__(self, sources: list[Source], cutoffs: dict[str, float]) -> None:
+        self.sources, self.cutoffs = sources, cutoffs
+
+    def graph(self, source: int, record: int, kind: str) -> Graph:
+        """One record as a graph of ``kind`` that carries the source's dataset index."""
+        origin = self.sources[source]
+        graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind])
+        graph.dataset = torch.tensor([origin.dataset])
+        return graph
+
+    def __getitem__(self, planned: MicroBatch) -> LoadedBatch:
+        batch = collate(self.graph(source, record, planned.kind) for source, record in planned.items)
+        if "coarse_types" in batch:
+            batch.coarse_types = torch.zeros_like(batch.coarse_types)
+        return LoadedBatch(batch, planned.kind, planned.denominators, planned.items)
+
+    def counts(self, kind: str, source: int, records: np.ndarray) -> dict[str, float]:
+        """Labels per target in some records of one source."""
+        origin = self.sources[source]
+        return origin.domain.counts(origin.data, kind, records)
+
+    def evaluation_bins(self, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0) -> list[MicroBatch]:
+        """Every record once per kind that it can serve, in storage order; this rank's share."""
+        bins: list[MicroBatch] = []
+        for kind in kinds:
+            costs = [source.data.costs(kind, self.cutoffs[kind]) if source.data.serves(kind).any() else None for source in self.sources]
+            nodes = [
+                np.zeros(len(source.data), int) if cost is None else cost[0] * source.data.serves(kind)
+                for source, cost in zip(self.sources, costs, strict=True)
+            ]
+            edges = [n if cost is None else cost[1] for n, cost in zip(nodes, costs, strict=True)]
+            bins += evaluation_bins(kind, nodes, edges, budgets[kind], world_size, rank, self.counts)
+        return bins
+
+
+def evaluation_loader(
+    dataset: GraphDataset, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0, workers: int = 0
+) -> DataLoader:
+    """A loader over one pass of the dataset."""
+    bins = dataset.evaluation_bins(kinds, budgets, world_size, rank)
+    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers)  # type: ignore[arg-type]
+
+
+class DataModule(lightning.LightningDataModule):
+    """Loaders of a run.
+
+    ``cutoffs`` and ``budgets`` per kind; ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}.
+    """
+
+    def __init__(
+        self,
+        train: list[Source],
+        validation: list[Source],
+        kinds: list[str],
+        cutoffs: dict[str, float],
+        budgets: dict[str, Budget],
+        bins_per_step: dict[str, int],
+        temperature: float,
+        seed: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
+        self.training, self.validation = GraphDataset(train, cutoffs), GraphDataset(validation, cutoffs)
+        self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
+        stores = [source.data for source in train]
+        self.streams = {
+            kind: Stream.from_stores(kind, stores, cutoffs[kind], budgets[kind], seed, temperature) for kind in kinds
+        }
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of an optimizer step over all ranks."""
+        return sum(self.bins_per_step.values())
+
+    def train_dataloader(self) -> DataLoader:
+        """Micro-batches from the optimizer step at which the trainer stands."""
+        start, size, rank = self.trainer.global_step, self.trainer.world_size, self.trainer.global_rank
+        plan = Plan(self.streams, self.bins_per_step, self.seed, size, rank, self.training.counts, start_step=start)
+        return DataLoader(
+            self.training,
+            batch_size=None,
+            sampler=plan,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """One pass over the validation sources."""
+        size, rank = self.trainer.world_size, self.trainer.global_rank
+        return evaluation_loader(self.validation, self.kinds, self.budgets, size, rank)

@@ -1,0 +1,1 @@
+"""Evaluation: predictions of a model on stores, metrics, and the report."""

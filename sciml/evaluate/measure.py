@@ -1,0 +1,135 @@
+"""Metrics of one target on one source, each beside the error of a predictor that knows next to nothing."""
+
+from typing import Any
+
+import numpy as np
+
+from sciml.data.datamodule import Source
+from sciml.domains.biology.metrics import bootstrap_difference, cross_entropies, recovery
+from sciml.domains.hep.metrics import (
+    accuracy,
+    auc,
+    fit_mass_window,
+    jet_masses,
+    mass_window_score,
+    one_vs_one,
+    rejection_with_error,
+)
+from sciml.domains.materials.metrics import UNITS, composition_energies, errors
+from sciml.evaluate.predict import Columns
+
+EFFICIENCIES = (0.3, 0.5)
+
+
+def baselines_of(sources: list[Source], classes: list[str]) -> dict[str, Any]:
+    """What the simple predictors know of the training data, as plain data for a package.
+
+    ``residue_counts`` (20,) for the composition; ``mass_windows`` {class: GeV} the centre of the best window against
+    the background class.
+    """
+    residues = np.zeros(20)
+    masses, labels = [], []
+    for source in sources:
+        if source.data.domain == "biology":
+            types = np.concatenate([record["residue_types"] for record in source.data])
+            residues += np.bincount(types[types < 20], minlength=20)
+        if source.data.domain == "hep" and source.data.has("label").any():
+            chosen = np.flatnonzero(source.data.has("label"))
+            masses.append(masses_of(source, chosen))
+            labels.append(np.array([int(source.data[int(index)]["label"]) for index in chosen]))
+    windows = _mass_windows(np.concatenate(masses), np.concatenate(labels), classes) if masses else {}
+    return {"residue_counts": residues.tolist(), "mass_windows": windows}
+
+
+def _mass_windows(masses: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict[str, float]:
+    background = background_class(classes)
+    windows = {}
+    for index, name in enumerate(classes):
+        chosen = (labels == index) | (labels == background)
+        if index != background and (labels == index).any() and (labels == background).any():
+            windows[name] = fit_mass_window(masses[chosen], labels[chosen] == index)
+    return windows
+
+
+def background_class(classes: list[str]) -> int:
+    """Index of the class that taggers reject: the first whose name begins with qcd, else the first."""
+    return next((index for index, name in enumerate(classes) if name.lower().startswith("qcd")), 0)
+
+
+def masses_of(source: Source, records: np.ndarray) -> np.ndarray:
+    """Invariant masses of jets, GeV."""
+    return jet_masses([source.data[int(record)]["momenta"] for record in records])
+
+
+def baseline_predictions(target: str, source: Source, columns: Columns, references: dict[str, float]) -> np.ndarray:
+    """Energies of the composition fit of the training data; zero for every other number."""
+    if target != "energy":
+        return np.zeros_like(columns.labels)
+    types = [np.asarray(source.data[int(record)]["types"]) for record in columns.records]
+    return composition_energies(types, {int(number): energy for number, energy in references.items()})
+
+
+def measure_numbers(target: str, columns: Columns, baseline: np.ndarray) -> dict[str, dict[str, Any]]:
+    """MAE, RMSE, count, unit and the baseline's MAE and RMSE; energies also per atom."""
+    unit = UNITS.get(target, "")
+    table = {target: _beside(columns.predictions, columns.labels, baseline, unit)}
+    if target == "energy":
+        parts = (column / columns.sizes for column in (columns.predictions, columns.labels, baseline))
+        table["energy_per_atom"] = _beside(*parts, UNITS["energy_per_atom"])
+    return table
+
+
+def _beside(predictions: np.ndarray, labels: np.ndarray, baseline: np.ndarray, unit: str) -> dict[str, Any]:
+    worse = errors(baseline, labels, unit)
+    return {**errors(predictions, labels, unit), "baseline_mae": worse["mae"], "baseline_rmse": worse["rmse"]}
+
+
+def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windows: dict[str, float]) -> dict[str, Any]:
+    """Accuracy and cross-entropy (nats); for every class against the background AUC, rejections and the mass window's AUC."""
+    logits, labels = columns.predictions, columns.labels
+    background = background_class(classes)
+    result: dict[str, Any] = {
+        "count": len(labels),
+        "unit": "",
+        "accuracy": accuracy(logits, labels),
+        "cross_entropy": float(cross_entropies(logits, labels).mean()),
+        "background": classes[background],
+        "signals": {},
+    }
+    for index, name in enumerate(classes):
+        scores, signal = one_vs_one(logits, labels, index, background)
+        if index == background or not signal.any() or signal.all():
+            continue
+        pair = {"auc": auc(scores, signal)}
+        for efficiency in EFFICIENCIES:
+            value, error = rejection_with_error(scores, signal, efficiency)
+            pair |= {f"rejection_{efficiency:.0%}": value, f"rejection_{efficiency:.0%}_error": error}
+        if name in windows:
+            chosen = (labels == index) | (labels == background)
+            pair["mass_window_auc"] = auc(mass_window_score(masses[chosen], windows[name]), signal)
+        result["signals"][name] = pair
+    return result
+
+
+def measure_residues(columns: Columns, groups: np.ndarray, residue_counts: list[float]) -> dict[str, Any]:
+    """Recovery, cross-entropy (nats) and perplexity beside the training composition, with a 95 % interval of the difference.
+
+    The interval resamples whole sequences.
+    """
+    logits, labels = columns.predictions, columns.labels
+    composition = np.log((np.asarray(residue_counts) + 1.0) / (np.sum(residue_counts) + 20.0))
+    values = cross_entropies(logits, labels)
+    baseline = -composition[labels]
+    difference, low, high = bootstrap_difference(values, baseline, groups)
+    return {
+        "count": len(labels),
+        "unit": "nats",
+        "recovery": recovery(logits, labels),
+        "cross_entropy": float(values.mean()),
+        "perplexity": float(np.exp(values.mean())),
+        "baseline_cross_entropy": float(baseline.mean()),
+        "baseline_recovery": float((labels == composition.argmax()).mean()),
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+    }

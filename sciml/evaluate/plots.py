@@ -1,0 +1,101 @@
+"""Plots of an evaluation: parity, ROC and residue recovery."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciml.domains.hep.metrics import one_vs_one, roc
+from sciml.domains.materials.metrics import UNITS
+from sciml.evaluate.measure import background_class
+from sciml.evaluate.predict import Columns
+from sciml.graph import RESIDUES
+
+INK = "#222222"
+COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5aa8", "#b8912f", "#5a5a5a")
+
+
+def write_plots(columns: dict[tuple[str, str], Columns], classes: list[str], folder: Path) -> list[Path]:
+    """Write every plot that the targets allow; returns their paths."""
+    paths = []
+    numeric = {target for _, target in columns} - {"label", "residue_types"}
+    if numeric:
+        paths.append(_parity(columns, sorted(numeric), folder / "parity.png"))
+    for (_, target), values in columns.items():
+        if target == "label" and len(classes) > 1:
+            paths.append(_roc(values, classes, folder / "roc.png"))
+        if target == "residue_types":
+            paths.append(_residues(values, folder / "residues.png"))
+    return paths
+
+
+def figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure of ``panels`` axes in one row, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=INK, labelsize=8)
+        axis.grid(alpha=0.2, linewidth=0.5)
+    return drawing, axes
+
+
+def _parity(columns: dict[tuple[str, str], Columns], targets: list[str], path: Path) -> Path:
+    """Predicted against reference; energies per atom, as deviations from the mean of their store."""
+    drawing, axes = figure(4.2 * len(targets), 3.8, len(targets))
+    for axis, target in zip(axes, targets, strict=True):
+        stores = [store for store, name in columns if name == target]
+        for store, colour in zip(stores, COLOURS * len(stores), strict=False):
+            values = columns[store, target]
+            labels, predictions = values.labels, values.predictions
+            if target == "energy":
+                labels, predictions = labels / values.sizes, predictions / values.sizes
+                labels, predictions = labels - labels.mean(), predictions - labels.mean()
+            labels, predictions = labels.ravel(), predictions.ravel()
+            shown = np.random.default_rng(0).permutation(len(labels))[:4000]
+            axis.plot(labels[shown], predictions[shown], ".", markersize=2, color=colour, label=store, rasterized=True)
+        low, high = axis.get_xlim()
+        axis.plot([low, high], [low, high], color=INK, linewidth=0.7)
+        unit = UNITS["energy_per_atom"] if target == "energy" else UNITS.get(target, "")
+        what = "energy per atom - mean of the store" if target == "energy" else target
+        axis.set_xlabel(f"reference {what} / {unit}", fontsize=8)
+        axis.set_ylabel("predicted", fontsize=8)
+        axis.legend(fontsize=7, frameon=False, markerscale=4)
+    drawing.savefig(path, dpi=150)
+    return path
+
+
+def _roc(values: Columns, classes: list[str], path: Path) -> Path:
+    drawing, (axis,) = figure(4.6, 3.8)
+    background = background_class(classes)
+    for index, name in enumerate(classes):
+        scores, signal = one_vs_one(values.predictions, values.labels, index, background)
+        if index != background and signal.any() and not signal.all():
+            curve = roc(scores, signal)
+            axis.plot(curve.signal, np.maximum(curve.background, 1e-4), label=f"{name} / {classes[background]}", color=COLOURS[index])
+    axis.set_yscale("log")
+    axis.set_xlabel("signal efficiency", fontsize=8)
+    axis.set_ylabel("background efficiency", fontsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    drawing.savefig(path, dpi=150)
+    return path
+
+
+def _residues(values: Columns, path: Path) -> Path:
+    """Mean probability that the model gives to the true type, by type."""
+    logits = values.predictions - values.predictions.max(axis=1, keepdims=True)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    true = probabilities[np.arange(len(values.labels)), values.labels]
+    counts = np.bincount(values.labels, minlength=20)
+    means = np.bincount(values.labels, weights=true, minlength=20) / np.maximum(counts, 1)
+    drawing, (axis,) = figure(6.4, 3.0)
+    axis.bar(list(RESIDUES), means, color=COLOURS[0], label="model")
+    axis.plot(list(RESIDUES), counts / counts.sum(), "_", markersize=10, color=COLOURS[1], label="share of the type")
+    axis.set_ylabel("probability of the true type", fontsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    drawing.savefig(path, dpi=150)
+    return path

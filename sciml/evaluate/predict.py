@@ -1,0 +1,70 @@
+"""Run a model over sources and collect predictions and labels as flat arrays."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from sciml.data.datamodule import GraphDataset, LoadedBatch, Source, evaluation_loader
+from sciml.data.sampler import Budget
+from sciml.models.model import Model
+
+
+class Columns(NamedTuple):
+    """Predictions and labels of one target on one source, one row per labelled graph, fine node or coarse node.
+
+    ``sizes`` (m,) are the fine nodes of the row's graph, ``records`` (m,) its record in the source.
+    """
+
+    predictions: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    records: np.ndarray
+
+
+def concatenate(parts: list[Columns]) -> Columns:
+    """Join the rows of several parts."""
+    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def predict(
+    model: Model, sources: list[Source], kinds: list[str], cutoffs: dict[str, float], budgets: dict[str, Budget]
+) -> dict[tuple[int, str], Columns]:
+    """Return {(source index, target): Columns} for every target that a head predicts and a source labels."""
+    parts: dict[tuple[int, str], list[Columns]] = {}
+    device = next(model.parameters()).device
+    for micro_batch in evaluation_loader(GraphDataset(sources, cutoffs), kinds, budgets):
+        micro_batch = micro_batch.to(device)
+        with torch.no_grad():
+            predictions = model(micro_batch.batch, micro_batch.kind)
+        for target, prediction in predictions.items():
+            if target in micro_batch.batch:
+                for source, columns in _labelled_rows(target, prediction, micro_batch):
+                    parts.setdefault((source, target), []).append(columns)
+    return {key: concatenate(value) for key, value in parts.items()}
+
+
+def _labelled_rows(target: str, prediction: Tensor, micro_batch: LoadedBatch) -> list[tuple[int, Columns]]:
+    """The labelled rows of one micro-batch, by source."""
+    batch = micro_batch.batch
+    label = batch[target]
+    graph = graph_of_rows(batch, label)
+    finite = label >= 0 if not label.is_floating_point() else torch.isfinite(label)
+    labelled = finite.reshape(len(label), -1).all(dim=1)
+    sizes = torch.bincount(batch.batch, minlength=batch.num_graphs)[graph]
+    predictions, labels, sizes, graph = (c[labelled].cpu().numpy() for c in (prediction, label, sizes, graph))
+    sources, records = np.array(micro_batch.items)[graph].T
+    result = []
+    for source in np.unique(sources):
+        rows = sources == source
+        result.append((int(source), Columns(predictions[rows], labels[rows], sizes[rows], records[rows])))
+    return result
+
+
+def graph_of_rows(batch: Batch, label: Tensor) -> Tensor:
+    """Graph index of every row of a label, which by its length belongs to graphs, fine nodes or coarse nodes."""
+    if label.shape[0] == batch.num_graphs:
+        return torch.arange(batch.num_graphs, device=label.device)
+    return batch.batch if label.shape[0] == batch.batch.shape[0] else batch.coarse_batch

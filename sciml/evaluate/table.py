@@ -1,0 +1,37 @@
+"""Metrics as text for a terminal."""
+
+from typing import Any
+
+HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
+
+
+def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and its baseline."""
+    rows = [HEADER]
+    for store, metrics in stores.items():
+        for target, values in metrics.items():
+            rows += [(store, *row) for row in _rows(target, values)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
+    count = f"{values['count']:,}"
+    if target == "label":
+        rows = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
+        for name, pair in values["signals"].items():
+            window = pair.get("mass_window_auc")
+            baseline = f"{window:.3f} (mass window)" if window is not None else ""
+            rows.append((f"AUC {name} / {values['background']}", f"{pair['auc']:.3f}", baseline, "", "", count))
+        return rows
+    if target == "residue_types":
+        error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
+        interval = f"difference {values['difference']:+.3f} [{values['difference_low']:+.3f}, {values['difference_high']:+.3f}]"
+        return [
+            ("residue type cross-entropy", f"{error:.3f}", f"{baseline:.3f} (composition)", f"{error / baseline:.2f}", f"nats, {interval}", count)
+        ]
+    mae, baseline = values["mae"], values["baseline_mae"]
+    what = "composition fit" if target.startswith("energy") else "zero"
+    ratio = f"{mae / baseline:.2f}" if baseline else ""
+    return [(f"{target} MAE", f"{mae:.4g}", f"{baseline:.4g} ({what})", ratio, values["unit"], count)]

@@ -1,0 +1,1 @@
+"""The equivariant backbone and its layers."""

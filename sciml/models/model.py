@@ -1,0 +1,98 @@
+"""A backbone with its heads: what is trained, evaluated and published."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from sciml import registry
+from sciml.errors import UserError
+from sciml.graph import KINDS
+from sciml.models.readout import Geometry, Head, HeadContext
+
+
+class Model(nn.Module):
+    """Predictions of every head that reads the batch's kind.
+
+    Forces and stress are derivatives taken inside ``forward``, because data-parallel wrappers only see what happens there.
+    """
+
+    def __init__(self, backbone: nn.Module, heads: dict[str, Head]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def heads_for(self, kind: str) -> list[Head]:
+        """The heads that read graphs of ``kind``."""
+        return [head for head in self.heads.values() if head.kind == kind]
+
+    def forward(self, batch: Batch, kind: str, create_graph: bool = False) -> dict[str, Tensor]:
+        """Return {target: prediction} for a batch of one kind; units and shapes as in :mod:`sciml.graph`.
+
+        ``create_graph`` keeps the graph of the forces, so that a loss on them reaches the parameters.
+        """
+        heads = self.heads_for(kind)
+        differentiate = any(head.differentiates for head in heads)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
+            geometry, cell = self._geometry(batch, differentiate, create_graph)
+            features = self.backbone(batch, kind, geometry.positions_strained, cell)
+            predictions: dict[str, Tensor] = {}
+            for head in heads:
+                predictions |= head(features, batch, geometry)
+        return predictions if torch.is_grad_enabled() else {name: value.detach() for name, value in predictions.items()}
+
+    def _geometry(self, batch: Batch, differentiate: bool, create_graph: bool) -> tuple[Geometry, Tensor]:
+        """Leaf positions, and the same strained by a symmetric zero tensor where a stress is defined."""
+        positions = batch.positions.to(self.dtype)
+        cell = batch.cell.to(self.dtype)
+        strain = positions.new_zeros((batch.num_graphs, 3, 3))
+        if not differentiate:
+            return Geometry(positions, positions, strain, create_graph), cell
+        positions = positions.detach().requires_grad_()
+        if not bool(batch.pbc.all(dim=1).any()):
+            return Geometry(positions, positions, strain, create_graph), cell
+        strain.requires_grad_()
+        deformation = 0.5 * (strain + strain.transpose(1, 2))
+        strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
+        return Geometry(positions, strained, strain, create_graph), cell + cell @ deformation
+
+
+def build_model(description: dict[str, Any]) -> Model:
+    """Build an untrained model from its description, the ``model`` part of a package's ``config.json``.
+
+    Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
+    ``context`` {datasets, references, scales, classes}, ``mean_neighbors`` {kind: count}.
+    Raises UserError for an unknown name or option.
+    """
+    backbone_options = dict(description["backbone"])
+    backbone_class = registry.resolve("models", backbone_options.pop("name"))
+    context = HeadContext(channels=backbone_options["channels"], **description["context"])
+    backbone = _construct(
+        backbone_class,
+        f"model {description['backbone']['name']}",
+        kinds=description["kinds"],
+        cutoffs=description["cutoffs"],
+        num_datasets=len(context.datasets),
+        **backbone_options,
+    )
+    for kind, mean in description["mean_neighbors"].items():
+        backbone.mean_neighbors[KINDS.index(kind)] = mean
+    heads = {}
+    for key, options in description["heads"].items():
+        options = dict(options)
+        head_class = registry.resolve("heads", options.pop("name", key))
+        heads[key] = _construct(head_class, f"heads.{key}", context, **options)
+    return Model(backbone, heads)
+
+
+def _construct(factory: Any, name: str, *args: Any, **options: Any) -> Any:
+    try:
+        return factory(*args, **options)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; check the options given to it in the config.") from error

@@ -1,0 +1,67 @@
+"""What every head shares: the context it is built from, the geometry it may differentiate, and pooling."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """Facts of the training data that heads are built from: plain data, stored in the package.
+
+    ``datasets`` names of the levels of theory in the order of their index; ``references`` {dataset: {atomic number:
+    eV}}; ``scales`` {dataset: eV/Å}; ``classes`` names of the graph classes.
+    """
+
+    channels: int
+    datasets: list[str]
+    references: dict[str, dict[str, float]] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Positions (n, 3) to differentiate, the same under the strain (B, 3, 3) that is zero, and whether to keep the graph."""
+
+    positions: Tensor
+    positions_strained: Tensor
+    strain: Tensor
+    create_graph: bool
+
+
+class Head(nn.Module):
+    """Base of all heads: turns invariant node features (n, C) into named predictions.
+
+    A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns) and
+    ``differentiates`` (whether it needs gradients of the geometry), and takes (context, **options) to build.
+    """
+
+    kind: str
+    targets: tuple[str, ...]
+    differentiates: bool = False
+
+    def __init__(self, context: HeadContext, **options: Any) -> None:
+        super().__init__()
+
+    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        """Return {target: prediction}."""
+        raise NotImplementedError
+
+    def scale(self, target: str, batch: Batch) -> Tensor | None:
+        """Unit (B,) in which the error of ``target`` is measured by the loss, per graph; None for one."""
+        return None
+
+
+def pool_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sum rows of ``values`` into ``size`` groups; shape (size, ...)."""
+    return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
+
+
+def pool_mean(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Mean of rows in each group; zero for an empty group."""
+    counts = pool_sum(torch.ones_like(values[:, :1]), index, size)
+    return pool_sum(values, index, size) / counts.clamp_min(1.0)

@@ -1,0 +1,72 @@
+"""The supervised objective: a weighted sum over targets of (sum of label losses) / (labels in the whole optimizer step)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from sciml import registry
+from sciml.data.datamodule import LoadedBatch
+from sciml.models.model import Model
+
+PER_ATOM = {"energy"}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One target of the objective: its weight, its elementwise loss by registered name, and the loss's options."""
+
+    weight: float
+    loss: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Supervised:
+    """Exact sums over labels.
+
+    Missing labels (NaN, or -1 for classes) take no part. Errors of energies are per atom and in the unit that the head
+    gives for the graph's dataset, so that datasets of different stiffness weigh alike.
+    """
+
+    def __init__(self, terms: dict[str, Term]) -> None:
+        self.terms = {target: term for target, term in terms.items() if term.weight > 0}
+        self.losses = {target: registry.resolve("losses", term.loss) for target, term in self.terms.items()}
+
+    def __call__(
+        self, model: Model, predictions: dict[str, Tensor], micro_batch: LoadedBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (its sum over the step's micro-batches is the step's loss) and each target's share of it."""
+        batch, denominators = micro_batch.batch, micro_batch.denominators
+        shares: dict[str, Tensor] = {}
+        for head in model.heads_for(micro_batch.kind):
+            for target in head.targets:
+                if target in self.terms and target in predictions and target in batch:
+                    scale = head.scale(target, batch)
+                    total = self._sum(target, predictions[target], batch, scale)
+                    shares[target] = self.terms[target].weight * total / max(denominators.get(target, 1.0), 1.0)
+        loss = torch.stack(list(shares.values())).sum() if shares else torch.zeros((), dtype=model.dtype)
+        return loss, shares
+
+    def _sum(self, target: str, prediction: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
+        label = batch[target]
+        loss, options = self.losses[target], self.terms[target].options
+        if not label.is_floating_point():
+            labelled = label >= 0
+            return loss(prediction[labelled], label[labelled].long(), **options).sum()
+        label = label.to(prediction.dtype)
+        unit = self._unit(target, label, batch, scale).to(prediction.dtype)
+        labelled = torch.isfinite(label)
+        error = torch.where(labelled, (prediction - label) / unit, torch.zeros_like(prediction))
+        return loss(error, torch.zeros_like(error), **options).sum()
+
+    @staticmethod
+    def _unit(target: str, label: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
+        """Unit of the error, broadcastable to the label."""
+        unit = torch.ones(batch.num_graphs, device=label.device) if scale is None else scale
+        if target in PER_ATOM:
+            unit = unit * torch.bincount(batch.batch, minlength=batch.num_graphs)
+        if label.shape[0] != batch.num_graphs:
+            unit = unit[batch.batch]
+        return unit.view(-1, *([1] * (label.dim() - 1)))

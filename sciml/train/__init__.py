@@ -1,0 +1,1 @@
+"""Training: one Lightning module for pretraining and fine-tuning alike."""

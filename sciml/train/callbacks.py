@@ -1,0 +1,204 @@
+"""What runs beside the training steps: averaging, metrics, checkpoints, progress and the time limit."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+
+class ExponentialAverage(Callback):
+    """Exponential moving average of the parameters, used for validation and for what is published.
+
+    The decay follows min(decay, (1 + n) / (10 + n)) after n updates, so that the average forgets the initial weights.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.averages: list[torch.Tensor] = []
+        self._step = -1
+        self._training: list[torch.Tensor] | None = None
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        parameters = [parameter.detach() for parameter in module.model.parameters()]
+        if self.averages:
+            self.averages = [a.to(p.device) for a, p in zip(self.averages, parameters, strict=True)]
+        else:
+            self.averages = [parameter.clone() for parameter in parameters]
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        parameters = [parameter.detach() for parameter in module.model.parameters()]
+        torch._foreach_lerp_(self.averages, parameters, 1.0 - decay)
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if trainer.state.fn == "fit" and self.averages:
+            self.swap(module.model)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self._training is not None:
+            self.restore(module.model)
+
+    def swap(self, model: torch.nn.Module) -> None:
+        """Put the averages into the model; :meth:`restore` takes them out again."""
+        self._training = [parameter.detach().clone() for parameter in model.parameters()]
+        _copy(self.averages, model)
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Put the trained parameters back."""
+        if self._training is not None:
+            _copy(self._training, model)
+        self._training = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "averages": self.averages}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates, self.averages = state["updates"], state["averages"]
+
+
+def _copy(values: list[torch.Tensor], model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+
+class MetricsFile(Callback):
+    """One JSON line every ``every`` optimizer steps and at every validation, in ``metrics.jsonl``; the truth about a run.
+
+    On resume, lines past the checkpoint's step are cut, so that no step stands twice. ``also`` is a Lightning logger that
+    mirrors the lines (wandb).
+    """
+
+    def __init__(self, path: Path, every: int, progress: bool) -> None:
+        self.path, self.every, self.progress = path, every, progress
+        self._step, self._clock, self._timed, self._graphs = -1, 0.0, 0, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._step = trainer.global_step
+        self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
+        if trainer.is_global_zero and self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= self._step]
+            self.path.write_text("".join(line + "\n" for line in lines))
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._graphs += batch.batch.num_graphs
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self._step % self.every == 0 or self._step == module.total_steps or self._step == 1:
+            self._write_training(trainer, module)
+        module.step_losses = {}
+
+    def _write_training(self, trainer: lightning.Trainer, module: Any) -> None:
+        losses = {f"train/{target}": float(value) for target, value in module.step_losses.items()}
+        seconds = time.perf_counter() - self._clock
+        line = losses | {
+            "train/loss": sum(losses.values()),
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "steps_per_second": (self._step - self._timed) / seconds,
+            "graphs_per_second": self._graphs / seconds,
+        }
+        self._clock, self._timed, self._graphs = time.perf_counter(), self._step, 0
+        self.write(trainer, line)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.write(trainer, line)
+        if self.progress and trainer.is_global_zero:
+            parts = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in sorted(line.items()))
+            trainer.progress_bar_callback.print(f"step {trainer.global_step}: validation {parts}")
+        self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
+
+    def write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+        """Append one line."""
+        if not trainer.is_global_zero:
+            return
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
+
+
+class Checkpoints(Callback):
+    """Saves ``step=N.ckpt`` every ``every`` optimizer steps and at the end, and keeps the newest ``keep``."""
+
+    def __init__(self, folder: Path, every: int | None, keep: int = 2) -> None:
+        self.folder, self.every, self.keep = folder, every, keep
+        self._saved = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Save now, unless this step is saved already."""
+        if trainer.global_step == self._saved:
+            return
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step:09d}.ckpt")
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("step=*.ckpt"))[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+
+class TimeLimit(Callback):
+    """Stops after an optimizer step once ``seconds`` have passed since ``start``; the run can be resumed."""
+
+    def __init__(self, seconds: float, start: float) -> None:
+        self.seconds, self.start = seconds, start
+        self.reached = False
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if time.perf_counter() - self.start > self.seconds and not self.reached:
+            self.reached = True
+            trainer.should_stop = True
+
+
+class StepClock(Callback):
+    """Times optimizer steps after ``warmup`` of them and stops after ``limit`` seconds or 100 steps."""
+
+    def __init__(self, warmup: int, limit: float) -> None:
+        self.warmup, self.limit = warmup, limit
+        self._step = 0
+        self._begin = self._last = time.perf_counter()
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step, now = trainer.global_step, time.perf_counter()
+        if self._step > self.warmup:
+            self.times.append(now - self._last)
+        self._last = now
+        if len(self.times) >= 100 or (len(self.times) >= 3 and now - self._begin > self.limit):
+            trainer.should_stop = True
+
+    def seconds(self) -> float:
+        """Mean time of a step without the slowest tenth, which is hiccups of the machine."""
+        kept = sorted(self.times)[: max(1, len(self.times) - len(self.times) // 10)]
+        return sum(kept) / len(kept)
+
+
+def say(text: str) -> None:
+    """Print a line of progress at once."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,55 @@
+"""Checkpoints that are either whole or absent."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+
+from sciml.errors import UserError
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint beside its final name, fsyncs, renames and fsyncs the folder.
+
+    Lightning's own writer goes through ``$TMPDIR``, which on a cluster is another filesystem, where a kill during the save
+    leaves a truncated file under the final name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint without running code from it. Raises UserError when it is damaged."""
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such checkpoint.") from None
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is not a readable checkpoint ({reason}); resume from an older one.") from None
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in ``folder`` (``step=000123.ckpt``), or None."""
+    found = sorted(folder.glob("step=*.ckpt"))
+    return found[-1] if found else None

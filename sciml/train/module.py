@@ -1,0 +1,74 @@
+"""The Lightning module: a model, its objective, its optimizer and its schedule."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from sciml.data.datamodule import LoadedBatch
+from sciml.models.model import Model
+from sciml.objectives.supervised import Supervised
+from sciml.train.optimizer import build_optimizer, learning_rate_factor
+
+
+class Module(lightning.LightningModule):
+    """Trains a Model on micro-batches.
+
+    Lightning divides each micro-batch's loss by the number of accumulated micro-batches and averages gradients over
+    ranks; both are undone here, because the denominators already count the labels of the whole optimizer step.
+    ``step_losses`` holds each target's share of the running optimizer step's loss.
+    """
+
+    def __init__(self, model: Model, objective: Supervised, options: Any, total_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.options = options
+        self.total_steps = total_steps
+        self.step_losses: dict[str, Tensor] = {}
+        self._validation_losses: dict[str, Tensor] = {}
+
+    def training_step(self, micro_batch: LoadedBatch, index: int) -> Tensor:
+        predictions = self.model(micro_batch.batch, micro_batch.kind, create_graph=True)
+        loss, shares = self.objective(self.model, predictions, micro_batch)
+        _accumulate(self.step_losses, shares)
+        if self.trainer.world_size > 1:
+            # Every parameter takes part in every backward pass, as DistributedDataParallel expects.
+            loss = loss + 0.0 * torch.stack([p.sum() for p in self.model.parameters()]).sum()
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation_losses = {}
+
+    def validation_step(self, micro_batch: LoadedBatch, index: int) -> None:
+        predictions = self.model(micro_batch.batch, micro_batch.kind)
+        _accumulate(self._validation_losses, self.objective(self.model, predictions, micro_batch)[1])
+
+    def on_validation_epoch_end(self) -> None:
+        for target, loss in self._validation_losses.items():
+            self.log(f"val/{target}", loss, sync_dist=True, reduce_fx="sum")
+        total = torch.stack(list(self._validation_losses.values())).sum() if self._validation_losses else torch.zeros(())
+        self.log("val/loss", total, sync_dist=True, reduce_fx="sum", prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.model, self.options)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        options = self.options
+        return learning_rate_factor(
+            step, options.warmup_steps, self.total_steps, options.final_fraction, options.schedule
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["total_steps"] = self.total_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.total_steps = checkpoint["total_steps"]
+
+
+def _accumulate(totals: dict[str, Tensor], shares: dict[str, Tensor]) -> None:
+    for target, share in shares.items():
+        totals[target] = totals.get(target, 0.0) + share.detach()
