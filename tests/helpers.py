@@ -46,12 +46,11 @@ ELEMENTS = (1, 6, 8, 14, 29)
 
 
 class Rows:
-    """A list of records with the read API of a Store that counts and sizes need."""
+    """A list of records with the read API of a Store that counts need."""
 
-    def __init__(self, records: list[Record], pairs: list[int] | None = None) -> None:
+    def __init__(self, records: list[Record]) -> None:
         self.records = records
         self.sizes = np.array([len(record["types"]) for record in records])
-        self.pairs = np.array(pairs) if pairs is not None else self.sizes * (self.sizes - 1)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,6 +169,7 @@ def random_peptide(rng: np.random.Generator, residues: int = 8, labelled: bool =
         "parent": np.array(parent, dtype=np.int32),
         "positions": np.array(positions) + 0.05 * rng.normal(size=(len(rows), 3)),
         "residue_types": np.append(rng.integers(len(RESIDUES), size=residues - 1), len(RESIDUES)).astype(np.int8),
+        "chain": np.zeros(residues, dtype=np.int16),
         "charge": 0.0,
         "spin": 1.0,
     }

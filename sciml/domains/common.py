@@ -1,11 +1,10 @@
 """What the domains share: the conversion of record arrays, the ``atoms`` kind, and counts of labels.
 
-A domain is a module with four names, which :mod:`sciml.registry` finds under ``domains``:
+A domain is a module with three names, which :mod:`sciml.registry` finds under ``domains``:
 
 ``KINDS``  the kinds of graph it can make of its records;
 ``graph(record, kind, cutoff, dtype)``  a raw record -> Graph with edges, None when the record cannot serve that kind;
-``counts(data, kind, indices)``  number of labels per target in some records, the denominators of the losses;
-``sizes(data, kind)``  nodes and estimated pairs of every record, for the sampler's budget.
+``counts(data, kind, indices)``  number of labels per target in some records, the denominators of the losses.
 """
 
 from typing import Any, Protocol
@@ -22,10 +21,9 @@ _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Rows(Protocol):
-    """What counts and sizes need of a Store or a Subset of one."""
+    """What counts need of a Store or a Subset of one."""
 
     sizes: np.ndarray
-    pairs: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -80,10 +78,9 @@ def atoms_graph(record: Record, domain: str, cutoff: float, dtype: torch.dtype) 
 
 
 def atoms_counts(data: Rows, indices: np.ndarray) -> dict[str, float]:
-    """Labels of the ``atoms`` kind: one energy, 3 n force components and 9 stress components per labelled record."""
+    """Labels of the ``atoms`` kind: one energy and 3 n force components per labelled record."""
     indices = np.asarray(indices)
     return {
         "energy": float(data.has("energy")[indices].sum()),
         "forces": float((3 * data.sizes * data.has("forces"))[indices].sum()),
-        "stress": float(9 * data.has("stress")[indices].sum()),
     }

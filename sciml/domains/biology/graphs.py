@@ -10,6 +10,7 @@ import torch
 
 from sciml.data.neighbors import neighbors
 from sciml.data.records import Record
+from sciml.data.writer import backbone_atoms
 from sciml.domains.common import Rows, atoms_counts, atoms_graph, floats, integers, make_graph
 from sciml.graph import RESIDUES, Graph
 
@@ -30,21 +31,11 @@ def graph(record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.f
     return _residues_graph(record, cutoff, dtype) if kind == "residues" else None
 
 
-def backbone(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Atom indices (r, 4) of N, CA, C, O of the complete residues, and the indices (r,) of these residues."""
-    names = np.asarray(record["atom_names"])
-    parent = np.asarray(record["parent"])
-    table = np.full((len(record["residue_types"]), len(BACKBONE)), -1)
-    atoms = np.flatnonzero((names >= 1) & (names <= len(BACKBONE)))[::-1]  # the first of two atoms of one name stays
-    table[parent[atoms], names[atoms] - np.uint8(1)] = atoms
-    complete = np.flatnonzero((table >= 0).all(axis=1))
-    return table[complete], complete
-
-
 def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype) -> Graph | None:
-    atoms, residues = backbone(record)
-    if not len(residues):
+    atoms = backbone_atoms(record)
+    if not len(atoms):
         return None
+    residues = np.asarray(record["parent"])[atoms[:, 0]]
     chosen = atoms.reshape(-1)
     positions = np.asarray(record["positions"], dtype=np.float64)[chosen]
     senders, receivers, shifts = neighbors(positions, np.zeros((3, 3)), np.zeros(3, dtype=bool), cutoff)
@@ -76,21 +67,5 @@ def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
 
 
 def _known_residues(record: Record) -> int:
-    _, residues = backbone(record)
+    residues = np.asarray(record["parent"])[backbone_atoms(record)[:, 0]]
     return int((np.asarray(record["residue_types"])[residues] < len(RESIDUES)).sum())
-
-
-def sizes(data: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (N,) and directed pairs within the store's reference radius (N,) per record.
-
-    Zero where a record cannot serve ``kind``. The pairs of the ``residues`` kind are estimated from those of all atoms
-    by the square of the share of atoms kept.
-    """
-    if kind == "atoms":
-        served = data.has("energy") | data.has("forces")
-        return data.sizes * served, data.pairs * served
-    if kind != "residues":
-        return np.zeros_like(data.sizes), np.zeros_like(data.pairs)
-    nodes = np.array([backbone(data[index])[0].size for index in range(len(data))], dtype=data.sizes.dtype)
-    share = nodes / np.maximum(data.sizes, 1)
-    return nodes, np.ceil(data.pairs * share**2).astype(data.pairs.dtype)

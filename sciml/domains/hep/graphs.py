@@ -9,8 +9,10 @@ scalars     SCALARS, invariants standardised by fixed constants so that they are
 edges       all pairs within ``cutoff`` chord length (2.5 > 2: all), never a particle with itself;
 edge_scalars  EDGE_SCALARS, pair features from Minkowski products, standardised likewise.
 
-A Lorentz transformation of momenta and spurions leaves scalars and edge scalars as they are and turns positions and
-vectors by one common (Wigner) rotation. Two parallel particles share a position: an edge may have length zero.
+The length of a position tells p* / M where that is near SHRINK, so a collinear splitting keeps directions exactly and
+positions up to (SHRINK M / p*)^2. A Lorentz transformation of momenta and spurions leaves scalars and edge scalars as
+they are and turns positions and vectors by one common (Wigner) rotation. Two parallel particles share a position: an
+edge may have length zero.
 """
 
 import numpy as np
@@ -137,9 +139,3 @@ def _edges(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
     """Number of class labels in the records ``indices``."""
     return {"label": float(data.has("label")[np.asarray(indices)].sum())} if kind in KINDS else {}
-
-
-def sizes(data: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (N,) and directed pairs n (n - 1) (N,) per record; zeros for another kind."""
-    served = int(kind in KINDS)
-    return data.sizes * served, data.sizes * (data.sizes - 1) * served

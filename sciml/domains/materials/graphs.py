@@ -17,10 +17,6 @@ def graph(record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.f
 
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
     """Number of labels per target in the records ``indices``: energy 1, forces 3 n, stress 9 where present."""
-    return atoms_counts(data, indices) if kind in KINDS else {}
-
-
-def sizes(data: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (N,) and directed pairs within the store's reference radius (N,) per record; zeros for another kind."""
-    served = int(kind in KINDS)
-    return data.sizes * served, data.pairs * served
+    if kind not in KINDS:
+        return {}
+    return {**atoms_counts(data, indices), "stress": float(9 * data.has("stress")[np.asarray(indices)].sum())}

@@ -1,0 +1,113 @@
+"""Graphs of peptides: residue types are asked of complete backbones alone, and parents survive batching."""
+
+import numpy as np
+import pytest
+import torch
+
+from sciml.domains.biology.graphs import counts, graph
+from sciml.domains.materials.graphs import graph as materials_graph
+from sciml.graph import INPUTS, RESIDUES, collate
+from tests.helpers import Rows, random_molecule, random_peptide
+
+
+@pytest.fixture
+def peptide():
+    return random_peptide(np.random.default_rng(0), residues=6)
+
+
+def without(record, atom):
+    names = ("types", "atom_names", "parent", "positions", "forces")
+    return {k: np.delete(v, atom, axis=0) if k in names else v for k, v in record.items()}
+
+
+def test_residues_keep_backbone_atoms_only(peptide):
+    g = graph(peptide, "residues", 8.0, torch.float64)
+    assert g.types.tolist() == [7, 6, 6, 8] * 6
+    np.testing.assert_array_equal(g.positions, peptide["positions"][peptide["atom_names"] <= 4])
+    assert g.parent.tolist() == [residue for residue in range(6) for _ in range(4)]
+    assert g.scalars.shape == (24, INPUTS["residues"].scalars)
+    torch.testing.assert_close(g.scalars, torch.eye(4, dtype=torch.float64).repeat(6, 1))
+    assert not {"energy", "forces", "label"} & set(g.keys())
+
+
+def test_unknown_residues_have_an_input_type_but_no_label(peptide):
+    g = graph(peptide, "residues", 8.0)
+    known = peptide["residue_types"][:-1]
+    assert g.residue_types.tolist() == [*known, -1]
+    assert g.coarse_types.tolist() == [*(known + 1), len(RESIDUES) + 1]
+
+
+def test_the_side_chain_is_not_seen(peptide):
+    moved = peptide["positions"].copy()
+    moved[peptide["atom_names"] == 5] += 3.0
+    first, second = graph(peptide, "residues", 8.0), graph({**peptide, "positions": moved}, "residues", 8.0)
+    for name in ("positions", "senders", "receivers"):
+        torch.testing.assert_close(first[name], second[name])
+
+
+def test_incomplete_residues_are_left_out_and_parents_renumbered(peptide):
+    missing = int(np.flatnonzero((peptide["parent"] == 2) & (peptide["atom_names"] == 4))[0])
+    record = without(peptide, missing)
+    g = graph(record, "residues", 8.0)
+    assert g.residue_types.tolist() == [*peptide["residue_types"][[0, 1, 3, 4]], -1]
+    assert g.parent.max() == 4
+    assert counts(Rows([record]), "residues", np.array([0])) == {"residue_types": 4.0}
+
+
+def test_the_first_of_two_atoms_of_one_name_is_taken(peptide):
+    twice = {**peptide, "atom_names": peptide["atom_names"].copy()}
+    side = int(np.flatnonzero((peptide["parent"] == 1) & (peptide["atom_names"] == 5))[0])
+    twice["atom_names"][side] = 2
+    torch.testing.assert_close(graph(twice, "residues", 8.0).positions, graph(peptide, "residues", 8.0).positions)
+
+
+def test_a_record_without_backbone_or_labels_gives_no_graph(peptide):
+    bare = {**peptide, "atom_names": np.zeros_like(peptide["atom_names"])}
+    assert graph(bare, "residues", 8.0) is None
+    unlabelled = {k: v for k, v in peptide.items() if k not in ("energy", "forces")}
+    assert graph(unlabelled, "atoms", 5.0) is None
+    assert graph(peptide, "jets", 5.0) is None
+
+
+def test_all_atoms_batch_with_materials(peptide):
+    g = graph(peptide, "atoms", 5.0)
+    batch = collate([g, materials_graph(random_molecule(np.random.default_rng(0)), "atoms", 5.0)])
+    assert batch.domain.tolist() == [2, 0]
+    assert batch.forces.shape == (42, 3)
+    assert counts(Rows([peptide]), "atoms", np.array([0])) == {"energy": 1.0, "forces": 90.0}
+
+
+def test_batches_offset_parents_by_residues_and_edges_by_atoms(peptide):
+    other = random_peptide(np.random.default_rng(1), residues=3)
+    graphs = [graph(r, "residues", 8.0) for r in (peptide, other, peptide)]
+    batch = collate(graphs)
+    torch.testing.assert_close(batch.parent, torch.cat([g.parent + o for g, o in zip(graphs, (0, 6, 9), strict=True)]))
+    torch.testing.assert_close(
+        batch.senders, torch.cat([g.senders + o for g, o in zip(graphs, (0, 24, 36), strict=True)])
+    )
+    assert batch.coarse_batch.tolist() == [0] * 6 + [1] * 3 + [2] * 6
+    torch.testing.assert_close(batch.coarse_batch[batch.parent], batch.batch)
+    assert len(batch.residue_types) == 15
+
+
+def test_published_proteins(shared_data):
+    import json
+
+    entries = json.loads((shared_data / "proteins" / "ts50.json").read_text())
+    entry = entries[0]
+    backbones = np.array(entry["coords"], dtype=np.float64)
+    r = len(entry["seq"])
+    assert backbones.shape == (r, 4, 3)
+    kept = np.flatnonzero(np.isfinite(backbones).all(axis=2).reshape(-1))
+    record = {
+        "types": np.tile([7, 6, 6, 8], r)[kept],
+        "atom_names": np.tile(np.arange(1, 5, dtype=np.uint8), r)[kept],
+        "parent": np.repeat(np.arange(r), 4)[kept],
+        "positions": backbones.reshape(-1, 3)[kept],
+        "residue_types": np.array([RESIDUES.index(letter) if letter in RESIDUES else 20 for letter in entry["seq"]]),
+    }
+    g = graph(record, "residues", 8.0, torch.float64)
+    assert len(g.coarse_types) == np.isfinite(backbones).all(axis=(1, 2)).sum()
+    bond = (g.positions[1::4] - g.positions[0::4]).norm(dim=1)
+    assert ((bond > 1.3) & (bond < 1.6)).all()
+    assert 20 < len(g.senders) / len(g.types) < 120
