@@ -51,7 +51,7 @@ def train(config: Any) -> int:
     model, description = initial_model(description, package)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description)
-    module = Module(model, build_objective(config.objective), config.optimizer, total_steps=0)
+    module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
     _write_run(folder, config, splits)
     module.total_steps = plan_steps(module, data, config.trainer, start, checkpoint)
     finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
@@ -81,7 +81,12 @@ def evaluate(config: Any) -> int:
     device = _device(config.device)
     package = load(config.package, device=device)
     output = Path(config.output) if config.output else package.path / "evaluate"
-    sources = evaluation_sources(config.store, lambda path: open_data(path, cache_dir=output / "data"), package.config)
+    sources = evaluation_sources(
+        config.store,
+        lambda path: open_data(path, cache_dir=output / "data"),
+        package.datasets,
+        package.config["datasets_of_domain"],
+    )
     evaluation = evaluate_sources(
         package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
     )
@@ -129,11 +134,11 @@ def initial_model(description: dict[str, Any], package: Package | None) -> tuple
     return model, description
 
 
-def build_objective(terms: Any) -> Supervised:
+def build_objective(terms: dict[str, dict[str, Any]]) -> Supervised:
     """The objective from {target: {weight, loss, **options of the loss}}."""
     built = {}
     for target, options in terms.items():
-        options = {key: value for key, value in dict(options).items() if value is not None}
+        options = dict(options)
         built[target] = Term(options.pop("weight"), options.pop("loss"), options)
     return Supervised(built)
 

@@ -30,7 +30,7 @@ from sciml.schema import (
 
 __all__ = ["EvaluateConfig", "IngestConfig", "InspectConfig", "TrainConfig", "compose", "configure", "validate"]
 
-FREE_KEYS = ("model.options",)  # anything may be below these
+FREE_KEYS = ("model.options", "heads", "objective.others")  # anything may be below these
 _OVERRIDE = re.compile(r"(?P<prefix>\+{1,2}|~)?(?P<key>[^=\s]+?)(=(?P<value>.*))?", re.DOTALL)
 
 
@@ -320,7 +320,7 @@ def _sentence(verb: str, problem: Any) -> str:
         return f"{path}: this key is not known to sciml {verb}{nearest(path, fields) or _by_last(path, list(fields))}"
     if kind == "missing":
         return f"{path}: found nothing, expected {fields[path].description if path in fields else 'a value'}"
-    if kind == "value_error" and path not in fields:
+    if kind == "value_error" and (path not in fields or path in FREE_KEYS):
         return ".".join(part for part in (path, str(problem["ctx"]["error"])) if part)
     if kind == "value_error":
         text = str(problem["ctx"]["error"])

@@ -6,12 +6,13 @@ which name the key in the form ``trainer.devices: found 2, expected ...``.
 """
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sciml.registry import names
+from sciml.registry import BUILTIN, names
 
 KINDS = ("atoms", "jets", "residues")
 SAMPLES = Path(__file__).parent / "data" / "samples"
@@ -148,12 +149,19 @@ class Model(Section):
     options: dict[str, Any] = Field(description="keys of a model of your own, handed to it as they are")
 
 
-class Heads(Section):
-    """What is read out of the backbone."""
+def _without_nulls(value: Any) -> Any:
+    """Leave out the entries that a user set to null."""
+    return {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
 
-    atoms: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on graphs of atoms")
-    jets: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on jets")
-    residues: Annotated[Text, BeforeValidator(_registered("heads"))] = Field(description="head on protein backbones")
+
+def _heads(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Check that every head is registered under its ``name``, which is its key where it has none."""
+    for key, options in value.items():
+        name = options.get("name", key)
+        if name not in names("heads"):
+            close = [f" (did you mean {found}?)" for found in get_close_matches(str(name), names("heads"), n=1)]
+            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(names('heads'))}{''.join(close)}")
+    return value
 
 
 class Regression(Section):
@@ -171,10 +179,10 @@ class Classification(Section):
     loss: Loss = Field(description="cross_entropy, or an installed entry point in the group sciml.losses")
 
 
-class Masked(Classification):
-    """A term of the loss for masked types."""
+class OwnTerm(Classification):
+    """A term of the loss for the target of a head of one's own; further keys are options of its loss."""
 
-    mask_fraction: Annotated[float, Field(gt=0, le=1)] = Field(description="part of the types that is hidden")
+    model_config = ConfigDict(extra="allow")
 
 
 class Objective(Section):
@@ -184,13 +192,26 @@ class Objective(Section):
     forces: Regression = Field(description="forces")
     stress: Regression = Field(description="stress of periodic cells")
     label: Classification = Field(description="class of a jet")
-    residue_types: Masked = Field(description="masked residue types")
+    residue_types: Classification = Field(description="masked residue types")
+    others: dict[str, OwnTerm] = Field(description="terms of heads of your own: {target: {weight, loss, ...}}")
 
     @model_validator(mode="after")
     def _something(self) -> "Objective":
-        if not any(getattr(self, name).weight for name in type(self).model_fields):
+        if not any(term["weight"] for term in self.terms.values()):
             raise ValueError("weight: found 0 for every target, expected at least one above 0")
         return self
+
+    @property
+    def terms(self) -> dict[str, dict[str, Any]]:
+        """Every target with its weight, loss and options."""
+        known = {name: getattr(self, name) for name in type(self).model_fields if name != "others"}
+        return {name: _of_its_loss(term.model_dump()) for name, term in {**known, **self.others}.items()}
+
+
+def _of_its_loss(term: dict[str, Any]) -> dict[str, Any]:
+    """Drop the delta of huber where another of our losses took its place."""
+    other = term["loss"] in BUILTIN["losses"] and term["loss"] != "huber"
+    return {key: value for key, value in term.items() if not (other and key == "delta")}
 
 
 class Optimizer(Section):
@@ -279,7 +300,9 @@ class TrainConfig(Section):
     seed: Count = Field(description="seed of weights, splits and batches")
     data: Data = Field(description="batches, splits, edges")
     model: Model = Field(description="the backbone")
-    heads: Heads = Field(description="the readout of each kind of graph")
+    heads: Annotated[dict[str, dict[str, Any]], BeforeValidator(_without_nulls), AfterValidator(_heads)] = Field(
+        description="readouts: {name of a registered head: its options}; null leaves one out"
+    )
     objective: Objective = Field(description="the loss")
     optimizer: Optimizer = Field(description="the optimizer")
     trainer: Trainer = Field(description="device, precision, duration")

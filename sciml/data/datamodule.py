@@ -39,6 +39,7 @@ class Source:
 
     data: Data
     dataset: int
+    name: str = ""
 
     @property
     def domain(self) -> Any:

@@ -52,7 +52,7 @@ def evaluate_sources(
     """Predict and measure every source; ``description`` and ``baselines`` are those of the model's package."""
     context = description["context"]
     kinds = [kind for kind in description["kinds"] if model.heads_for(kind)]
-    names = _unique([source.data.path.name for source in sources])
+    names = _unique([source.name for source in sources])
     stores: dict[str, Metrics] = {name: {} for name in names}
     numbers: dict[str, list[tuple[Columns, np.ndarray]]] = {}
     labelled = predict(model, sources, kinds, description["cutoffs"], budgets)

@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
 
 
 
@@ -81,8 +82,8 @@ class MetricsFile(Callback):
     mirrors the lines (wandb).
     """
 
-    def __init__(self, path: Path, every: int, progress: bool) -> None:
-        self.path, self.every, self.progress = path, every, progress
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
         self._step, self._clock, self._timed, self._graphs = -1, 0.0, 0, 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -118,9 +119,6 @@ class MetricsFile(Callback):
             return
         line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
         self.write(trainer, line)
-        if self.progress and trainer.is_global_zero:
-            parts = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in sorted(line.items()))
-            trainer.progress_bar_callback.print(f"step {trainer.global_step}: validation {parts}")
         self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
 
     def write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
@@ -133,8 +131,44 @@ class MetricsFile(Callback):
             logger.log_metrics(values, trainer.global_step)
 
 
+class Progress(Callback):
+    """A bar over the optimizer steps; where the output is no terminal, a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            terminal = sys.stderr.isatty()
+            self._bar = tqdm(
+                total=module.total_steps,
+                initial=trainer.global_step,
+                unit="step",
+                mininterval=0.2 if terminal else 10.0,
+                ascii=None if terminal else " #",
+                ncols=None if terminal else 100,
+            )
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self._bar is not None:
+            values = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+            parts = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in sorted(values.items()))
+            self._bar.write(f"step {trainer.global_step}: validation {parts}", file=sys.stderr)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
+
+
 class Checkpoints(Callback):
-    """Saves ``step=N.ckpt`` every ``every`` optimizer steps and at the end, and keeps the newest ``keep``."""
+    """Saves ``step=N.ckpt`` every ``every`` optimizer steps (None: at every validation) and at the end; keeps the newest."""
 
     def __init__(self, folder: Path, every: int | None, keep: int = 2) -> None:
         self.folder, self.every, self.keep = folder, every, keep
@@ -145,6 +179,10 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self.every is None and not trainer.sanity_checking:
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:

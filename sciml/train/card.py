@@ -3,6 +3,7 @@
 from typing import Any
 
 from sciml.data.datamodule import Source
+from sciml.train.sources import datasets_of_domain
 
 UNITS = {
     "positions": "Å",
@@ -17,22 +18,17 @@ UNITS = {
 def package_config(description: dict[str, Any], sources: list[Source], baselines: dict[str, Any]) -> dict[str, Any]:
     """The content of a package's ``config.json``: the model, its units, and what it was trained on."""
     context = description["context"]
-    of_domain: dict[str, list[str]] = {}
-    for source in sources:
-        names = of_domain.setdefault(source.data.domain, [])
-        if context["datasets"][source.dataset] not in names:
-            names.append(context["datasets"][source.dataset])
     elements = sorted({int(z) for table in context["references"].values() for z in table})
     return {
         "sciml_version": _version(),
         "model": description,
         "units": UNITS,
         "elements": elements,
-        "datasets_of_domain": of_domain,
+        "datasets_of_domain": datasets_of_domain(sources, context["datasets"]),
         "baselines": baselines,
         "data": [
             {
-                "name": source.data.path.name,
+                "name": source.name,
                 "domain": source.data.domain,
                 "level_of_theory": context["datasets"][source.dataset],
                 "records": len(source.data),

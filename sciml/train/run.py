@@ -8,12 +8,11 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from sciml.data.datamodule import DataModule
 from sciml.errors import UserError
-from sciml.train.callbacks import Checkpoints, ExponentialAverage, MetricsFile, StepClock, TimeLimit, say
+from sciml.train.callbacks import Checkpoints, ExponentialAverage, MetricsFile, Progress, StepClock, TimeLimit, say
 from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
 
@@ -85,7 +84,7 @@ def fit(
     checkpoints = Checkpoints(folder / "checkpoints", options.checkpoint_every)
     callbacks: list[lightning.Callback] = [
         average,
-        MetricsFile(folder / "metrics.jsonl", options.log_every, options.progress),
+        MetricsFile(folder / "metrics.jsonl", options.log_every),
         checkpoints,
     ]
     segment = options.segment_seconds
@@ -93,7 +92,7 @@ def fit(
     if limit is not None:
         callbacks.append(limit)
     if options.progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=max(1, module.total_steps // 500)))
+        callbacks.append(Progress())
     with _quiet():
         trainer = lightning.Trainer(
             **_hardware(options),
@@ -105,7 +104,7 @@ def fit(
             logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=False,
-            enable_progress_bar=options.progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,

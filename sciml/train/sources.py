@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciml.data.datamodule import Data, Source
 from sciml.data.statistics import mean_neighbors, statistics
-from sciml.data.store import Store, Subset
+from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.ingest.split import split_by_group
@@ -42,30 +43,57 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
         index = _dataset_index(store.dataset, datasets)
         parts, how = split_by_group(store, [1.0 - sum(fractions), *fractions], config.seed)
         if sum(fractions) > 0:
-            splits.notes.append(f"{path}: {', '.join(f'{len(part)}' for part in parts)} records to train, validate, test; {how}")
+            splits.notes.append(how)
         for part, sources in zip(parts, (splits.train, splits.validation, splits.test), strict=True):
             if len(part):
-                sources.append(Source(Subset(store, part), index))
+                sources.append(Source(Subset(store, part), index, Path(path).stem))
+    known = datasets_of_domain(splits.train, datasets)
     for given, sources in ((config.val, splits.validation), (config.test, splits.test)):
-        for path in given or []:
-            store = open_store(path)
-            sources.append(Source(store, _dataset_index(store.dataset, datasets, path)))
+        sources += evaluation_sources(given or [], open_store, datasets, known)
     if not splits.validation:
         raise UserError("val: the validation set is empty; give val=FILE, more records, or a larger data.val_fraction.")
     splits.test = splits.test or splits.validation
     return splits
 
 
-def _dataset_index(name: str, datasets: list[str], evaluated: str | None = None) -> int:
-    """Index of a level of theory, appended when a training store brings it."""
+def _dataset_index(name: str, datasets: list[str]) -> int:
+    """Index of a level of theory, appended when it is new."""
     if name not in datasets:
-        if evaluated is not None:
-            raise UserError(
-                f"{evaluated}: its level of theory is {name!r}, the training data have {', '.join(map(repr, datasets))}; "
-                "ingest it with dataset=NAME if they are the same."
-            )
         datasets.append(name)
     return datasets.index(name)
+
+
+def datasets_of_domain(sources: list[Source], datasets: list[str]) -> dict[str, list[str]]:
+    """Names of the levels of theory that the sources bring, by domain."""
+    known: dict[str, list[str]] = {}
+    for source in sources:
+        names = known.setdefault(source.data.domain, [])
+        if datasets[source.dataset] not in names:
+            names.append(datasets[source.dataset])
+    return known
+
+
+def evaluation_sources(paths: list[str], open_store: Open, datasets: list[str], known: dict[str, list[str]]) -> list[Source]:
+    """Open data to measure a model on; ``datasets`` are its levels of theory, ``known`` those of each domain.
+
+    A raw file names no level of theory; it is taken for the model's where that has only one of the file's domain.
+    Raises UserError for a level of theory that the model does not know.
+    """
+    sources = []
+    for path in paths:
+        store = open_store(path)
+        names = known.get(store.domain, [])
+        if store.dataset in names:
+            name = store.dataset
+        elif len(names) == 1 and not is_store(path):
+            name = names[0]
+        else:
+            raise UserError(
+                f"{path}: its level of theory is {store.dataset!r}, the model knows {', '.join(map(repr, names)) or 'none'} "
+                f"for {store.domain}; ingest it with dataset=NAME where they are the same."
+            )
+        sources.append(Source(store, datasets.index(name), Path(path).stem))
+    return sources
 
 
 def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, int]) -> list[str]:
@@ -114,23 +142,3 @@ def neighbors_of(sources: list[Source], kinds: list[str], cutoffs: dict[str, flo
         means = np.array([mean_neighbors(data, kind, cutoffs[kind]) for data in serving])
         result[kind] = max(1.0, float((nodes * means).sum() / nodes.sum()))
     return result
-
-
-def evaluation_sources(paths: list[str], open_store: Open, package: dict[str, Any]) -> list[Source]:
-    """Open stores to evaluate a package on. Raises UserError for a level of theory or a class list it does not know.
-
-    A raw file names no level of theory; it is taken for the package's where that has only one of the file's domain.
-    """
-    datasets, of_domain = package["model"]["context"]["datasets"], package["datasets_of_domain"]
-    sources = []
-    for path in paths:
-        store = open_store(path)
-        known = of_domain.get(store.domain, [])
-        name = store.dataset if store.dataset in known else (known[0] if len(known) == 1 else None)
-        if name is None:
-            raise UserError(
-                f"{path}: its level of theory is {store.dataset!r}, the package knows {', '.join(map(repr, known)) or 'none'} "
-                f"for {store.domain}; ingest it with dataset=NAME."
-            )
-        sources.append(Source(store, datasets.index(name)))
-    return sources

@@ -1,0 +1,1 @@
+"""Running a published model elsewhere."""

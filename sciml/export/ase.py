@@ -1,0 +1,90 @@
+"""A published model as an ASE calculator."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from sciml import registry
+from sciml.errors import UserError
+from sciml.graph import collate
+from sciml.package import Package, load
+
+DOMAIN = "materials"
+
+
+class SciMLCalculator(Calculator):
+    """Energy (eV), forces (eV/Å) and, for cells periodic in all directions, stress (eV/Å^3, Voigt order of ASE).
+
+    ``dataset`` is the level of theory whose energies are wanted; it may be left out where the package has one.
+    ``atoms.info`` may carry ``charge`` (e) and ``spin`` (multiplicity).
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, package: Package, dataset: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.package = package
+        self.dataset = _dataset(package, dataset)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill ``results``. Raises UserError for an element that the level of theory does not have."""
+        super().calculate(atoms, properties or ["energy"], system_changes)
+        record = self._record()
+        model = self.package.model
+        cutoff = self.package.config["model"]["cutoffs"]["atoms"]
+        graph = registry.resolve("domains", DOMAIN).graph(record, "atoms", cutoff, dtype=model.dtype)
+        graph.dataset = torch.tensor([self.dataset])
+        batch = collate([graph]).to(next(model.parameters()).device)
+        predictions = {name: value.detach().cpu().double().numpy() for name, value in model(batch, "atoms").items()}
+        energy = float(predictions["energy"][0])
+        self.results = {"energy": energy, "free_energy": energy, "forces": predictions["forces"]}
+        if "stress" in predictions and np.isfinite(predictions["stress"]).all():
+            self.results["stress"] = full_3x3_to_voigt_6_stress(predictions["stress"][0])
+
+    def _record(self) -> dict[str, Any]:
+        name = self.package.datasets[self.dataset]
+        known = {int(number) for number in self.package.config["model"]["context"]["references"].get(name, {})}
+        unknown = sorted(set(self.atoms.numbers.tolist()) - known)
+        if unknown:
+            raise UserError(
+                f"atoms: atomic number {unknown[0]} was not in the training data of {name!r}, which has {sorted(known)}; "
+                "fine-tune the model on data with this element."
+            )
+        return {
+            "types": self.atoms.numbers,
+            "positions": self.atoms.positions,
+            "cell": self.atoms.cell.array,
+            "pbc": self.atoms.pbc,
+            "charge": self.atoms.info.get("charge", 0.0),
+            "spin": self.atoms.info.get("spin", 1.0),
+        }
+
+
+def _dataset(package: Package, name: str | None) -> int:
+    """Index of a level of theory with energies."""
+    references = package.config["model"]["context"]["references"]
+    known = [dataset for dataset in package.datasets if references.get(dataset)]
+    if not known:
+        raise UserError(f"{package.path} has no energies, its kinds are {', '.join(package.kinds)}; give another package.")
+    if name is None and len(known) == 1:
+        name = known[0]
+    if name not in known:
+        raise UserError(f"dataset={name!r}: {package.path} has the levels of theory {', '.join(known)}; give one of them.")
+    return package.datasets.index(name)
+
+
+def calculator(
+    path: str | Path, dataset: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+) -> SciMLCalculator:
+    """Return an ASE calculator over the package at ``path`` (or over the package of a run folder)."""
+    return SciMLCalculator(load(path, device=device, dtype=dtype), dataset)
