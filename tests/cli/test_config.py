@@ -66,6 +66,15 @@ def test_keys_of_ones_own_model_need_no_plus(value: str) -> None:
     assert config.model.options == {"mine": ast.literal_eval(value.replace("a:", "'a':"))}
 
 
+def test_heads_and_targets_can_be_added_and_left_out() -> None:
+    heads = ["heads.jet_class=null", "heads.mine={name: energy, hidden: 8}"]
+    terms = ["objective.others.mine={weight: 2, loss: mse, power: 3}", "objective.energy.loss=mae"]
+    config = configure("train", ["train=x", *heads, *terms])
+    assert list(config.heads) == ["energy", "residue_type", "mine"]
+    assert config.objective.terms["mine"] == {"weight": 2, "loss": "mse", "power": 3}
+    assert config.objective.terms["energy"] == {"weight": 1, "loss": "mae"}, "delta belongs to huber"
+
+
 @pytest.mark.parametrize(
     ("typed", "kept"),
     [
@@ -120,7 +129,12 @@ MISTAKES = [
     (["model.backend=triton"], "model.backend: found triton with trainer.accelerator=cpu, expected auto."),
     (["model.backend=cpu", "trainer=gpu"], "model.backend: found cpu with trainer.accelerator=gpu, expected auto."),
     (["objective.energy.loss=hubr"], "objective.energy.loss: found 'hubr', expected one of "),
-    (["heads.atoms=energi"], "heads.atoms: found 'energi', expected one of "),
+    (["heads.energi.hidden=3"], "heads.energi: found 'energi', expected one of "),
+    (["heads.mine={name: energi}"], "heads.mine: found 'energi', expected one of "),
+    (["objective.energy.wieght=3"], "objective.energy.wieght: this key is not known to sciml train (did you mean obj"),
+    (["objective.enery.weight=3"], "objective.enery.weight: this key is not known to sciml train (did you mean obj"),
+    (["objective.others.mine={weight: 1}"], "objective.others.mine.loss: found nothing, expected"),
+    (["objective.energy.delta=-1"], "objective.energy.delta: found -1, expected greater than 0."),
     (["model.name=bakbone"], "model.name: found 'bakbone', expected one of backbone"),
     (
         [f"objective.{name}.weight=0" for name in ("energy", "forces", "stress", "label", "residue_types")],
