@@ -6,11 +6,11 @@ the package runs it as a process and reads what it writes (``sciml.ingest.genera
 
     python pythia_jets.py --process top --jets 1000 --seed 1 --output top.npz
 
-Proton-proton collisions at 13 TeV (Monash tune, with showers, hadronisation and multiple interactions), anti-kT jets of
-R = 0.8 from all visible particles of |eta| < 5, the jet within |eta| < 2. Jets of top, W and Z decay to quarks only and
-hold every one of them (distance to the axis < R). At most one jet of an event is kept. Constituents under
-``--minimum-pt`` are dropped, the rest is sorted by pT and cut at ``--constituents``. Hard scatterings are
-sampled with a pT power bias and kept with weight 1, so that every class has a nearly flat pT spectrum.
+Proton-proton collisions at 13 TeV (Monash tune, with showers, hadronisation and multiple interactions), anti-kT jets
+of R = 0.8 from all visible particles of |eta| < 5, the jet within |eta| < 2. Tops, W and Z decay to quarks only; their
+jets have the resonance within R of the axis, so that some tops are not contained. At most one jet of an event is kept.
+Constituents under ``--minimum-pt`` are dropped, the rest is sorted by pT and cut at ``--constituents``. Hard
+scatterings are sampled with a pT power bias and kept with weight 1, so that every class has a nearly flat pT spectrum.
 """
 
 import argparse
@@ -92,30 +92,11 @@ def kind(particle) -> int:
     return 6
 
 
-def distance(one, other) -> float:
-    """Return the distance in pseudorapidity and azimuth of two objects that have eta() and phi()."""
-    azimuth = math.remainder(one.phi() - other.phi(), 2 * math.pi)
-    return math.hypot(one.eta() - other.eta(), azimuth)
-
-
-def decay_quarks(event, code: int) -> list[list]:
-    """Return the quarks of each hadronic decay of the resonance ``code`` (of a top: its bottom and those of its W)."""
-    found = []
-    for i in range(min(event.size(), 20)):  # the hard process comes first; status 22: its resonances
-        if event[i].idAbs() != code or event[i].statusAbs() != 22:
-            continue
-        last = event[event[i].iBotCopyId()]
-        quarks = []
-        for daughter in (event[d] for d in last.daughterList()):
-            if daughter.idAbs() == 24:
-                boson = event[daughter.iBotCopyId()]
-                quarks += [event[d] for d in boson.daughterList()]
-            else:
-                quarks.append(daughter)
-        quarks = [q for q in quarks if 1 <= q.idAbs() <= 5]
-        if len(quarks) == (3 if code == 6 else 2):
-            found.append(quarks)
-    return found
+def resonances(event, code: int) -> list:
+    """Return the last copies of the resonances ``code`` of the hard process, before they decay to quarks."""
+    # the hard process comes first in the event; status 22: its resonances
+    first = [i for i in range(min(event.size(), 20)) if event[i].idAbs() == code and event[i].statusAbs() == 22]
+    return [event[event[i].iBotCopyId()] for i in first]
 
 
 def find_jet(event, code: int, pt: tuple[float, float], definition):
@@ -130,12 +111,12 @@ def find_jet(event, code: int, pt: tuple[float, float], definition):
         pseudojets.append(pseudojet)
     sequence = fastjet.ClusterSequence(pseudojets, definition)
     jets = fastjet.sorted_by_pt(sequence.inclusive_jets(pt[0]))
-    decays = decay_quarks(event, code) if code else []
+    wanted = resonances(event, code) if code else []
     for jet in jets:
         azimuth = jet.phi_std()
         if jet.pt() > pt[1] or abs(jet.eta()) > 2:
             continue
-        if code and not any(all(close(jet.eta(), azimuth, q) for q in quarks) for quarks in decays):
+        if code and not any(close(jet.eta(), azimuth, particle) for particle in wanted):
             continue
         return jet, [visible[c.user_index()] for c in jet.constituents()]
     return None

@@ -1,7 +1,8 @@
 """Jets of Pythia 8 and FastJet: runs the separate program (``scripts/pythia_jets.py``) and reads what it writes.
 
 Pythia 8 and FastJet are GPL; nothing here imports them. Classes: light-quark and gluon jets (qcd), and top, W and Z
-jets that decay to quarks, each of anti-kT R = 0.8. The group of a record is its event; one jet of an event is kept.
+jets (the resonance decays to quarks and lies within R of the axis), each of anti-kT R = 0.8. The group of a record is
+its event; one jet of an event is kept.
 """
 
 import subprocess
