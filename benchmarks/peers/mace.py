@@ -44,7 +44,8 @@ ETHANOL_SETTINGS = {
 }  # fmt: skip
 # What the trials replace in them, one at a time. Selection is by the 50 validation configurations, never the test.
 TRIALS = (
-    {}, {"channels": 16}, {"channels": 64}, {"lr": 0.005}, {"lr": 0.02}, {"batch_size": 2}, {"batch_size": 10},
+    {}, {"channels": 16}, {"channels": 64}, {"lr": 0.005}, {"lr": 0.02}, {"batch_size": 2},
+    {"batch_size": 2, "lr": 0.02}, {"batch_size": 10},
     {"forces_weight": 1000.0, "clip": 100.0}, {"max_L": 0}, {"dtype": "float64"},
 )  # fmt: skip
 
