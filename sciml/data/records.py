@@ -163,6 +163,8 @@ def _sizes(record: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
             sizes[field.level] = len(record[field.name])
     if sizes["fine"] == 0:
         raise BadRecord("types: the record has zero atoms or particles")
+    if sizes.get("coarse") == 0:
+        raise BadRecord("residue_types: the record has zero residues")
     if sizes["fine"] > MAX_NODES:
         raise BadRecord(f"types: {sizes['fine']:,} nodes, more than {MAX_NODES:,}; split the system")
     return sizes
@@ -270,8 +272,6 @@ def _check_jet(record: Record) -> None:
 def _check_residues(record: Record) -> None:
     parent, residue_types, names = record["parent"], record["residue_types"], record["atom_names"]
     residues = len(residue_types)
-    if residues == 0:
-        raise BadRecord("residue_types: the record has zero residues")
     if parent.min() < 0 or parent.max() >= residues:
         raise BadRecord(f"parent: indices {parent.min()} to {parent.max()}, expected 0 to {residues - 1}")
     if residue_types.min() < 0 or residue_types.max() > UNKNOWN_RESIDUE:
