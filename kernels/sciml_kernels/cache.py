@@ -20,7 +20,7 @@ FOLDER_VARIABLE = "SCIML_KERNELS_CACHE"
 DIGEST_BYTES = 32
 
 # No -ffast-math: it would set flush-to-zero for the whole process and assume that NaN never occurs.
-FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O2", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 
 class CompilerError(ValueError):

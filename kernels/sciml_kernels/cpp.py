@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import torch
 
-from sciml_kernels.emit import Body, Term, emit
+from sciml_kernels.emit import Step, Term, emit
 from sciml_kernels.spec import Path, Spec, offsets, weight_offsets
 
 REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 
 _HEAD = """// {title}
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <vector>
 
 typedef {real} real;
 typedef real vec __attribute__((vector_size(64)));
@@ -79,11 +76,17 @@ _CONV = """
 // The first receiver of slab t: slabs hold about the same number of edges.
 static int64_t slab_begin(const int64_t* pointers, int64_t nodes, int64_t slabs, int64_t t) {{
   if (t == 0 || t == slabs) return t ? nodes : 0;
-  return std::lower_bound(pointers, pointers + nodes, pointers[nodes] * t / slabs) - pointers;
+  int64_t low = 0, high = nodes;
+  while (low < high) {{
+    const int64_t middle = (low + high) / 2;
+    if (pointers[middle] < pointers[nodes] * t / slabs) low = middle + 1;
+    else high = middle;
+  }}
+  return low;
 }}
 
 extern "C" void run({arguments}) {{
-  const int64_t slabs = std::max<int64_t>(1, std::min({slabs}, nodes));
+  const int64_t most_slabs = {slabs}, slabs = most_slabs < nodes ? most_slabs : nodes ? nodes : 1;
 {before}
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
   for (int64_t t = 0; t < slabs; t++) {{
@@ -99,25 +102,29 @@ extern "C" void run({arguments}) {{
 }}
 """
 
-# Slab 0 sums straight into the result, the others into rows of their own over the range of senders that they meet.
-_SLAB_BEFORE = """  std::unique_ptr<real[]> scratch(new real[(slabs - 1) * rows_x * {dim_x}]);
-  std::vector<int64_t> least(slabs), most(slabs);"""
+# Slab 0 sums straight into the result, the others into rows of their own, over the range of senders that they meet.
+_SLAB_BEFORE = """  real* scratch = new real[(slabs - 1) * rows_x * {dim_x}];
+  int64_t* range = new int64_t[2 * slabs];"""
 
-_SLAB = """    real* sum_x = t ? scratch.get() + (t - 1) * rows_x * {dim_x} : out_x;
-    const int64_t *begin = senders + pointers[first], *end = senders + pointers[last];
-    least[t] = t == 0 ? 0 : begin == end ? rows_x : *std::min_element(begin, end);
-    most[t] = t == 0 ? rows_x : begin == end ? 0 : *std::max_element(begin, end) + 1;
-    for (int64_t s = least[t]; s < most[t]; s++) std::memset(sum_x + s * {dim_x}, 0, {dim_x} * sizeof(real));"""
+_SLAB = """    real* sum_x = t ? scratch + (t - 1) * rows_x * {dim_x} : out_x;
+    int64_t least = t ? rows_x : 0, most = t ? 0 : rows_x;
+    for (int64_t e = pointers[first]; e < pointers[last]; e++) {{
+      if (senders[e] < least) least = senders[e];
+      if (senders[e] >= most) most = senders[e] + 1;
+    }}
+    for (int64_t s = least; s < most; s++) std::memset(sum_x + s * {dim_x}, 0, {dim_x} * sizeof(real));
+    range[2 * t] = least, range[2 * t + 1] = most;"""
 
-_SLAB_AFTER = """  if (slabs == 1) return;
-#pragma omp parallel for num_threads(threads) schedule(static)
+_SLAB_AFTER = """#pragma omp parallel for num_threads(threads) schedule(static) if (slabs > 1)
   for (int64_t n = 0; n < rows_x; n++)
     for (int64_t t = 1; t < slabs; t++) {{
-      if (n < least[t] || n >= most[t]) continue;
-      const real* part = scratch.get() + ((t - 1) * rows_x + n) * {dim_x};
+      if (n < range[2 * t] || n >= range[2 * t + 1]) continue;
+      const real* part = scratch + ((t - 1) * rows_x + n) * {dim_x};
 #pragma omp simd
       for (int64_t c = 0; c < {dim_x}; c++) out_x[n * {dim_x} + c] += part[c];
-    }}"""
+    }}
+  delete[] scratch;
+  delete[] range;"""
 
 _PRODUCT = """
 extern "C" void run({arguments}) {{
@@ -175,41 +182,54 @@ def _coupling_name(spec: Spec, path: Path) -> str:
     return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
 
 
-def _coupling_function(spec: Spec, path: Path, body: Body, reads: list[str], writes: list[str]) -> str:
+def _coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
     """All channels of one path in one row; pointers are those of the path's own blocks."""
     mul = spec.irreps_x[path.x].mul
-    scalar_y = not spec.y_channels
-    loads_y, loads = [], []
-    for (array, component), name in body.loads.items():
-        if array[-1] != "y":
-            loads.append(f"const vec {name} = load({array} + {component * mul} + c, lanes);")
-        elif scalar_y:
-            loads_y.append(f"const real {name} = {array}[{component}];")
+    before, body, after = [], [], []
+    declared: set[str] = set()
+    for step in steps:
+        if not spec.y_channels and _of_shared_y(step):
+            if step.kind == "load":
+                before.append(f"const real {step.name} = {step.expression}[{step.component}];")
+            elif step.kind == "matrix":
+                before.append(f"const real {step.name} = {step.expression};")
+            elif step.kind == "couple":
+                before.append(f"vec {step.name} = {{}};")
+                body.append(f"{step.name} += {step.expression};")
+            else:
+                after.append(f"out_y[{step.component}] += {step.expression};")
         else:
-            loads_y.append(f"const vec {name} = load({array} + {component * mul} + c, lanes);")
-    kind = "real" if scalar_y else "vec"
-    matrices = [*loads_y, *(f"const {kind} {name} = {expression};" for name, expression in body.matrices.items())]
-    channel = loads + [f"const vec {name} = {expression};" for name, expression in body.channel.items()]
-    for array, component, expression in body.sums:
-        channel.append(f"{'put' if array == 'w' else 'add'}(out_{array} + {component * mul} + c, {expression}, lanes);")
-    if scalar_y:
-        before = matrices + [f"vec {name} = {{}};" for name in body.couplings]
-        channel += [f"{name} += {expression};" for name, expression in body.couplings.items()]
-        after = [f"out_y[{j}] += {expression};" for j, expression in body.gradient_y.items()]
-    else:
-        before, after = [], []
-        channel = matrices + channel
-        channel += [f"const vec {name} = {expression};" for name, expression in body.couplings.items()]
-        channel += [f"add(out_y + {j * mul} + c, {expression}, lanes);" for j, expression in body.gradient_y.items()]
+            body.append(_statement(step, mul, declared))
+            declared.add(step.name)
     return _COUPLING.format(
         title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
         name=_coupling_name(spec, path),
         arguments=_arguments(reads, writes, _vector_output(spec)),
         mul=mul,
         before=_indent(before, 2),
-        body=_indent(channel, 4),
+        body=_indent(body, 4),
         after=_indent(after, 2),
     )
+
+
+def _of_shared_y(step: Step) -> bool:
+    """Steps that stand outside the channel loop where y has no channels."""
+    if step.kind == "load":
+        return step.expression in ("y", "vy")
+    return step.kind in ("matrix", "couple") or step.name == "out_y"
+
+
+def _statement(step: Step, mul: int, declared: set[str]) -> str:
+    """One step within the channel loop."""
+    offset = f"{step.component * mul} + c"
+    if step.kind == "load":
+        return f"const vec {step.name} = load({step.expression} + {offset}, lanes);"
+    if step.kind in ("add", "put"):
+        return f"{step.kind}({step.name} + {offset}, {step.expression}, lanes);"
+    if step.kind == "sum":
+        first = step.name not in declared
+        return f"vec {step.name} = {step.expression};" if first else f"{step.name} += {step.expression};"
+    return f"const vec {step.name} = {step.expression};"
 
 
 def _row_function(spec: Spec, reads: list[str], writes: list[str]) -> str:
@@ -239,7 +259,7 @@ def _conv_loop(spec: Spec, arguments: str, reads: list[str], writes: list[str]) 
     to_x = "out_x" in writes
     return _CONV.format(
         arguments=arguments,
-        slabs="(int64_t)threads" if to_x else "(int64_t)threads * 16",
+        slabs="threads" if to_x else "threads * 16",
         before=_SLAB_BEFORE.format(dim_x=dims["x"]) if to_x else "",
         slab=_SLAB.format(dim_x=dims["x"]) if to_x else "",
         node=_indent([_clear("out_g", "n", dims["g"])] if "out_g" in writes else [], 6),

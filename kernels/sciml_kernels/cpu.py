@@ -50,13 +50,13 @@ def kernel(
 
 def launch(
     key: str,
-    arrays: Mapping[str, Tensor | None],
+    arrays: Mapping[str, Tensor],
     senders: Tensor | None,
     pointers: Tensor | None,
     terms: tuple[Term, ...],
     wants: str,
 ) -> dict[str, Tensor]:
-    """Gradients `wants` of the sum of `terms`: a row-aligned node-wise operation, or a convolution where senders are given.
+    """Gradients `wants` of the sum of `terms`, of a convolution where edges are given, else of a node-wise product.
 
     Args:
         key: of the spec.
@@ -65,9 +65,8 @@ def launch(
         terms, wants: see `sciml_kernels.emit`.
     """
     spec, x, w = Spec.from_key(key), arrays["x"], arrays["w"]
-    assert x is not None and w is not None
     function, reads = kernel(key, x.dtype, senders is not None, terms, wants)
-    inputs = [arrays[name].contiguous() for name in reads]  # type: ignore[union-attr]
+    inputs = [arrays[name].contiguous() for name in reads]
     nodes = x.shape[0] if pointers is None else pointers.shape[0] - 1
     sizes = {
         "x": (x.shape[0], spec.dim_x),

@@ -8,14 +8,16 @@ arrive at dF/dx, dF/dy, dF/dw (a term whose tangent is absent is left out).
 
 The contraction is factored as m[i, k] = sum_j C[i, j, k] y[j]: where y has no channels, this is done once per row.
 
-Names in the expressions: x0, vx1, g2, w0: components read from memory; y_0_2: the matrix m[0, 2] of y; wg2 = w * g[2];
-wu2 = (x . m)[2], the part of the output that w multiplies; s_0_2: the gradient of m[0, 2].
+Steps are ordered by output component k, so that few values are alive at a time. Names in the expressions: x0, vx1, g2,
+w0 are read from memory; y_0_2 is the matrix m[0, 2] of y; wu = (x . m)[k], which w multiplies; wg = w * g[k]; s_0_2 is the
+gradient of m[0, 2]; dx1 and dw0 collect gradients.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal
 
 from sciml_kernels.spec import Path
 
@@ -44,93 +46,95 @@ def reachable(terms: Iterable[Term], wants: str) -> str:
     return "".join(want for want in wants if terms and (want == "g" or any(getattr(t, want) == want for t in terms)))
 
 
-@dataclasses.dataclass
-class Body:
-    """The arithmetic of one path.
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One statement.
 
-    Attributes:
-        loads: (array, component) -> name, read once per channel (y: once per row where it has no channels).
-        matrices: name -> linear combination of y loads.
-        channel: name -> expression, in order, per channel.
-        sums: (wanted array, component, expression), to be added per channel.
-        couplings: name -> expression per channel, the gradient of the matrix of y.
-        gradient_y: component j -> linear combination of couplings (summed over channels where y has none).
+    Kinds: "load", name = array[component]; "matrix", name = expression in y; "let", name = expression; "sum",
+    name += expression within one channel; "couple", the same for the gradient of a matrix, over all channels that share
+    it; "add" and "put", array[component] += or = expression.
     """
 
-    loads: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
-    matrices: dict[str, str] = dataclasses.field(default_factory=dict)
-    channel: dict[str, str] = dataclasses.field(default_factory=dict)
-    sums: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
-    couplings: dict[str, str] = dataclasses.field(default_factory=dict)
-    gradient_y: dict[int, str] = dataclasses.field(default_factory=dict)
-
-    def load(self, array: str, component: int = 0) -> str:
-        """Note that this component is read; its name."""
-        return self.loads.setdefault((array, component), f"{array}{component}")
+    kind: Literal["load", "matrix", "let", "sum", "couple", "add", "put"]
+    name: str
+    expression: str = ""
+    component: int = 0
 
 
-def emit(path: Path, terms: tuple[Term, ...], wants: str, suffix: str = "") -> Body:
+def emit(path: Path, terms: tuple[Term, ...], wants: str, suffix: str = "") -> list[Step]:
     """The arithmetic of `path` for the gradients `wants` of the sum of `terms`; `suffix` ends a number ("f" in C++)."""
-    body = Body()
-    pairs: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    for i, j, k, value in path.entries:
-        pairs.setdefault((i, k), []).append((j, value))
+    return _Emitter(path, terms, wants, suffix).steps
 
-    def number(value: float) -> str:
-        return f"{value!r}{suffix}"
 
-    def matrix(y: str, i: int, k: int) -> str:
-        combination = " + ".join(f"{number(value)}*{body.load(y, j)}" for j, value in pairs[i, k])
-        body.matrices[f"{y}_{i}_{k}"] = combination
-        return f"{y}_{i}_{k}"
+class _Emitter:
+    def __init__(self, path: Path, terms: tuple[Term, ...], wants: str, suffix: str) -> None:
+        self.steps: list[Step] = []
+        self.defined: set[str] = set()
+        self.terms, self.wants, self.suffix = terms, wants, suffix
+        self.weights = list(dict.fromkeys(term.w for term in terms))
+        self.pairs: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        for i, j, k, value in path.entries:
+            self.pairs.setdefault((i, k), []).append((j, value))
+        for k in sorted({k for _, k in self.pairs}):
+            self._component([i for i, kk in self.pairs if kk == k], k)
+        if "x" in wants:
+            self.steps += [Step("add", "out_x", f"dx{i}", i) for i in sorted({i for i, _ in self.pairs})]
+        if "w" in wants:
+            self.steps.append(Step("put", "out_w", "dw0"))
+        if "y" in wants:
+            self._gradient_y(path)
 
-    rows, columns = sorted({i for i, _ in pairs}), sorted({k for _, k in pairs})
-    _outputs(body, pairs, columns, terms, wants, matrix)
-    if "x" in wants or "y" in wants:
-        _weighted_gradients(body, columns, terms)
-    if "x" in wants:
+    def _component(self, rows: list[int], k: int) -> None:
+        """Everything that output component k contributes."""
+        outputs = {}
+        for weight in self.weights:
+            if "g" in self.wants or ("w" in self.wants and weight == "w"):
+                outputs[weight] = self._define("let", f"{weight}u{k}", self._output(weight, rows, k))
+        if "g" in self.wants:
+            total = " + ".join(f"{self._load(weight)}*{name}" for weight, name in outputs.items())
+            self.steps.append(Step("add", "out_g", total, k))
+        if "w" in self.wants:
+            self.steps.append(Step("sum", "dw0", f"{self._load('g', k)}*{outputs['w']}"))
+        if "x" not in self.wants and "y" not in self.wants:
+            return
+        weighted = {
+            weight: self._define("let", f"{weight}g{k}", f"{self._load(weight)}*{self._load('g', k)}")
+            for weight in self.weights
+        }
         for i in rows:
-            products = [
-                f"{matrix(term.y, i, k)}*{term.w}g{k}"
-                for term in terms
-                if term.x == "x"
-                for k in columns
-                if (i, k) in pairs
-            ]
-            body.sums.append(("x", i, " + ".join(products)))
-    if "y" in wants:
-        for i, k in pairs:
-            products = [f"{body.load(term.x, i)}*{term.w}g{k}" for term in terms if term.y == "y"]
-            body.couplings[f"s_{i}_{k}"] = " + ".join(products)
-        for j in sorted({j for _, j, _, _ in path.entries}):
-            combination = [f"{number(value)}*s_{i}_{k}" for i, jj, k, value in path.entries if jj == j]
-            body.gradient_y[j] = " + ".join(combination)
-    return body
+            if "x" in self.wants:
+                products = [f"{self._matrix(t.y, i, k)}*{weighted[t.w]}" for t in self.terms if t.x == "x"]
+                self.steps.append(Step("sum", f"dx{i}", " + ".join(products)))
+            if "y" in self.wants:
+                products = [f"{self._load(t.x, i)}*{weighted[t.w]}" for t in self.terms if t.y == "y"]
+                self.steps.append(Step("couple", f"s_{i}_{k}", " + ".join(products)))
 
+    def _output(self, weight: str, rows: list[int], k: int) -> str:
+        terms = [term for term in self.terms if term.w == weight]
+        return " + ".join(f"{self._load(t.x, i)}*{self._matrix(t.y, i, k)}" for t in terms for i in rows)
 
-def _outputs(body, pairs, columns, terms, wants, matrix) -> None:  # type: ignore[no-untyped-def]
-    """Gradients to g and w: both need u = x . m, grouped by the weight that multiplies it."""
-    weights = [
-        name for name in dict.fromkeys(term.w for term in terms) if "g" in wants or ("w" in wants and name == "w")
-    ]
-    for name in weights:
-        for k in columns:
-            products = [
-                f"{body.load(term.x, i)}*{matrix(term.y, i, k)}"
-                for term in terms
-                if term.w == name
-                for i, kk in pairs
-                if kk == k
-            ]
-            body.channel[f"{name}u{k}"] = " + ".join(products)
-    if "g" in wants:
-        for k in columns:
-            body.sums.append(("g", k, " + ".join(f"{body.load(name)}*{name}u{k}" for name in weights)))
-    if "w" in wants:
-        body.sums.append(("w", 0, " + ".join(f"{body.load('g', k)}*wu{k}" for k in columns)))
+    def _gradient_y(self, path: Path) -> None:
+        for component in sorted({j for _, j, _, _ in path.entries}):
+            parts = [f"{self._number(value)}*s_{i}_{k}" for i, j, k, value in path.entries if j == component]
+            self.steps.append(Step("add", "out_y", " + ".join(parts), component))
 
+    def _matrix(self, y: str, i: int, k: int) -> str:
+        parts = [f"{self._number(value)}*{self._load(y, j)}" for j, value in self.pairs[i, k]]
+        return self._define("matrix", f"{y}_{i}_{k}", " + ".join(parts))
 
-def _weighted_gradients(body: Body, columns: list[int], terms: tuple[Term, ...]) -> None:
-    for name in dict.fromkeys(term.w for term in terms):
-        for k in columns:
-            body.channel[f"{name}g{k}"] = f"{body.load(name)}*{body.load('g', k)}"
+    def _load(self, array: str, component: int = 0) -> str:
+        name = f"{array}{component}"
+        if name not in self.defined:
+            self.defined.add(name)
+            self.steps.append(Step("load", name, array, component))
+        return name
+
+    def _define(self, kind: Literal["let", "matrix"], name: str, expression: str) -> str:
+        """The name of this expression, defined at its first use."""
+        if name not in self.defined:
+            self.defined.add(name)
+            self.steps.append(Step(kind, name, expression))
+        return name
+
+    def _number(self, value: float) -> str:
+        return f"{value!r}{self.suffix}"

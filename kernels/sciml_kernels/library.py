@@ -53,10 +53,10 @@ def trilinear_double_backward(
     spec: str,
     wants: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to x, y, w, g for gradients vx, vy, vw that arrive at those of the first order; unwanted ones are empty."""
-    arrays = {"vx": vx, "vy": vy, "vw": vw, "g": g, "x": x, "y": y, "w": w}
-    terms = second_order("".join(name for name in "xyw" if arrays["v" + name] is not None))
-    found = cpu.launch(spec, arrays, senders, pointers, terms, wants)
+    """Gradients to x, y, w, g for gradients vx, vy, vw arriving at the first-order ones; the unwanted are empty."""
+    tangents = {name: v for name, v in zip("xyw", (vx, vy, vw), strict=True) if v is not None}
+    arrays = {"g": g, "x": x, "y": y, "w": w, **{"v" + name: v for name, v in tangents.items()}}
+    found = cpu.launch(spec, arrays, senders, pointers, second_order("".join(tangents)), wants)
     gx, gy, gw, gg = (found[name] if name in found else x.new_empty(0) for name in "xywg")
     return gx, gy, gw, gg
 

@@ -19,7 +19,7 @@ Entry = tuple[int, int, int, float]
 
 @cache
 def clebsch_gordan(l_x: int, l_y: int, l_out: int) -> tuple[Entry, ...]:
-    """Nonzero (i, j, k, value) of a coupling of three degrees, 'component' normalised: wigner_3j * sqrt(2 l_out + 1)."""
+    """Nonzero (i, j, k, value) of a coupling of degrees, 'component' normalised: wigner_3j * sqrt(2 l_out + 1)."""
     import torch  # wigner_3j follows the default dtype; ask for fp64 whatever the caller has set
 
     values = o3.wigner_3j(l_x, l_y, l_out, dtype=torch.float64) * (2 * l_out + 1) ** 0.5
