@@ -1,0 +1,113 @@
+"""Small models, stores and runs for tests; random systems are in ``tests.helpers``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciml import registry
+from sciml.data.records import Record
+from sciml.data.store import Store, StoreWriter
+from sciml.graph import KINDS, Graph, collate
+from sciml.models.model import Model, build_model
+from tests.helpers import ELEMENTS, random_crystal, random_jet, random_molecule, random_peptide
+
+CUTOFFS = {"atoms": 5.0, "jets": 2.5, "residues": 8.0}
+DATASETS = ("first", "second")
+CLASSES = ("qcd", "top", "w")
+DOMAIN_OF = {"atoms": "materials", "jets": "hep", "residues": "biology"}
+TINY = {
+    "name": "backbone",
+    "channels": 4,
+    "layers": 2,
+    "lmax_node": 1,
+    "lmax_edge": 2,
+    "correlation": 3,
+    "radial": {"basis": 6, "hidden": [8]},
+    "feed_forward": 2,
+    "backend": "auto",
+}
+
+
+def describe_model(kinds: tuple[str, ...] = KINDS, **backbone: Any) -> dict[str, Any]:
+    """The description of a model of a few thousand parameters with the head of every kind."""
+    heads = {"atoms": "energy", "jets": "jet_class", "residues": "residue_type"}
+    references = {name: {str(z): -0.5 * z - i for z in ELEMENTS} for i, name in enumerate(DATASETS)}
+    return {
+        "backbone": {**TINY, **backbone},
+        "heads": {heads[kind]: {"hidden": 8} for kind in kinds},
+        "kinds": list(kinds),
+        "cutoffs": {kind: CUTOFFS[kind] for kind in kinds},
+        "context": {
+            "datasets": list(DATASETS),
+            "references": references,
+            "scales": {"first": 0.7, "second": 1.9},
+            "classes": list(CLASSES),
+        },
+        "mean_neighbors": {kind: {"atoms": 14.0, "jets": 29.0, "residues": 20.0}[kind] for kind in kinds},
+    }
+
+
+def random_model(
+    dtype: torch.dtype = torch.float64, seed: int = 0, kinds: tuple[str, ...] = KINDS, **backbone: Any
+) -> Model:
+    """A model in which no weight is near zero: those that begin at zero are drawn, so that every path counts.
+
+    The weights are float32 numbers whatever ``dtype``, so models of one seed are one function in two precisions.
+    """
+    torch.manual_seed(seed)
+    model = build_model(describe_model(kinds, **backbone))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if float(parameter.abs().max()) == 0.0:
+                parameter.normal_(std=0.3)
+        if "energy" in model.heads:
+            model.heads["energy"].readout[-1].weight.mul_(10.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+def graph_of(record: Record, kind: str, dtype: torch.dtype = torch.float64, dataset: int = 1, **options: Any) -> Graph:
+    """The graph of a record with a level of theory; ``options`` reach the domain's ``graph``."""
+    domain = registry.resolve("domains", DOMAIN_OF[kind])
+    graph = domain.graph(record, kind, options.pop("cutoff", CUTOFFS[kind]), dtype=dtype, **options)
+    graph.dataset = torch.tensor([dataset])
+    return graph
+
+
+def outputs(model: Model, kind: str, *graphs: Graph) -> dict[str, torch.Tensor]:
+    """Predictions of a batch of graphs, detached."""
+    return {name: value.detach() for name, value in model(collate([g.clone() for g in graphs]), kind).items()}
+
+
+def molecules_store(path: Path, records: int = 12, dataset: str = "first", atoms: int = 6, seed: int = 0) -> Store:
+    """A store of random molecules, one in four a crystal; energies and forces of a harmonic toy."""
+    rng = np.random.default_rng(seed)
+    with StoreWriter(path, "materials", dataset) as writer:
+        for index in range(records):
+            make = random_crystal if index % 4 == 3 else random_molecule
+            record = make(rng, atoms=atoms)
+            assert writer.add({**record, "id": f"m#{index}", "group": f"g{index}"})
+    return writer.close()
+
+
+def jets_store(path: Path, records: int = 12, seed: int = 0) -> Store:
+    """A store of jets of three classes that differ in mass."""
+    rng = np.random.default_rng(seed)
+    with StoreWriter(path, "hep", "toy", metadata={"classes": list(CLASSES)}) as writer:
+        for index in range(records):
+            record = random_jet(rng, particles=8, mass=40.0 + 60.0 * (index % 3))
+            assert writer.add({**record, "id": f"j#{index}", "group": f"j{index}", "label": index % 3})
+    return writer.close()
+
+
+def peptides_store(path: Path, records: int = 8, seed: int = 0, labelled: bool = True) -> Store:
+    """A store of short helices with or without energies."""
+    rng = np.random.default_rng(seed)
+    with StoreWriter(path, "biology", "amber") as writer:
+        for index in range(records):
+            record = random_peptide(rng, residues=4, labelled=labelled)
+            assert writer.add({**record, "id": f"p#{index}", "group": f"p{index}"})
+    return writer.close()
