@@ -28,6 +28,7 @@ _VIRIAL = ("virial", "virials", "REF_virial", "REF_virials", "dft_virial", "DFT_
 _GROUP = ("group", "trajectory", "traj", "traj_id", "trajectory_id", "mol_id", "molecule", "system_id", "material_id")
 # Formats whose frames follow each other in time: the file is one trajectory.
 _TRAJECTORIES = ("vasp-out", "vasp-xml", "vasp-xdatcar", "espresso-out", "cp2k-dcd", "lammps-dump-text", "gaussian-out")
+_DATABASES = ("db", "json", "aselmdb")
 _VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # ASE's order: xx yy zz yz xz xy
 
 
@@ -51,7 +52,6 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         if isinstance(frame, Rejected):
             yield frame
             continue
-        empty = False
         values = {**frame.arrays, **frame.info, **(frame.calc.results if frame.calc else {})}
         keys.update(values)
         try:
@@ -59,6 +59,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         except ValueError as error:
             yield Rejected(name, str(error))
             continue
+        empty = False
         labels.update(record)
         yield {"id": name, "group": _group(values, trajectory, path, name), **record}
     if not empty:
@@ -215,9 +216,10 @@ def _format(path: Path) -> str | None:
         return "extxyz"
     if not head(path, 1):
         return None
-    from ase.io.formats import UnknownFileTypeError, filetype
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
     try:
-        return filetype(str(path))
+        name = filetype(str(path))  # an unknown extension comes back as if it were a format
+        return name if name in ioformats or name in _DATABASES else None
     except (UnknownFileTypeError, OSError, ValueError, UnicodeDecodeError):
         return None
