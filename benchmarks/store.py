@@ -86,7 +86,7 @@ def lmdb_reader(path: Path) -> Callable[[int], Sample]:
     import lmdb
 
     transaction = lmdb.open(str(path), readonly=True, lock=False, readahead=False).begin(buffers=True)
-    return lambda index: pickle.loads(transaction.get(str(index).encode()))
+    return lambda index: pickle.loads(transaction.get(str(index).encode(), b""))
 
 
 def ase_reader(path: Path) -> Callable[[int], Sample]:
