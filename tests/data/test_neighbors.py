@@ -22,7 +22,7 @@ def brute_force(positions, cell, pbc, cutoff):
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.tuples(*[st.booleans()] * 3), st.floats(1.0, 6.0))
 def test_same_pairs_as_brute_force(seed, atoms, pbc, cutoff):
     generator = np.random.default_rng(seed)
