@@ -56,14 +56,24 @@ def save(path: Path, model: Model, config: dict[str, Any], card: str) -> Path:
         (partial / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         hashes = {name: file_hash(partial / name) for name in FILES}
         (partial / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
-        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(partial, path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _exchange(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Move the folder ``new`` to ``path``; an older one there is set aside first and comes back if that fails."""
+    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    if path.exists():
+        os.replace(path, replaced)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if replaced.exists():
+            os.replace(replaced, path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Package:
@@ -75,7 +85,7 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
     folder = _find(Path(path))
     config = _read_config(folder)
     _verify(folder)
-    model = build_model(config["model"])
+    model = _build(config, folder)
     try:
         weights = load_file(folder / "weights.safetensors")
         model.load_state_dict(weights)
@@ -85,6 +95,15 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
     if dtype is not None:
         to_float_dtype(model, dtype)
     return Package(model.eval(), config, folder)
+
+
+def _build(config: dict[str, Any], folder: Path) -> Model:
+    """The untrained model of a configuration, which somebody may have edited."""
+    try:
+        return build_model(config["model"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder}/config.json does not describe a model ({reason}); copy the package again.") from None
 
 
 def to_float_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -105,22 +124,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}/config.json is not readable JSON ({error}); copy the package again.") from None
-    if config.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}/config.json has format {config.get('format')!r}, this sciml reads {FORMAT}; update sciml."
-        )
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{folder}/config.json has format {found!r}, this sciml reads {FORMAT}; update sciml.")
     return config
 
 
 def _verify(folder: Path) -> None:
     try:
         hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        known = {name: hashes[name] for name in FILES}
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}/hashes.json is missing or damaged; copy the package again.") from None
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(f"{folder}/{name} is missing; copy the package again.")
-        if hashes.get(name) != file_hash(folder / name):
+        if known[name] != file_hash(folder / name):
             raise UserError(f"{folder}/{name} does not match its hash in hashes.json; copy the package again.")
 
 
