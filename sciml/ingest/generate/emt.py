@@ -13,13 +13,14 @@ from ase import Atoms
 from ase.build import bulk
 
 from sciml.data.records import Record
-from sciml.ingest.generate.common import atoms_record, deform, random_strain, run_tasks, smallest_distance, task_seeds
+from sciml.ingest.generate.common import atoms_record, deform, random_strain, run_tasks, task_seeds
 
 ELEMENTS = ("Al", "Cu", "Ag", "Au", "Ni", "Pd", "Pt")
 # equilibrium fcc lattice constants of the potential, Å
 LATTICE = {"Al": 3.99, "Cu": 3.59, "Ag": 4.06, "Au": 4.06, "Ni": 3.49, "Pd": 3.88, "Pt": 3.92}
 REPEATS = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2))
 DATASET = "emt"
+MAX_FORCE = 10.0  # eV/Å: beyond it two atoms have been pushed into each other
 
 
 class Task(NamedTuple):
@@ -75,9 +76,9 @@ def sample(task: Task) -> list[Record]:
         if len(atoms) >= 16 and rng.random() < 0.25:
             del atoms[int(rng.integers(len(atoms)))]
             config_type = "vacancy"
-        atoms.positions += rng.normal(0.0, rng.uniform(0.03, 0.20), (len(atoms), 3))
-        if smallest_distance(atoms) < 1.9:
-            continue
+        atoms.positions += rng.normal(0.0, rng.uniform(0.03, 0.18), (len(atoms), 3))
         atoms.calc = EMT()
+        if np.abs(atoms.get_forces()).max() > MAX_FORCE:
+            continue
         records.append(atoms_record(atoms, f"{name}#{len(records)}", name, config_type))
     return records
