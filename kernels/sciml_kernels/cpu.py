@@ -42,8 +42,9 @@ def kernel(
     spec = Spec.from_key(key)
     function = cache.load(cpp.source(spec, dtype, gather, terms, wants)).run
     reads, writes = cpp.array_names(terms, wants)
-    index = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p] if gather else []
-    function.argtypes = [ctypes.c_int, ctypes.c_int64, *index, *[ctypes.c_void_p] * (len(reads) + len(writes))]
+    pointers = len(reads) + len(writes) + (2 if gather else 0)
+    sizes = [ctypes.c_int, ctypes.c_int64, *([ctypes.c_int64] if gather else [])]
+    function.argtypes = sizes + [ctypes.c_void_p] * pointers
     function.restype = None
     return function, tuple(reads)
 

@@ -9,8 +9,8 @@ arrive at dF/dx, dF/dy, dF/dw (a term whose tangent is absent is left out).
 The contraction is factored as m[i, k] = sum_j C[i, j, k] y[j]: where y has no channels, this is done once per row.
 
 Steps are ordered by output component k, so that few values are alive at a time. Names in the expressions: x0, vx1, g2,
-w0 are read from memory; y_0_2 is the matrix m[0, 2] of y; wu = (x . m)[k], which w multiplies; wg = w * g[k]; s_0_2 is the
-gradient of m[0, 2]; dx1 and dw0 collect gradients.
+w0 are read from memory; y_0_2 is the matrix m[0, 2] of y; wu2 = (x . m)[2], which w multiplies; wg2 = w * g[2]; s_0_2
+is the gradient of m[0, 2]; dx1 and dw0 collect gradients.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str
     Raises:
         ValueError: an argument of wrong shape, dtype or device, or a backend that is not possible here.
     """
+    _check_type("spec", spec, Spec)
+    _check_type("edges", edges, Edges)
     rows = edges.num_edges
     flat_x = _flat("x", x, edges.num_senders, spec.dim_x, spec.channels)
     flat_y = _flat("y", y, rows, spec.dim_y, spec.channels if spec.y_channels else None)
@@ -50,6 +52,7 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
     Two chained calls give a many-body product of correlation 3. Arguments, shapes and errors as for `conv`, with one
     row per node everywhere.
     """
+    _check_type("spec", spec, Spec)
     rows = x.shape[0]
     flat_x = _flat("x", x, rows, spec.dim_x, spec.channels)
     flat_y = _flat("y", y, rows, spec.dim_y, spec.channels if spec.y_channels else None)
@@ -102,6 +105,12 @@ def _flat(name: str, tensor: Tensor, rows: int, dim: int, channels: int | None) 
         return tensor.reshape(rows, dim)
     shaped = f" or ({rows}, {dim // channels}, {channels})" if channels else ""
     raise ValueError(f"{name}: found shape {tuple(shape)}, expected ({rows}, {dim}){shaped}")
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    if not isinstance(value, expected):
+        article = "a " if expected is Spec else ""
+        raise ValueError(f"{name}: found {type(value).__name__}, expected {article}{expected.__name__}")
 
 
 def _check_alike(x: Tensor, y: Tensor, w: Tensor) -> None:
