@@ -4,6 +4,7 @@ Component ``l * l + m`` holds the m-th component of degree l in e3nn's real basi
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,16 +94,59 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.expand(x)
         if self.gates is None:
-            return self.contract(torch.nn.functional.silu(hidden))
+            return self.contract(silu(hidden))
         invariants, *others = split_degrees(hidden)
         gates = torch.sigmoid(self.gates(x[:, 0])).view(x.shape[0], -1, hidden.shape[2]).split(1, dim=1)
         gated = [part * gate for part, gate in zip(others, gates, strict=False)]
-        return self.contract(torch.cat([torch.nn.functional.silu(invariants), *gated], dim=1))
+        return self.contract(torch.cat([silu(invariants), *gated], dim=1))
+
+
+class _SiLU(torch.autograd.Function):
+    """SiLU whose derivatives to second order each take one pass; torch's own second derivative takes a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.nn.functional.silu(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _SiLUBackward.apply(gradient, x)
+
+
+class _SiLUBackward(torch.autograd.Function):
+    """gradient * silu'(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient, x)
+        return torch.ops.aten.silu_backward(gradient, x)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, x = ctx.saved_tensors
+        sigmoid = torch.sigmoid(x)
+        # silu'' = s (1 - s) (2 + x (1 - 2 s)), with s the sigmoid
+        curvature = torch.addcmul(x, x, sigmoid, value=-2.0).add_(2.0).mul_(sigmoid).mul_(1.0 - sigmoid)
+        return torch.ops.aten.silu_backward(outer, x), curvature.mul_(outer).mul_(gradient)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x), twice differentiable."""
+    return _SiLU.apply(x)
+
+
+class SiLU(nn.Module):
+    """:func:`silu` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x)
 
 
 def multilayer_perceptron(widths: list[int]) -> nn.Sequential:
     """Linear layers with SiLU between them: widths[0] inputs, widths[-1] outputs."""
     layers: list[nn.Module] = []
     for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [nn.Linear(width_in, width_out), nn.SiLU()]
+        layers += [nn.Linear(width_in, width_out), SiLU()]
     return nn.Sequential(*layers[:-1])

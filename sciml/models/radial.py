@@ -7,6 +7,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from sciml.models.layers import silu
+
 
 class EdgeGeometry(NamedTuple):
     """What every block needs of the edges: harmonics (E, (lmax + 1)^2), basis (E, basis), envelope (E, 1)."""
@@ -116,8 +118,8 @@ class RadialNetwork(nn.Module):
         if edge_scalars is not None and kind in self.edge_scalars:
             hidden = hidden + self.edge_scalars[kind](edge_scalars)
         for layer in self.hidden:
-            hidden = layer(torch.nn.functional.silu(hidden))
-        hidden = torch.nn.functional.silu(hidden) * edges.envelope
+            hidden = layer(silu(hidden))
+        hidden = silu(hidden) * edges.envelope
         last = self.last if paths is None else self.last[paths]
         weights = hidden @ last.reshape(-1, last.shape[2]).t()
         return weights.view(hidden.shape[0], last.shape[0], self.channels)
