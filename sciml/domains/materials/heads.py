@@ -61,8 +61,9 @@ class EnergyHead(Head):
     def _stress(virial: Tensor, batch: Batch) -> Tensor:
         periodic = batch.pbc.all(dim=1)
         volume = torch.linalg.det(batch.cell.double()).abs().to(virial.dtype)
-        volume = torch.where(periodic, volume, torch.full_like(volume, torch.nan))
-        return virial / volume[:, None, None]
+        # NaN is put in last: divided by a NaN volume, even the zero gradient of an unlabelled stress would be NaN.
+        stress = virial / torch.where(periodic, volume, 1.0)[:, None, None]
+        return torch.where(periodic[:, None, None], stress, torch.nan)
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """The dataset's force scale for energy and forces; for stress, force scale per Å^2."""
