@@ -120,7 +120,7 @@ def measure_residues(columns: Columns, groups: np.ndarray, residue_counts: list[
     composition = np.log((np.asarray(residue_counts) + 1.0) / (np.sum(residue_counts) + 20.0))
     values = cross_entropies(logits, labels)
     baseline = -composition[labels]
-    difference, low, high = bootstrap_difference(values, baseline, groups)
+    interval = bootstrap_difference(values, baseline, groups)
     return {
         "count": len(labels),
         "unit": "nats",
@@ -129,7 +129,7 @@ def measure_residues(columns: Columns, groups: np.ndarray, residue_counts: list[
         "perplexity": float(np.exp(values.mean())),
         "baseline_cross_entropy": float(baseline.mean()),
         "baseline_recovery": float((labels == composition.argmax()).mean()),
-        "difference": difference,
-        "difference_low": low,
-        "difference_high": high,
+        "difference": interval["difference"],
+        "difference_low": interval["low"],
+        "difference_high": interval["high"],
     }

@@ -1,6 +1,7 @@
 """Evaluate a model on sources: metrics per store and over all stores, as a table, a file and plots."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ class Evaluation:
         from sciml.evaluate.plots import write_plots
 
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"targets": self.targets, "stores": self.stores}
-        (folder / "metrics.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = _without_nan({"targets": self.targets, "stores": self.stores})
+        (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if plots:
             write_plots(self.columns, self.classes, folder)
 
@@ -78,6 +79,13 @@ def evaluate_sources(
         targets |= measure_numbers(target, joined, np.concatenate([baseline for _, baseline in parts]))
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
     return Evaluation(targets, stores, named, context["classes"])
+
+
+def _without_nan(values: Any) -> Any:
+    """The same with null for numbers that JSON cannot hold: an interval of one sequence, a rejection without background."""
+    if isinstance(values, dict):
+        return {name: _without_nan(value) for name, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _unique(names: list[str]) -> list[str]:
