@@ -136,7 +136,7 @@ def _hydra(verb: str, words: list[str]) -> dict[str, Any]:
     """Compose with Hydra and turn each of its errors into a sentence."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -147,6 +147,10 @@ def _hydra(verb: str, words: list[str]) -> dict[str, Any]:
             plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         raise UserError(_yaml_sentence(error)) from None
+    except OverrideParseException as error:
+        key, _, value = error.override.partition("=")
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"{key}: found {value!r}, expected a value that Hydra can read ({problem}).") from None
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
         if isinstance(cause, yaml.YAMLError):

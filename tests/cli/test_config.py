@@ -143,7 +143,7 @@ MISTAKES = [
     (["optimizer.learning_rate=nan"], "optimizer.learning_rate: found nan, expected a finite number."),
     (["optimizer.betas=[0.9]"], "optimizer.betas: found [0.9]"),
     (["model.radial.hidden=64"], "model.radial.hidden: found 64, expected a valid list."),
-    (["model.channels=[1,"], "the configuration cannot be composed: "),
+    (["model.channels=[1,"], "model.channels: found '[1,', expected a value that Hydra can read ("),
     (["model.channels=${nothing}"], "the configuration cannot be composed: Interpolation key 'nothing' not found"),
     (["~trainer.devices"], "trainer.devices: found nothing, expected number of devices"),
     (["tiny"], "'tiny' is not KEY=VALUE (did you mean model=tiny?); see sciml train --help."),
