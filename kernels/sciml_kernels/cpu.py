@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,11 +35,17 @@ def unavailable() -> str:
     return ""
 
 
+class Kernel(NamedTuple):
+    """A compiled function, the arrays that it reads (in order) and the length of a row of each side."""
+
+    function: Callable[..., None]
+    reads: tuple[str, ...]
+    dims: dict[str, int]
+
+
 @functools.cache
-def kernel(
-    key: str, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], wants: str
-) -> tuple[Callable[..., None], tuple[str, ...]]:
-    """The compiled function and the names of the arrays that it reads, in order."""
+def kernel(key: str, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], wants: str) -> Kernel:
+    """Compiled on first use; one lookup per call afterwards."""
     spec = Spec.from_key(key)
     function = cache.load(cpp.source(spec, dtype, gather, terms, wants)).run
     reads, writes = cpp.array_names(terms, wants)
@@ -46,7 +53,7 @@ def kernel(
     sizes = [ctypes.c_int, ctypes.c_int64, *([ctypes.c_int64] if gather else [])]
     function.argtypes = sizes + [ctypes.c_void_p] * pointers
     function.restype = None
-    return function, tuple(reads)
+    return Kernel(function, tuple(reads), {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out})
 
 
 def launch(
@@ -65,21 +72,18 @@ def launch(
         senders, pointers: of the edges, both or none.
         terms, wants: see `sciml_kernels.emit`.
     """
-    spec, x, w = Spec.from_key(key), arrays["x"], arrays["w"]
-    function, reads = kernel(key, x.dtype, senders is not None, terms, wants)
+    x, w = arrays["x"], arrays["w"]
+    function, reads, dims = kernel(key, x.dtype, senders is not None, terms, wants)
     inputs = [arrays[name].contiguous() for name in reads]
-    nodes = x.shape[0] if pointers is None else pointers.shape[0] - 1
-    sizes = {
-        "x": (x.shape[0], spec.dim_x),
-        "y": (w.shape[0], spec.dim_y),
-        "w": (w.shape[0], spec.dim_w),
-        "g": (nodes, spec.dim_out),
-    }
-    outputs = {want: x.new_empty(sizes[want]) for want in wants}
-    threads = torch.get_num_threads() if w.numel() >= PARALLEL_WEIGHTS else 1
-    index = []
+    rows_x, rows = x.shape[0], w.shape[0]
+    index: tuple[int, ...] = ()
+    nodes = rows_x
     if senders is not None and pointers is not None:
         senders, pointers = senders.contiguous(), pointers.contiguous()
-        index = [x.shape[0], senders.data_ptr(), pointers.data_ptr()]
+        nodes = pointers.shape[0] - 1
+        index = (rows_x, senders.data_ptr(), pointers.data_ptr())
+    counts = {"x": rows_x, "y": rows, "w": rows, "g": nodes}
+    outputs = {want: x.new_empty((counts[want], dims[want])) for want in wants}
+    threads = torch.get_num_threads() if rows * dims["w"] >= PARALLEL_WEIGHTS else 1
     function(threads, nodes, *index, *[t.data_ptr() for t in inputs], *[t.data_ptr() for t in outputs.values()])
     return outputs

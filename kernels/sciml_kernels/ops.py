@@ -43,7 +43,7 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str
         out = library.trilinear(flat_x, flat_y, flat_w, edges.senders, edges.pointers, spec.key)
     else:
         out = reference.conv(flat_x, flat_y, flat_w, edges, spec)
-    return out if x.dim() == 2 else out.unflatten(1, (-1, x.shape[2]))
+    return out if x.dim() == 2 else out.reshape(out.shape[0], spec.dim_out // x.shape[2], x.shape[2])
 
 
 def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") -> Tensor:
@@ -62,7 +62,7 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
         out = library.trilinear(flat_x, flat_y, flat_w, None, None, spec.key)
     else:
         out = reference.product(flat_x, flat_y, flat_w, spec)
-    return out if x.dim() == 2 else out.unflatten(1, (-1, x.shape[2]))
+    return out if x.dim() == 2 else out.reshape(out.shape[0], spec.dim_out // x.shape[2], x.shape[2])
 
 
 def choose(backend: str, x: Tensor) -> str:
