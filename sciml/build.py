@@ -106,7 +106,9 @@ def prepare_process(seed: int, threads: int | None) -> None:
 
 
 def describe(config: Any, splits: Splits, datasets: list[str]) -> dict[str, Any]:
-    """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training data."""
+    """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training
+    data.
+    """
     head_kinds = {key: registry.resolve("heads", head.get("name", key)).kind for key, head in config.heads.items()}
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
@@ -179,7 +181,10 @@ def _loggers(config: Any, folder: Path) -> list[Logger]:
         return []
     return [
         WandbLogger(
-            project=config.logger.project, name=config.name, save_dir=str(folder), offline=config.logger.wandb == "offline"
+            project=config.logger.project,
+            name=config.name,
+            save_dir=str(folder),
+            offline=config.logger.wandb == "offline",
         )
     ]
 

@@ -6,7 +6,7 @@ class SciMLError(Exception):
 
 
 class UserError(SciMLError):
-    """A user's mistake (a wrong file, key or value). The command line prints the sentence alone and exits with code 2."""
+    """A user's mistake (a wrong file, key or value): the command line prints the sentence alone and exits with 2."""
 
 
 class BadRecord(UserError):

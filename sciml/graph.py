@@ -80,7 +80,9 @@ class Graph(Data):
 
 
 def collate(graphs: Iterable[Graph]) -> Batch:
-    """Batch graphs of one kind. Adds ``batch`` (n,), ``ptr`` (B + 1,) and, with a coarse level, ``coarse_batch`` (r,)."""
+    """Batch graphs of one kind. Adds ``batch`` (n,), ``ptr`` (B + 1,) and, with a coarse level, ``coarse_batch``
+    (r,).
+    """
     graphs = list(graphs)
     for graph in graphs:
         graph.num_nodes = graph.types.shape[0]

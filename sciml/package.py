@@ -90,7 +90,9 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
         weights = load_file(folder / "weights.safetensors")
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder}/weights.safetensors does not fit config.json: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{folder}/weights.safetensors does not fit config.json: {str(error).splitlines()[0]}"
+        ) from None
     model.to(device=device)
     if dtype is not None:
         to_float_dtype(model, dtype)
@@ -116,7 +118,10 @@ def _find(path: Path) -> Path:
     for candidate in (path, path / "package"):
         if (candidate / "config.json").is_file():
             return candidate
-    raise UserError(f"{path} is not a package: no config.json there or in its folder 'package'; give the folder that training wrote.")
+    raise UserError(
+        f"{path} is not a package: no config.json there or in its folder 'package'; give the folder that training "
+        "wrote."
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Source:
 
 
 class GraphDataset(Dataset):
-    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them."""
+    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them.
+    """
 
     def __init__(self, sources: list[Source], cutoffs: dict[str, float]) -> None:
         self.sources, self.cutoffs = sources, cutoffs
@@ -71,11 +72,16 @@ class GraphDataset(Dataset):
         origin = self.sources[source]
         return origin.domain.counts(origin.data, kind, records)
 
-    def evaluation_bins(self, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0) -> list[MicroBatch]:
+    def evaluation_bins(
+        self, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0
+    ) -> list[MicroBatch]:
         """Every record once per kind that it can serve, in storage order; this rank's share."""
         bins: list[MicroBatch] = []
         for kind in kinds:
-            costs = [source.data.costs(kind, self.cutoffs[kind]) if source.data.serves(kind).any() else None for source in self.sources]
+            costs = [
+                source.data.costs(kind, self.cutoffs[kind]) if source.data.serves(kind).any() else None
+                for source in self.sources
+            ]
             nodes = [
                 np.zeros(len(source.data), int) if cost is None else cost[0] * source.data.serves(kind)
                 for source, cost in zip(self.sources, costs, strict=True)
@@ -86,11 +92,16 @@ class GraphDataset(Dataset):
 
 
 def evaluation_loader(
-    dataset: GraphDataset, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0, workers: int = 0
+    dataset: GraphDataset,
+    kinds: list[str],
+    budgets: dict[str, Budget],
+    world_size: int = 1,
+    rank: int = 0,
+    workers: int = 0,
 ) -> DataLoader:
     """A loader over one pass of the dataset."""
     bins = dataset.evaluation_bins(kinds, budgets, world_size, rank)
-    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers)
 
 
 class DataModule(lightning.LightningDataModule):
@@ -127,17 +138,24 @@ class DataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Micro-batches from the optimizer step at which the trainer stands."""
-        start, size, rank = self.trainer.global_step, self.trainer.world_size, self.trainer.global_rank
+        trainer = self._trainer()
+        start, size, rank = trainer.global_step, trainer.world_size, trainer.global_rank
         plan = Plan(self.streams, self.bins_per_step, self.seed, size, rank, self.training.counts, start_step=start)
         return DataLoader(
             self.training,
             batch_size=None,
-            sampler=plan,  # type: ignore[arg-type]
+            sampler=plan,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
 
     def val_dataloader(self) -> DataLoader:
         """One pass over the validation sources."""
-        size, rank = self.trainer.world_size, self.trainer.global_rank
-        return evaluation_loader(self.validation, self.kinds, self.budgets, size, rank)
+        trainer = self._trainer()
+        return evaluation_loader(self.validation, self.kinds, self.budgets, trainer.world_size, trainer.global_rank)
+
+    def _trainer(self) -> lightning.Trainer:
+        """The trainer that these loaders serve."""
+        if self.trainer is None:
+            raise RuntimeError("the data module has no trainer yet; give it to Trainer.fit")
+        return self.trainer

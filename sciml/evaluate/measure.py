@@ -74,8 +74,8 @@ def measure_numbers(target: str, columns: Columns, baseline: np.ndarray) -> dict
     unit = UNITS.get(target, "")
     table = {target: _beside(columns.predictions, columns.labels, baseline, unit)}
     if target == "energy":
-        parts = (column / columns.sizes for column in (columns.predictions, columns.labels, baseline))
-        table["energy_per_atom"] = _beside(*parts, UNITS["energy_per_atom"])
+        predictions, labels, base = (c / columns.sizes for c in (columns.predictions, columns.labels, baseline))
+        table["energy_per_atom"] = _beside(predictions, labels, base, UNITS["energy_per_atom"])
     return table
 
 
@@ -85,7 +85,9 @@ def _beside(predictions: np.ndarray, labels: np.ndarray, baseline: np.ndarray, u
 
 
 def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windows: dict[str, float]) -> dict[str, Any]:
-    """Accuracy and cross-entropy (nats); for every class against the background AUC, rejections and the mass window's AUC."""
+    """Accuracy and cross-entropy (nats); for every class against the background AUC, rejections and the mass window's
+    AUC.
+    """
     logits, labels = columns.predictions, columns.labels
     background = background_class(classes)
     result: dict[str, Any] = {
@@ -112,7 +114,8 @@ def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windo
 
 
 def measure_residues(columns: Columns, groups: np.ndarray, residue_counts: list[float]) -> dict[str, Any]:
-    """Recovery, cross-entropy (nats) and perplexity beside the training composition, with a 95 % interval of the difference.
+    """Recovery, cross-entropy (nats) and perplexity beside the training composition, with a 95 % interval of the
+    difference.
 
     The interval resamples whole sequences.
     """

@@ -76,7 +76,12 @@ def _roc(values: Columns, classes: list[str], path: Path) -> Path:
         scores, signal = one_vs_one(values.predictions, values.labels, index, background)
         if index != background and signal.any() and not signal.all():
             curve = roc(scores, signal)
-            axis.plot(curve.signal, np.maximum(curve.background, 1e-4), label=f"{name} / {classes[background]}", color=COLOURS[index])
+            axis.plot(
+                curve.signal,
+                np.maximum(curve.background, 1e-4),
+                label=f"{name} / {classes[background]}",
+                color=COLOURS[index],
+            )
     axis.set_yscale("log")
     axis.set_xlabel("signal efficiency", fontsize=8)
     axis.set_ylabel("background efficiency", fontsize=8)

@@ -53,9 +53,9 @@ def _labelled_rows(target: str, prediction: Tensor, micro_batch: LoadedBatch) ->
     graph = graph_of_rows(batch, label)
     finite = label >= 0 if not label.is_floating_point() else torch.isfinite(label)
     labelled = finite.reshape(len(label), -1).all(dim=1)
-    sizes = torch.bincount(batch.batch, minlength=batch.num_graphs)[graph]
-    predictions, labels, sizes, graph = (c[labelled].cpu().numpy() for c in (prediction, label, sizes, graph))
-    sources, records = np.array(micro_batch.items)[graph].T
+    of_graph = torch.bincount(batch.batch, minlength=batch.num_graphs)[graph]
+    predictions, labels, sizes, graphs = (c[labelled].cpu().numpy() for c in (prediction, label, of_graph, graph))
+    sources, records = np.array(micro_batch.items)[graphs].T
     result = []
     for source in np.unique(sources):
         rows = sources == source

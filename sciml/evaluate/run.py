@@ -33,7 +33,9 @@ class Evaluation:
         return text_table(self.stores)
 
     def write(self, folder: Path, plots: bool = True) -> None:
-        """Write ``metrics.json`` and, with ``plots``, ``parity.png``, ``roc.png`` and ``residues.png`` where they apply."""
+        """Write ``metrics.json`` and, with ``plots``, ``parity.png``, ``roc.png`` and ``residues.png`` where they
+        apply.
+        """
         from sciml.evaluate.plots import write_plots
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,9 @@ def evaluate_sources(
 
 
 def _without_nan(values: Any) -> Any:
-    """The same with null for numbers that JSON cannot hold: an interval of one sequence, a rejection without background."""
+    """The same with null for numbers that JSON cannot hold: an interval of one sequence, a rejection without
+    background.
+    """
     if isinstance(values, dict):
         return {name: _without_nan(value) for name, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values

@@ -6,8 +6,9 @@ HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
 
 
 def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and its baseline."""
-    rows = [HEADER]
+    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and its baseline.
+    """
+    rows: list[tuple[str, ...]] = [HEADER]
     for store, metrics in stores.items():
         for target, values in metrics.items():
             rows += [(store, *row) for row in _rows(target, values)]
@@ -19,7 +20,7 @@ def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
 def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
     count = f"{values['count']:,}"
     if target == "label":
-        rows = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
+        rows: list[tuple[str, ...]] = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
         for name, pair in values["signals"].items():
             window = pair.get("mass_window_auc")
             baseline = f"{window:.3f} (mass window)" if window is not None else ""
@@ -27,9 +28,17 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
         return rows
     if target == "residue_types":
         error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
-        interval = f"difference {values['difference']:+.3f} [{values['difference_low']:+.3f}, {values['difference_high']:+.3f}]"
+        low, high = values["difference_low"], values["difference_high"]
+        interval = f"difference {values['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         return [
-            ("residue type cross-entropy", f"{error:.3f}", f"{baseline:.3f} (composition)", f"{error / baseline:.2f}", f"nats, {interval}", count)
+            (
+                "residue type cross-entropy",
+                f"{error:.3f}",
+                f"{baseline:.3f} (composition)",
+                f"{error / baseline:.2f}",
+                f"nats, {interval}",
+                count,
+            )
         ]
     mae, baseline = values["mae"], values["baseline_mae"]
     what = "composition fit" if target.startswith("energy") else "zero"

@@ -39,7 +39,8 @@ class SciMLCalculator(Calculator):
     ) -> None:
         """Fill ``results``. Raises UserError for an element that the level of theory does not have."""
         super().calculate(atoms, properties or ["energy"], system_changes)
-        record = self._record()
+        assert self.atoms is not None  # set by the base class
+        record = self._record(self.atoms)
         model = self.package.model
         cutoff = self.package.config["model"]["cutoffs"]["atoms"]
         graph = registry.resolve("domains", DOMAIN).graph(record, "atoms", cutoff, dtype=model.dtype)
@@ -51,22 +52,22 @@ class SciMLCalculator(Calculator):
         if "stress" in predictions and np.isfinite(predictions["stress"]).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(predictions["stress"][0])
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, atoms: Atoms) -> dict[str, Any]:
         name = self.package.datasets[self.dataset]
         known = {int(number) for number in self.package.config["model"]["context"]["references"].get(name, {})}
-        unknown = sorted(set(self.atoms.numbers.tolist()) - known)
+        unknown = sorted(set(atoms.numbers.tolist()) - known)
         if unknown:
             raise UserError(
-                f"atoms: atomic number {unknown[0]} was not in the training data of {name!r}, which has {sorted(known)}; "
-                "fine-tune the model on data with this element."
+                f"atoms: atomic number {unknown[0]} was not in the training data of {name!r}, which has "
+                f"{sorted(known)}; fine-tune the model on data with this element."
             )
         return {
-            "types": self.atoms.numbers,
-            "positions": self.atoms.positions,
-            "cell": self.atoms.cell.array,
-            "pbc": self.atoms.pbc,
-            "charge": self.atoms.info.get("charge", 0.0),
-            "spin": self.atoms.info.get("spin", 1.0),
+            "types": atoms.numbers,
+            "positions": atoms.positions,
+            "cell": atoms.cell.array,
+            "pbc": atoms.pbc,
+            "charge": atoms.info.get("charge", 0.0),
+            "spin": atoms.info.get("spin", 1.0),
         }
 
 
@@ -75,11 +76,15 @@ def _dataset(package: Package, name: str | None) -> int:
     references = package.config["model"]["context"]["references"]
     known = [dataset for dataset in package.datasets if references.get(dataset)]
     if not known:
-        raise UserError(f"{package.path} has no energies, its kinds are {', '.join(package.kinds)}; give another package.")
+        raise UserError(
+            f"{package.path} has no energies, its kinds are {', '.join(package.kinds)}; give another package."
+        )
     if name is None and len(known) == 1:
         name = known[0]
     if name not in known:
-        raise UserError(f"dataset={name!r}: {package.path} has the levels of theory {', '.join(known)}; give one of them.")
+        raise UserError(
+            f"dataset={name!r}: {package.path} has the levels of theory {', '.join(known)}; give one of them."
+        )
     return package.datasets.index(name)
 
 

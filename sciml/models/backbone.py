@@ -1,7 +1,8 @@
 """The fine-level equivariant backbone: one set of weights for atoms, jets and residues."""
 
+import itertools
+
 import torch
-from sciml_kernels import Edges
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
@@ -10,6 +11,7 @@ from sciml.models.block import Block
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import DegreeNorm
 from sciml.models.radial import EdgeEmbedding
+from sciml_kernels import Edges
 
 
 def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
@@ -68,14 +70,15 @@ class Backbone(nn.Module):
                 feed_forward,
                 backend,
             )
-            for lmax_in, lmax_out in zip(degrees[:-1], degrees[1:], strict=True)
+            for lmax_in, lmax_out in itertools.pairwise(degrees)
         )
         self.norm = DegreeNorm(channels, 0)
 
     def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Tensor:
         """Return invariant node features (n, C).
 
-        ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress differentiate them.
+        ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
+        differentiate them.
         """
         index = KINDS.index(kind)
         vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)

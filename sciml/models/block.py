@@ -4,11 +4,11 @@ import math
 
 import torch
 from e3nn import o3
-from sciml_kernels import Edges, Spec, conv, product
 from torch import Tensor, nn
 
 from sciml.models.layers import DegreeLinear, DegreeNorm, FeedForward, lmax_of, pad_degrees, split_degrees
 from sciml.models.radial import EdgeGeometry, RadialNetwork
+from sciml_kernels import Edges, Spec, conv, product
 
 
 def _irreps(channels: int, lmax: int) -> o3.Irreps:
@@ -50,9 +50,9 @@ class Convolution(nn.Module):
 class ManyBodyProduct(nn.Module):
     """Products of a node's features with themselves up to ``correlation``, weighted by the node's embedding.
 
-    B = c1 A + c2 (A x A) + c3 ((A x A) x A), channel by channel, as in the atomic cluster expansion (Drautz, 2019; Batatia
-    et al., 2022); the weights of all paths are a linear map of the node embedding, so they carry element, dataset,
-    charge and spin.
+    B = c1 A + c2 (A x A) + c3 ((A x A) x A), channel by channel, as in the atomic cluster expansion (Drautz, 2019;
+    Batatia et al., 2022); the weights of all paths are a linear map of the node embedding, so they carry element,
+    dataset, charge and spin.
     """
 
     def __init__(self, channels: int, lmax: int, lmax_out: int, correlation: int, backend: str) -> None:

@@ -11,8 +11,8 @@ class NodeEmbedding(nn.Module):
     """Features [node, component, channel] of degree 0, or 0 and 1 where the kind brings vectors.
 
     Invariants are the sum of embeddings of node type, coarse type of the parent, domain and dataset (level of theory),
-    of the total charge and of the spin (both zero for a neutral singlet, which keeps neutral systems size extensive), and a linear map of the
-    node's scalars. Vectors enter through a linear map of their count to the channels.
+    of the total charge and of the spin (both zero for a neutral singlet, which keeps neutral systems size extensive),
+    and a linear map of the node's scalars. Vectors enter through a linear map of their count to the channels.
     """
 
     def __init__(self, channels: int, inputs: dict[str, KindInputs], num_datasets: int) -> None:

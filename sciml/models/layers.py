@@ -3,6 +3,7 @@
 Component ``l * l + m`` holds the m-th component of degree l in e3nn's real basis (degree 1 is x, y, z).
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -147,6 +148,6 @@ class SiLU(nn.Module):
 def multilayer_perceptron(widths: list[int]) -> nn.Sequential:
     """Linear layers with SiLU between them: widths[0] inputs, widths[-1] outputs."""
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+    for width_in, width_out in itertools.pairwise(widths):
         layers += [nn.Linear(width_in, width_out), SiLU()]
     return nn.Sequential(*layers[:-1])

@@ -15,7 +15,8 @@ from sciml.models.readout import Geometry, Head, HeadContext
 class Model(nn.Module):
     """Predictions of every head that reads the batch's kind.
 
-    Forces and stress are derivatives taken inside ``forward``, because data-parallel wrappers only see what happens there.
+    Forces and stress are derivatives taken inside ``forward``, because data-parallel wrappers only see what happens
+    there.
     """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, Head]) -> None:
@@ -30,7 +31,7 @@ class Model(nn.Module):
 
     def heads_for(self, kind: str) -> list[Head]:
         """The heads that read graphs of ``kind``."""
-        return [head for head in self.heads.values() if head.kind == kind]
+        return [head for head in self.heads.values() if isinstance(head, Head) and head.kind == kind]
 
     def forward(self, batch: Batch, kind: str, create_graph: bool = False) -> dict[str, Tensor]:
         """Return {target: prediction} for a batch of one kind; units and shapes as in :mod:`sciml.graph`.

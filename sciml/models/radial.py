@@ -1,5 +1,6 @@
 """Edge geometry: dimensionless vectors, spherical harmonics, radial basis and the smooth cutoff."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ class EdgeGeometry(NamedTuple):
 
 
 def polynomial_envelope(x: Tensor, power: int = 6) -> Tensor:
-    """Smooth cutoff on x = r / cutoff: one at 0, zero with zero first and second derivative at 1 (Gasteiger et al., 2020)."""
+    """Smooth cutoff on x = r / cutoff: one at 0, zero with zero first and second derivative at 1 (Gasteiger et al.,
+    2020).
+    """
     p = float(power)
     x = x.clamp(max=1.0)
     return 1.0 + x**power * (-(p + 1) * (p + 2) / 2 + p * (p + 2) * x - p * (p + 1) / 2 * x * x)
@@ -43,8 +46,8 @@ class BesselBasis(nn.Module):
 class SphericalHarmonics(nn.Module):
     """Solid harmonics r^l Y_l of vectors (E, 3) -> (E, (lmax + 1)^2), 'component' normalised as in e3nn.
 
-    Degree l is the coupling of degree l - 1 with the vector itself, so that each degree costs one outer product and one matrix product in
-    every order of differentiation.
+    Degree l is the coupling of degree l - 1 with the vector itself, so that each degree costs one outer product and
+    one matrix product in every order of differentiation.
     """
 
     def __init__(self, lmax: int) -> None:
@@ -100,7 +103,7 @@ class RadialNetwork(nn.Module):
         self.sender = nn.Linear(channels, hidden[0], bias=False)
         self.receiver = nn.Linear(channels, hidden[0], bias=False)
         self.edge_scalars = nn.ModuleDict({k: nn.Linear(n, hidden[0], bias=False) for k, n in edge_scalars.items()})
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden[:-1], hidden[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden))
         self.last = nn.Parameter(torch.randn(paths, channels, hidden[-1]) / math.sqrt(hidden[-1]))
 
     def forward(

@@ -25,7 +25,9 @@ class HeadContext:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Positions (n, 3) to differentiate, the same under the strain (B, 3, 3) that is zero, and whether to keep the graph."""
+    """Positions (n, 3) to differentiate, the same under the strain (B, 3, 3) that is zero, and whether to keep the
+    graph.
+    """
 
     positions: Tensor
     positions_strained: Tensor

@@ -1,4 +1,6 @@
-"""The supervised objective: a weighted sum over targets of (sum of label losses) / (labels in the whole optimizer step)."""
+"""The supervised objective: a weighted sum over targets of (sum of label losses) / (labels in the whole optimizer
+step).
+"""
 
 from dataclasses import dataclass, field
 from typing import Any

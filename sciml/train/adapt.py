@@ -32,7 +32,8 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
 
 
 def copy_weights(model: Model, package: Package) -> list[str]:
-    """Copy every tensor of the package that has the same name and shape; rows of new datasets start at the mean of the known.
+    """Copy every tensor of the package that has the same name and shape; rows of new datasets start at the mean of
+    the known.
 
     Returns the names of the parameters that keep their random start.
     """

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 
-
 class ExponentialAverage(Callback):
     """Exponential moving average of the parameters, used for validation and for what is published.
 
@@ -32,7 +31,9 @@ class ExponentialAverage(Callback):
             self.averages = [a.to(p.device) for a, p in zip(self.averages, parameters, strict=True)]
         else:
             self.averages = [parameter.clone() for parameter in parameters]
-        self._step = trainer.global_step
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._step = trainer.global_step  # on_fit_start comes before Lightning restores the step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if trainer.global_step == self._step:
@@ -76,10 +77,11 @@ def _copy(values: list[torch.Tensor], model: torch.nn.Module) -> None:
 
 
 class MetricsFile(Callback):
-    """One JSON line every ``every`` optimizer steps and at every validation, in ``metrics.jsonl``; the truth about a run.
+    """One JSON line every ``every`` optimizer steps and at every validation, in ``metrics.jsonl``; the truth about a
+    run.
 
-    On resume, lines past the checkpoint's step are cut, so that no step stands twice. ``also`` is a Lightning logger that
-    mirrors the lines (wandb).
+    On resume, lines past the checkpoint's step are cut, so that no step stands twice. ``also`` is a Lightning logger
+    that mirrors the lines (wandb).
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -90,8 +92,13 @@ class MetricsFile(Callback):
         self._step = trainer.global_step
         self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
         if trainer.is_global_zero and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= self._step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            self._cut(self._step)
+
+    def _cut(self, step: int) -> None:
+        """Drop lines past ``step``, and the last one where the process was killed while it wrote it."""
+        *whole, _ = self.path.read_text(encoding="utf-8").split("\n")
+        lines = [line for line in whole if json.loads(line)["step"] <= step]
+        self.path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._graphs += batch.batch.num_graphs
@@ -168,7 +175,9 @@ class Progress(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves ``step=N.ckpt`` every ``every`` optimizer steps (None: at every validation) and at the end; keeps the newest."""
+    """Saves ``step=N.ckpt`` every ``every`` optimizer steps (None: at every validation) and at the end; keeps the
+    newest.
+    """
 
     def __init__(self, folder: Path, every: int | None, keep: int = 2) -> None:
         self.folder, self.every, self.keep = folder, every, keep
@@ -204,11 +213,17 @@ class TimeLimit(Callback):
 
     def __init__(self, seconds: float, start: float) -> None:
         self.seconds, self.start = seconds, start
-        self.reached = False
+        self._step = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
-        if time.perf_counter() - self.start > self.seconds and not self.reached:
-            self.reached = True
+        if trainer.global_step == self._step:
+            return  # between the micro-batches of a step: stopping here would throw their gradients away
+        self._step = trainer.global_step
+        over = time.perf_counter() - self.start > self.seconds
+        if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.should_stop = True
 
 

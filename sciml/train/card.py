@@ -44,8 +44,8 @@ def model_card(name: str, config: dict[str, Any], table: str) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, its units and its errors on held-out data."""
     model = config["model"]
     data = "\n".join(
-        f"- {entry['name']}: {entry['records']:,} records, {entry['domain']}, level of theory {entry['level_of_theory']}, "
-        f"licence {entry['licence'] or 'not stated'}"
+        f"- {entry['name']}: {entry['records']:,} records, {entry['domain']}, "
+        f"level of theory {entry['level_of_theory']}, licence {entry['licence'] or 'not stated'}"
         for entry in config["data"]
     )
     heads = ", ".join(model["heads"])

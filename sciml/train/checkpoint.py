@@ -13,8 +13,8 @@ from sciml.errors import UserError
 class AtomicCheckpointIO(CheckpointIO):
     """Writes a checkpoint beside its final name, fsyncs, renames and fsyncs the folder.
 
-    Lightning's own writer goes through ``$TMPDIR``, which on a cluster is another filesystem, where a kill during the save
-    leaves a truncated file under the final name.
+    Lightning's own writer goes through ``$TMPDIR``, which on a cluster is another filesystem, where a kill during the
+    save leaves a truncated file under the final name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -35,7 +35,9 @@ class AtomicCheckpointIO(CheckpointIO):
         finally:
             os.close(folder)
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read a checkpoint without running code from it. Raises UserError when it is damaged."""
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)

@@ -48,7 +48,9 @@ class Module(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for target, loss in self._validation_losses.items():
             self.log(f"val/{target}", loss, sync_dist=True, reduce_fx="sum")
-        total = torch.stack(list(self._validation_losses.values())).sum() if self._validation_losses else torch.zeros(())
+        total = (
+            torch.stack(list(self._validation_losses.values())).sum() if self._validation_losses else torch.zeros(())
+        )
         self.log("val/loss", total, sync_dist=True, reduce_fx="sum", prog_bar=True)
 
     def configure_optimizers(self) -> Any:

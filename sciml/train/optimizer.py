@@ -9,7 +9,8 @@ import torch
 def build_optimizer(model: torch.nn.Module, options: Any) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019); weight decay acts on matrices alone, not on biases, gains or embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    decayed, plain = [], []
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.dim() > 1 and id(parameter) not in embeddings else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -37,7 +37,10 @@ def plan_steps(module: Module, data: DataModule, options: Any, start: float, che
     steps = max(VALIDATIONS, int(remaining / step_seconds))
     if options.max_steps is not None:
         steps = min(steps, int(options.max_steps))
-    say(f"a step takes {1e3 * step_seconds:.0f} ms, a validation {validation_seconds:.1f} s: {steps} steps in {options.max_time}")
+    say(
+        f"a step takes {1e3 * step_seconds:.0f} ms, a validation {validation_seconds:.1f} s: "
+        f"{steps:,} steps in {options.max_time}"
+    )
     return steps
 
 

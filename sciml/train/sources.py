@@ -73,7 +73,9 @@ def datasets_of_domain(sources: list[Source], datasets: list[str]) -> dict[str, 
     return known
 
 
-def evaluation_sources(paths: list[str], open_store: Open, datasets: list[str], known: dict[str, list[str]]) -> list[Source]:
+def evaluation_sources(
+    paths: list[str], open_store: Open, datasets: list[str], known: dict[str, list[str]]
+) -> list[Source]:
     """Open data to measure a model on; ``datasets`` are its levels of theory, ``known`` those of each domain.
 
     A raw file names no level of theory; it is taken for the model's where that has only one of the file's domain.
@@ -89,8 +91,9 @@ def evaluation_sources(paths: list[str], open_store: Open, datasets: list[str], 
             name = names[0]
         else:
             raise UserError(
-                f"{path}: its level of theory is {store.dataset!r}, the model knows {', '.join(map(repr, names)) or 'none'} "
-                f"for {store.domain}; ingest it with dataset=NAME where they are the same."
+                f"{path}: its level of theory is {store.dataset!r}, the model knows "
+                f"{', '.join(map(repr, names)) or 'none'} for {store.domain}; "
+                "ingest it with dataset=NAME where they are the same."
             )
         sources.append(Source(store, datasets.index(name), Path(path).stem))
     return sources

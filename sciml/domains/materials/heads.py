@@ -13,8 +13,8 @@ class EnergyHead(Head):
     """Total energy (B,) in eV, forces -dE/dx (n, 3) in eV/Å and stress dE/dstrain / V (B, 3, 3) in eV/Å^3.
 
     The energy is the sum over atoms of a learned term in units of the dataset's force scale, plus the dataset's own
-    reference energy of the element, so that levels of theory never mix. Sums run in fp64. ``interaction_energy`` is the energy
-    without references. Stress is NaN where the system is not periodic in all directions.
+    reference energy of the element, so that levels of theory never mix. Sums run in fp64. ``interaction_energy`` is
+    the energy without references. Stress is NaN where the system is not periodic in all directions.
     """
 
     kind = "atoms"
@@ -26,9 +26,11 @@ class EnergyHead(Head):
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
         self.readout = multilayer_perceptron([context.channels, hidden, 1])
-        with torch.no_grad():
-            self.readout[-1].weight.mul_(0.1)
-            self.readout[-1].bias.zero_()
+        last = self.readout[-1]
+        assert isinstance(last, torch.nn.Linear)
+        with torch.no_grad():  # start near the reference energies
+            last.weight.mul_(0.1)
+            last.bias.zero_()
         references = torch.zeros(len(context.datasets), ELEMENTS + 1, dtype=torch.float64)
         scales = torch.ones(len(context.datasets), dtype=torch.float64)
         for index, dataset in enumerate(context.datasets):
