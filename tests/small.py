@@ -111,3 +111,40 @@ def peptides_store(path: Path, records: int = 8, seed: int = 0, labelled: bool =
             record = random_peptide(rng, residues=4, labelled=labelled)
             assert writer.add({**record, "id": f"p#{index}", "group": f"p{index}"})
     return writer.close()
+
+
+def train_config(folder: Path, *overrides: str, stores: tuple[str, ...] = ("molecules", "jets", "peptides")) -> Any:
+    """The configuration of a short quiet run in ``folder``/run of a tiny model on the stores in ``folder``."""
+    from sciml.config import configure
+
+    return configure(
+        "train",
+        [
+            f"train=[{','.join(str(folder / name) for name in stores)}]",
+            f"run_dir={folder / 'run'}",
+            "model=tiny",
+            "model.channels=4",
+            "model.radial.hidden=[8]",
+            "heads.energy.hidden=8",
+            "heads.jet_class.hidden=8",
+            "heads.residue_type.hidden=8",
+            "data.val_fraction=0.25",
+            "data.batch.atoms.max_graphs=3",
+            "data.batch.jets.max_graphs=3",
+            "data.batch.residues.max_graphs=3",
+            "optimizer.warmup_steps=2",
+            "trainer.max_steps=6",
+            "trainer.progress=false",
+            "trainer.log_every=1",
+            "logger=disabled",
+            *overrides,
+        ],
+    )
+
+
+def stores(folder: Path) -> Path:
+    """Write the three stores of :func:`train_config`."""
+    molecules_store(folder / "molecules")
+    jets_store(folder / "jets")
+    peptides_store(folder / "peptides")
+    return folder

@@ -137,9 +137,12 @@ def _hardware(options: Any) -> dict[str, Any]:
 
 
 def _loop(data: DataModule, options: Any) -> dict[str, Any]:
-    """One endless epoch; an optimizer step accumulates this rank's share of the micro-batches."""
+    """An optimizer step accumulates this rank's share of the micro-batches.
+
+    The data are endless: an epoch ends only where a segment does, and its successor begins the next one.
+    """
     return {
-        "max_epochs": 1,
+        "max_epochs": -1,
         "accumulate_grad_batches": data.micro_batches_per_step // options.devices,
         "use_distributed_sampler": False,
         "check_val_every_n_epoch": None,
