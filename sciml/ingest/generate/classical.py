@@ -22,11 +22,12 @@ from sciml.ingest.generate.common import (
     molecular_dynamics,
     random_strain,
     run_tasks,
-    smallest_distance,
     task_seeds,
 )
 
 DATASET = "sw-gupta"
+MAX_FORCE = 8.0  # eV/Å: cells beyond these limits are squeezed out of any use
+MAX_STRESS = 0.3  # eV/Å^3
 # name of a structure: element, lattice, lattice constant(s) in Å, repeats
 STRUCTURES: dict[str, tuple[str, str, float, tuple[int, int, int]]] = {
     "Si-diamond-8": ("Si", "diamond", 5.431, (1, 1, 1)),
@@ -208,9 +209,9 @@ def _frames(task: Task, rng: np.random.Generator) -> Iterator[Atoms]:
         if task.kind == "vacancy" and len(atoms) >= 8:
             del atoms[int(rng.integers(len(atoms)))]
         atoms.positions += rng.normal(0.0, _amplitude(task.kind, rng), (len(atoms), 3))
-        if smallest_distance(atoms) < (1.8 if symbol == "Si" else 2.1):
-            continue
         atoms.calc = calculator(symbol)
+        if np.abs(atoms.get_forces()).max() > MAX_FORCE or np.abs(atoms.get_stress()).max() > MAX_STRESS:
+            continue
         made += 1
         yield atoms
 

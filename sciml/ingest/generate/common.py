@@ -98,11 +98,3 @@ def deform(atoms: Atoms, deformation: np.ndarray) -> Atoms:
     deformed = atoms.copy()
     deformed.set_cell(atoms.cell.array @ deformation.T, scale_atoms=True)
     return deformed
-
-
-def smallest_distance(atoms: Atoms) -> float:
-    """Return the smallest distance in Å between atoms, periodic images included (inf for a lone atom)."""
-    from ase.neighborlist import neighbor_list
-
-    distances = neighbor_list("d", atoms, 4.0)
-    return float(distances.min()) if len(distances) else float("inf")

@@ -3,9 +3,9 @@
 Each snapshot starts from its own backbone angles, is relaxed and runs through a short molecular dynamics. The angles
 are drawn per residue: helix, strand or turn with the conformational preferences of Chou and Fasman (1978), sharpened by
 a power, and basins of their own for Gly, Pro, Asn and Asp. So what the backbone tells about the residues is mostly put
-in at the start, stronger than in nature; picoseconds of dynamics could not show it. The dynamics runs on amber14 with charges screened by a constant dielectric (25 times cheaper than GBn2); energies and
-forces are those of amber14 with GBn2, no bond constrained. Chains are zwitterions at pH 7. The group of a record is
-its sequence.
+in at the start, stronger than in nature; picoseconds of dynamics could not show it. The dynamics runs on amber14 with
+charges screened by a constant dielectric (25 times cheaper than GBn2); energies and forces are those of amber14 with
+GBn2, no bond constrained. Chains are zwitterions at pH 7. The group of a record is its sequence.
 """
 
 import io
@@ -121,12 +121,25 @@ def sample(task: Task) -> list[Record]:
         systems = Systems(topology)
         positions = systems.dynamics(start, temperature=float(rng.uniform(300, 500)), seed=int(rng.integers(2**31)))
         energy, forces = systems.label(positions)
-        if not np.isfinite(forces).all() or np.abs(forces).max() > 40.0:
+        if not np.isfinite(forces).all() or longest_bond(topology, positions) > 1.2:
             continue
         charge = round(float(systems.charges.sum()))
         identifier = f"{task.sequence}#{len(records)}"
         records.append(_record(topology, positions, energy, forces, charge, identifier, task.sequence))
     return records
+
+
+def longest_bond(topology: Any, positions: np.ndarray) -> float:
+    """Return the length of the most stretched bond over the sum of its covalent radii; positions (n, 3) in Å.
+
+    Relaxing cannot part two chains that go through each other, for instance a bond through a ring: its bonds stay long.
+    """
+    from ase.data import covalent_radii
+
+    pairs = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()])
+    radii = covalent_radii[[atom.element.atomic_number for atom in topology.atoms()]]
+    lengths = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+    return float((lengths / radii[pairs].sum(axis=1)).max())
 
 
 class Systems:
