@@ -1,13 +1,11 @@
 """From a checked configuration to the objects of a run, and the order in which a verb uses them."""
 
 import json
-import random
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -26,6 +24,7 @@ from sciml.train.adapt import copy_weights, merged_description
 from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
 from sciml.train.module import Module
+from sciml.train.process import prepare_process
 from sciml.train.provenance import provenance
 from sciml.train.run import fit, plan_steps, resume_point
 from sciml.train.sources import Splits, context_of, evaluation_sources, kinds_of, neighbors_of, open_splits
@@ -94,15 +93,6 @@ def evaluate(config: Any) -> int:
     print(evaluation.table)
     print(f"metrics  {output / 'metrics.json'}")
     return 0
-
-
-def prepare_process(seed: int, threads: int | None) -> None:
-    """Seed every generator and set the number of CPU threads."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global generator)
-    torch.manual_seed(seed)
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def describe(config: Any, splits: Splits, datasets: list[str]) -> dict[str, Any]:
