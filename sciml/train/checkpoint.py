@@ -44,7 +44,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except FileNotFoundError:
             raise UserError(f"{path}: no such checkpoint.") from None
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path} is not a readable checkpoint ({reason}); resume from an older one.") from None
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -1,0 +1,188 @@
+"""The parts of training by themselves: averaging, schedule, optimizer, checkpoints, exact gradients of a step."""
+
+import math
+import os
+import random
+import signal
+import time
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+
+from sciml import build
+from sciml.data.datamodule import GraphDataset
+from sciml.data.sampler import Plan
+from sciml.errors import UserError
+from sciml.train.callbacks import ExponentialAverage
+from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from sciml.train.module import Module
+from sciml.train.optimizer import build_optimizer, learning_rate_factor
+from sciml.train.sources import open_splits
+from tests.helpers import relative_rms
+from tests.small import random_model, train_config
+
+
+def test_the_average_is_the_formula_and_counts_steps_not_micro_batches():
+    model = torch.nn.Linear(1, 1, bias=False)
+    module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=0)
+    average = ExponentialAverage(0.3)
+    average.on_fit_start(trainer, module)
+    average.on_train_start(trainer, module)
+    expected = float(model.weight.detach())
+    for step in range(1, 20):
+        with torch.no_grad():
+            model.weight += 1.0
+        average.on_train_batch_end(trainer, module)  # a micro-batch that ends no step
+        trainer.global_step = step
+        average.on_train_batch_end(trainer, module)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * float(model.weight.detach())
+    assert float(average.averages[0]) == pytest.approx(expected, rel=1e-5)
+    trained = model.weight.detach().clone()
+    average.swap(model)
+    assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
+    average.restore(model)
+    assert torch.equal(model.weight, trained)
+
+
+def test_the_average_survives_a_checkpoint():
+    model = torch.nn.Linear(2, 2)
+    module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=3)
+    first, second = ExponentialAverage(0.9), ExponentialAverage(0.9)
+    first.on_fit_start(trainer, module)
+    first.on_train_batch_end(trainer, module)
+    second.load_state_dict(first.state_dict())
+    second.on_fit_start(SimpleNamespace(global_step=0), module)  # Lightning restores the step only later
+    second.on_train_start(trainer, module)
+    second.on_train_batch_end(trainer, module)
+    assert second.updates == first.updates
+    assert all(torch.equal(a, b) for a, b in zip(first.averages, second.averages, strict=True))
+
+
+def test_the_schedule_warms_up_falls_and_ends_where_it_should():
+    factors = [learning_rate_factor(step, 10, 110, 0.01) for step in range(111)]
+    assert factors[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.01 + 0.99 / 2)
+    assert factors[110] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert learning_rate_factor(500, 10, 110, 0.01) == pytest.approx(0.01)
+    assert learning_rate_factor(0, 0, 1, 0.0) == 1.0
+    assert {learning_rate_factor(step, 0, 10, 0.0, "constant") for step in range(20)} == {1.0}
+    assert all(math.isfinite(learning_rate_factor(step, 100, 50, 0.01)) for step in range(60))
+
+
+def test_weight_decay_acts_on_matrices_alone():
+    model = random_model(torch.float32)
+    options = SimpleNamespace(learning_rate=1e-3, weight_decay=0.1, betas=[0.9, 0.99], eps=1e-8)
+    decayed, plain = build_optimizer(model, options).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    spared = {names[id(p)] for p in plain["params"]}
+    assert all(name in spared for name in names.values() if "bias" in name or "embedding.types" in name)
+    assert len(decayed["params"]) + len(spared) == len(names)
+    assert all(p.dim() > 1 for p in decayed["params"])
+
+
+def test_a_kill_during_a_save_leaves_only_readable_checkpoints(tmp_path):
+    """A process saves over and over and is killed with SIGKILL at random moments, many times."""
+    payload = {"weights": torch.arange(400_000.0), "step": 0}
+    writer, seen = AtomicCheckpointIO(), 0
+    generator = random.Random(0)
+    for attempt in range(12):
+        child = os.fork()
+        if child == 0:
+            step = 0
+            while True:
+                step += 1
+                payload["step"] = attempt * 10_000 + step
+                writer.save_checkpoint(payload, tmp_path / f"step={payload['step']:09d}.ckpt")
+        time.sleep(generator.uniform(0.01, 0.12))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for file in tmp_path.glob("step=*.ckpt"):
+            loaded = writer.load_checkpoint(file)
+            assert loaded["step"] == int(file.stem.partition("=")[2])
+            assert torch.equal(loaded["weights"], payload["weights"])
+            seen += 1
+            file.unlink()
+    assert seen > 12
+    assert newest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated archive"])
+def test_something_else_is_no_checkpoint(tmp_path, content):
+    file = tmp_path / "step=000000001.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(file)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "absent")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Canary:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    torch.save({"state": Canary()}, tmp_path / "step=000000001.ckpt")
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "step=000000001.ckpt")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_checkpoints_are_ordered_by_their_step(tmp_path):
+    assert newest_checkpoint(tmp_path / "absent") is None
+    for step in (9, 1000, 200):
+        (tmp_path / f"step={step:09d}.ckpt").write_text("")
+    (tmp_path / ".step=000009999.ckpt.partial-1").write_text("")
+    assert newest_checkpoint(tmp_path).name == "step=000001000.ckpt"
+
+
+class Gradients(lightning.Callback):
+    """Keeps the gradient that reaches the optimizer at the first step."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.found = torch.cat([p.grad.flatten().clone() for p in module.model.parameters() if p.grad is not None])
+
+
+def test_the_gradient_of_a_step_is_that_of_its_records_in_one_piece(finished):
+    """Six micro-batches of three kinds through Lightning, against sums over the whole step at once."""
+    config = train_config(finished, "data.bins_per_step=2")
+    splits = open_splits(config, lambda path: build.open_data(path), [])
+    datasets = [source.data.dataset for source in splits.train]
+    description = build.describe(config, splits, datasets)
+    torch.manual_seed(0)
+    model, description = build.initial_model(description, None)
+    data = build.build_data(config, splits, description)
+    module = Module(model, build.build_objective(config.objective.terms), config.optimizer, total_steps=1)
+    plan = Plan(data.streams, data.bins_per_step, config.seed, counts=data.training.counts)
+    dataset = GraphDataset(splits.train, description["cutoffs"])
+    steps = plan.step(0)
+    assert len(steps) == 6
+    loss = 0.0
+    for kind in description["kinds"]:
+        items = tuple(item for part in steps if part.kind == kind for item in part.items)
+        joined = dataset[steps[0]._replace(kind=kind, items=items)]
+        loss = loss + module.objective(model, model(joined.batch, kind, create_graph=True), joined)[0]
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    gradients = Gradients()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=1,
+        accumulate_grad_batches=data.micro_batches_per_step,
+        callbacks=[gradients],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    assert relative_rms(gradients.found, expected) < 1e-5
+    assert float(sum(module.step_losses.values())) == pytest.approx(float(loss.detach()), rel=1e-5)
