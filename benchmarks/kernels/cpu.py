@@ -121,7 +121,7 @@ def _derivatives(function: Callable[..., Any], arguments: Sequence[Any]) -> list
 
 
 def _error(spec: Any, graph: Any, arguments: Sequence[Any]) -> float:
-    """Largest deviation from the definition in fp64, relative to the largest entry of each result; a tenth of the edges."""
+    """Largest deviation from the definition in fp64, of the largest entry of each result, on a tenth of the edges."""
     from sciml_kernels import Edges, conv
 
     rows = EDGES // 10

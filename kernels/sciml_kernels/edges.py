@@ -64,4 +64,4 @@ class Edges:
     def pointers(self) -> Tensor:
         """(num_nodes + 1,) int64: the edges of receiver n are pointers[n] to pointers[n + 1]."""
         nodes = torch.arange(self.num_nodes + 1, device=self.receivers.device)
-        return torch.searchsorted(self.receivers, nodes)
+        return torch.searchsorted(self.receivers.contiguous(), nodes)
