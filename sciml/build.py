@@ -24,7 +24,7 @@ from sciml.train.adapt import copy_weights, merged_description
 from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
 from sciml.train.module import Module
-from sciml.train.process import prepare_process
+from sciml.train.process import first_process, prepare_process
 from sciml.train.provenance import provenance
 from sciml.train.run import fit, plan_steps, resume_point
 from sciml.train.sources import Splits, context_of, evaluation_sources, kinds_of, neighbors_of, open_splits
@@ -39,7 +39,7 @@ def train(config: Any) -> int:
     """
     start = time.perf_counter()
     folder = Path(config.run_dir or f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    checkpoint = resume_point(folder, config.resume)
+    checkpoint = resume_point(folder, config.resume or not first_process())
     prepare_process(config.seed, config.trainer.threads)
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
@@ -51,13 +51,16 @@ def train(config: Any) -> int:
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description)
     module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
-    _write_run(folder, config, splits)
+    if first_process():
+        _write_run(folder, config, splits)
     module.total_steps = plan_steps(module, data, config.trainer, start, checkpoint)
     finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
     if not finished:
         say(f"stopped by trainer.segment_time; continue with the same command and run_dir={folder} resume=true")
         return PREEMPTED
-    _publish(config, folder, model, description, splits, data)
+    if first_process():
+        model.to(_device(config.trainer.accelerator))
+        _publish(config, folder, model, description, splits, data)
     return 0
 
 

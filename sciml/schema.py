@@ -318,6 +318,10 @@ class TrainConfig(Section):
         devices = self.trainer.devices
         if self.strategy.name == "single" and devices > 1:
             raise ValueError(f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp")
+        if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
+            raise ValueError(
+                "run_dir and trainer.max_steps: found null with strategy=ddp, expected values that all processes share"
+            )
         for kind in KINDS:
             bins = getattr(self.data.bins_per_step, kind)
             if bins % devices:

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from sciml.train.process import first_process
+
 
 class ExponentialAverage(Callback):
     """Exponential moving average of the parameters, used for validation and for what is published.
@@ -110,7 +112,10 @@ class MetricsFile(Callback):
         module.step_losses = {}
 
     def _write_training(self, trainer: lightning.Trainer, module: Any) -> None:
-        losses = {f"train/{target}": float(value) for target, value in module.step_losses.items()}
+        losses = {
+            f"train/{target}": float(trainer.strategy.reduce(value, reduce_op="sum"))
+            for target, value in sorted(module.step_losses.items())
+        }
         seconds = time.perf_counter() - self._clock
         line = losses | {
             "train/loss": sum(losses.values()),
@@ -253,5 +258,6 @@ class StepClock(Callback):
 
 
 def say(text: str) -> None:
-    """Print a line of progress at once."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line of progress at once, from the first process alone."""
+    if first_process():
+        print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Set up the training process: seeds, threads and the allocator."""
 
 import ctypes
+import os
 import random
 
 import numpy as np
@@ -17,6 +18,11 @@ def prepare_process(seed: int, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes files and talks to the user: the first of its node's ranks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def keep_freed_memory() -> bool:

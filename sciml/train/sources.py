@@ -118,7 +118,7 @@ def context_of(sources: list[Source], datasets: list[str]) -> dict[str, Any]:
     classes: list[str] = []
     for source in sources:
         name = datasets[source.dataset]
-        if source.data.domain == "hep":
+        if source.data.base == "hep":
             classes = _same_classes(classes, source.data)
             continue
         summary = statistics(source.data)
