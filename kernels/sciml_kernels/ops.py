@@ -86,10 +86,15 @@ def _refusal(x: Tensor) -> str:
         return f"x is on {x.device}, expected on the CPU"
     if x.dtype not in cpp.REAL:
         return f"x is {x.dtype}, expected float32 or float64"
-    reason = cpu.unavailable()
+    reason = _compiler_refusal()
     if reason:
         _warn(reason)
     return reason
+
+
+@torch.compiler.assume_constant_result  # torch.compile must not look into the search for a compiler
+def _compiler_refusal() -> str:
+    return cpu.unavailable()
 
 
 @functools.cache

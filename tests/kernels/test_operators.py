@@ -162,3 +162,16 @@ def test_bad_specs() -> None:
         Spec.summed("2x0e", "1o", "2e")
     with pytest.raises(ValueError, match="multiplicities"):
         Spec(o3.Irreps("2x0e"), o3.Irreps("0e"), o3.Irreps("3x0e"), Spec.summed("2x0e", "0e", "0e").paths)
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    spec, graph = SPECS["separate"], edges(6, 25)
+    leaves = [tensor.requires_grad_() for tensor in inputs(spec, 6, 25, torch.float64)]
+
+    def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return conv(x, y, w, graph, spec).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)
