@@ -5,8 +5,9 @@ A name maps to ``module:attribute``. Names come from this table or from the entr
 package can never choose the code that runs.
 """
 
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from sciml.errors import UserError
@@ -40,7 +41,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 
 def names(kind: str) -> list[str]:
     """Return every name of ``kind`` that can be used here, built in or installed as an entry point."""
-    return sorted({*BUILTIN[kind], *(point.name for point in entry_points(group=f"sciml.{kind}"))})
+    return sorted({*BUILTIN[kind], *_installed(kind)})
 
 
 def resolve(kind: str, name: str) -> Any:
@@ -52,7 +53,12 @@ def resolve(kind: str, name: str) -> Any:
         module, _, attribute = BUILTIN[kind][name].partition(":")
         loaded = import_module(module)
         return getattr(loaded, attribute) if attribute else loaded
-    for point in entry_points(group=f"sciml.{kind}"):
-        if point.name == name:
-            return point.load()
+    if name in _installed(kind):
+        return _installed(kind)[name].load()
     raise UserError(f"{kind}: {name!r} is not known; use one of {', '.join(names(kind))}.")
+
+
+@cache  # a domain is looked up for every graph, and reading the metadata of all distributions takes milliseconds
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    """The entry points of ``kind`` by name."""
+    return {point.name: point for point in entry_points(group=f"sciml.{kind}")}

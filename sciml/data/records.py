@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sciml import registry
 from sciml.errors import BadRecord, UserError
 
 Record = dict[str, Any]
@@ -92,17 +93,41 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
 }
 
 
+def base_of(domain: str) -> str:
+    """Return the built-in domain whose checks, costs and statistics hold for ``domain``.
+
+    That is ``domain`` itself, or ``BASE`` of an installed one (an entry point in the group ``sciml.domains``).
+    Raises UserError when the domain is not known.
+    """
+    if domain in SCHEMAS:
+        return domain
+    if domain not in registry.names("domains"):
+        raise UserError(f"domain {domain!r} is not known; use one of {', '.join(registry.names('domains'))}.")
+    base = getattr(registry.resolve("domains", domain), "BASE", None)
+    if base not in SCHEMAS:
+        raise UserError(f"domain {domain!r}: its BASE is {base!r}, expected one of {', '.join(SCHEMAS)}.")
+    return base
+
+
+def kinds(domain: str) -> tuple[str, ...]:
+    """Return the kinds of graph that records of ``domain`` can become."""
+    return DOMAIN_KINDS[domain] if domain in DOMAIN_KINDS else registry.resolve("domains", domain).KINDS
+
+
 def schema(domain: str) -> dict[str, Field]:
-    """Return the fields of ``domain`` by name. Raises UserError when the domain is not known."""
-    try:
-        return {field.name: field for field in SCHEMAS[domain]}
-    except KeyError:
-        raise UserError(f"domain {domain!r} is not known; use one of {', '.join(SCHEMAS)}.") from None
+    """Return the fields of ``domain`` by name: those of its base and the ``FIELDS`` that an installed domain adds.
+
+    Raises UserError when the domain is not known.
+    """
+    fields = SCHEMAS[base_of(domain)]
+    if domain not in SCHEMAS:
+        fields += tuple(getattr(registry.resolve("domains", domain), "FIELDS", ()))
+    return {field.name: field for field in fields}
 
 
 def targets(domain: str) -> tuple[str, ...]:
     """Return the names of the fields of ``domain`` that a model can be trained on."""
-    return tuple(field.name for field in SCHEMAS[domain] if field.role == "target")
+    return tuple(field.name for field in schema(domain).values() if field.role == "target")
 
 
 def check_record(record: Mapping[str, Any], domain: str) -> None:
@@ -118,7 +143,7 @@ def prepare(record: Mapping[str, Any], domain: str) -> Record:
     a constituent of negative mass squared gets the smallest energy that float32 can hold with m^2 >= 0.
     Raises BadRecord naming the key.
     """
-    fields = schema(domain)
+    fields, base = schema(domain), base_of(domain)
     unknown = [name for name in record if name not in fields]
     if unknown:
         raise BadRecord(f"{unknown[0]}: not a field of the {domain} schema; use {', '.join(fields)}")
@@ -127,11 +152,11 @@ def prepare(record: Mapping[str, Any], domain: str) -> Record:
     for field in fields.values():
         if field.name not in result and field.default is not None:
             result[field.name] = field.default
-    if domain == "hep":
+    if base == "hep":
         _check_jet(result)
     else:
-        _check_atoms(result, domain)
-    if domain == "biology":
+        _check_atoms(result, base)
+    if base == "biology":
         _check_residues(result)
     return {name: _store_dtype(fields[name], value) for name, value in result.items()}
 

@@ -23,28 +23,28 @@ def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> di
     """
     from sciml.data.store import base_indices
 
-    base, chosen = base_indices(store)
+    origin, chosen = base_indices(store)
     if indices is not None:
         chosen = chosen[np.asarray(indices, dtype=np.int64)]
-    selected = np.zeros(len(base), bool)
+    selected = np.zeros(len(origin), bool)
     selected[chosen] = True
-    sizes = base.sizes[selected]
+    sizes = origin.sizes[selected]
     result: dict[str, Any] = {"records": len(sizes), "fine_nodes": int(sizes.sum())}
-    if base.domain == "hep":
-        labels = _values(base, "label", selected)
-        classes = len(base.manifest.get("classes", []))
+    if origin.base == "hep":
+        labels = _values(origin, "label", selected)
+        classes = len(origin.manifest.get("classes", []))
         return {
             **result,
             "label_counts": np.bincount(labels, minlength=classes).tolist(),
             "mean_constituents": _mean(sizes),
         }
-    result |= _energy_statistics(base, selected)
-    result["mean_neighbors"] = float(base.pairs[selected].sum() / max(sizes.sum(), 1))
-    result["force_rms"] = _rms(_values(base, "forces", selected))
-    if base.domain == "materials":
-        result["stress_rms"] = _rms(_values(base, "stress", selected))
+    result |= _energy_statistics(origin, selected)
+    result["mean_neighbors"] = float(origin.pairs[selected].sum() / max(sizes.sum(), 1))
+    result["force_rms"] = _rms(_values(origin, "forces", selected))
+    if origin.base == "materials":
+        result["stress_rms"] = _rms(_values(origin, "stress", selected))
     else:
-        residues = np.bincount(_values(base, "residue_types", selected), minlength=UNKNOWN_RESIDUE + 1)
+        residues = np.bincount(_values(origin, "residue_types", selected), minlength=UNKNOWN_RESIDUE + 1)
         result["residue_counts"] = residues.tolist()
     return result
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sciml.data.columns import Column, Shard
-from sciml.data.records import DOMAIN_KINDS, SCHEMAS, Field, Record, schema, targets
+from sciml.data.records import Field, Record, base_of, kinds, schema, targets
 from sciml.data.statistics import statistics
 from sciml.data.writer import COST_FIELDS, REFERENCE_RADII, SCHEMA_VERSION, StoreWriter, file_sha256
 from sciml.errors import UserError
@@ -32,6 +32,7 @@ def is_store(path: str | Path) -> bool:
 class Store:
     """Random access to the records of a store folder.
 
+    ``domain`` is the store's domain and ``base`` the built-in one that it is or extends.
     ``store[i]`` is a :data:`~sciml.data.records.Record` whose arrays are **read-only views**: copy before changing
     one. ``sizes`` (n,) are fine nodes per record, ``pairs`` (n,) directed pairs within ``manifest["reference_radius"]``
     (n(n - 1) for jets), ``groups`` the trajectory, event or sequence keys. A Store can be pickled: the copy reopens
@@ -43,6 +44,7 @@ class Store:
         self.path: Path = Path(path)
         self.manifest: dict[str, Any] = _read_manifest(self.path)
         self.domain: str = self.manifest["domain"]
+        self.base: str = base_of(self.domain)
         self.dataset: str = self.manifest["dataset"]
         if verify:
             _verify(self.path, self.manifest)
@@ -125,11 +127,11 @@ class Store:
         Biology records serve "atoms" where they have energies or forces and "residues" where one residue has its
         whole backbone.
         """
-        if kind not in DOMAIN_KINDS[self.domain]:
+        if kind not in kinds(self.domain):
             return np.zeros(len(self), bool)
         if kind == "residues":
             return self._cost("_backbone_nodes") > 0
-        if self.domain == "biology":
+        if self.base == "biology":
             return self.has("energy") | self.has("forces")
         return np.ones(len(self), bool)
 
@@ -158,6 +160,7 @@ class Subset:
             raise IndexError(f"indices reach {self.indices.max()}, the store has {len(store)} records")
         self.manifest: dict[str, Any] = store.manifest
         self.domain: str = store.domain
+        self.base: str = store.base
         self.dataset: str = store.dataset
         self.path: Path = store.path
 
@@ -220,7 +223,7 @@ def base_indices(store: Store | Subset) -> tuple[Store, np.ndarray]:
 
 
 def _field_names(store: Store) -> str:
-    return ", ".join(field.name for field in SCHEMAS[store.domain])
+    return ", ".join(schema(store.domain))
 
 
 def _interpolate(counts: np.ndarray, radii: tuple[float, ...], cutoff: float) -> np.ndarray:
@@ -252,8 +255,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{file}: schema_version {manifest['schema_version']} found, this sciml reads {SCHEMA_VERSION}; "
             "ingest the source again."
         )
-    if manifest["domain"] not in SCHEMAS:
-        raise UserError(f"{file}: domain {manifest['domain']!r} is not known; use one of {', '.join(SCHEMAS)}.")
+    try:
+        schema(manifest["domain"])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     return manifest
 
 

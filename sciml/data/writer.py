@@ -14,7 +14,7 @@ import numpy as np
 
 from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
-from sciml.data.records import SCHEMAS, Field, Record, prepare, schema
+from sciml.data.records import Field, Record, base_of, prepare, schema
 from sciml.errors import BadRecord, UserError
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class StoreWriter:
         shard_size: int = 65536,
         overwrite: bool = False,
     ) -> None:
-        schema(domain)
+        fields = tuple(schema(domain).values())
         self.path = Path(path)
-        self.domain, self.dataset = domain, dataset
+        self.domain, self.base, self.dataset = domain, base_of(domain), dataset
         self._metadata = dict(metadata or {})
         self._shard_size, self._overwrite = shard_size, overwrite
-        self._fields = (*SCHEMAS[domain], *COST_FIELDS)
+        self._fields = (*fields, *COST_FIELDS)
         self._records: list[Record] = []
         self._nodes = self._total_nodes = self._added = self._regulated = 0
         self._quarantine: list[dict[str, str]] = []
@@ -97,11 +97,11 @@ class StoreWriter:
             classes = self._metadata.get("classes")
             if classes and "label" in prepared and int(prepared["label"]) >= len(classes):
                 raise BadRecord(f"label: {int(prepared['label'])}, but only {len(classes)} classes are named")
-            prepared.update(_costs(prepared, self.domain))
+            prepared.update(_costs(prepared, self.base))
         except BadRecord as error:
             self.reject(str(record.get("id", f"record {self._added + len(self._quarantine)}")), str(error))
             return False
-        if self.domain == "hep":
+        if self.base == "hep":
             before = np.asarray(record["momenta"])[:, 0].astype(np.float32)
             self._regulated += int((prepared["momenta"][:, 0] > before).sum())
         prepared["id"] = prepared["id"] or str(self._added)
@@ -171,17 +171,17 @@ class StoreWriter:
                 "unit": field.unit,
                 "role": field.role,
             }
-            for field in SCHEMAS[self.domain]
+            for field in schema(self.domain).values()
         }
         counts = {"records": self._added, "fine_nodes": self._total_nodes, "quarantined": len(self._quarantine)}
-        if self.domain == "hep":
+        if self.base == "hep":
             counts["regulated_constituents"] = self._regulated
         extra = {key: value for key, value in self._metadata.items() if key not in _TOP_LEVEL}
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "domain": self.domain,
             "dataset": self.dataset,
-            "units": {field.name: field.unit for field in SCHEMAS[self.domain] if field.unit},
+            "units": {field.name: field.unit for field in schema(self.domain).values() if field.unit},
             "counts": counts,
             "fields": fields,
             "shards": self._shards,
@@ -189,7 +189,7 @@ class StoreWriter:
             "statistics": {},
             **{key: self._metadata.get(key, default) for key, default in _TOP_LEVEL.items()},
         }
-        if self.domain != "hep":
+        if self.base != "hep":
             manifest["reference_radius"] = REFERENCE_RADII["atoms"][-1]
         return manifest
 

@@ -5,6 +5,9 @@ A domain is a module with three names, which :mod:`sciml.registry` finds under `
 ``KINDS``  the kinds of graph it can make of its records;
 ``graph(record, kind, cutoff, dtype)``  a raw record -> Graph with edges, None when the record cannot serve that kind;
 ``counts(data, kind, indices)``  number of labels per target in some records, the denominators of the losses.
+
+A domain of one's own, an entry point in the group ``sciml.domains``, builds on a built-in one: ``BASE`` names that, and
+its records have the fields of it and those in ``FIELDS`` (:class:`sciml.data.records.Field`), new targets included.
 """
 
 from typing import Any, Protocol

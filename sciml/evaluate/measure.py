@@ -30,10 +30,10 @@ def baselines_of(sources: list[Source], classes: list[str]) -> dict[str, Any]:
     residues = np.zeros(20)
     masses, labels = [], []
     for source in sources:
-        if source.data.domain == "biology":
+        if source.data.base == "biology":
             types = np.concatenate([record["residue_types"] for record in source.data])
             residues += np.bincount(types[types < 20], minlength=20)
-        if source.data.domain == "hep" and source.data.has("label").any():
+        if source.data.base == "hep" and source.data.has("label").any():
             chosen = np.flatnonzero(source.data.has("label"))
             masses.append(masses_of(source, chosen))
             labels.append(np.array([int(source.data[int(index)]["label"]) for index in chosen]))

@@ -35,7 +35,7 @@ def summary(store: Store) -> str:
     """Return a text: counts, elements or classes, targets with coverage and distribution, groups, quarantine."""
     manifest = store.manifest
     counts = manifest["counts"]
-    noun = "particles" if store.domain == "hep" else "atoms"
+    noun = "particles" if store.base == "hep" else "atoms"
     sizes = store.sizes
     rows = [
         ("domain", f"{store.domain}, level of theory {store.dataset!r}"),
@@ -65,7 +65,7 @@ def _quarantine(store: Store) -> str:
 
 def _content(store: Store) -> list[tuple[str, str]]:
     """Rows that depend on the domain."""
-    if store.domain == "hep":
+    if store.base == "hep":
         names, numbers = store.manifest["classes"], store.manifest["statistics"]["label_counts"]
         common = sorted(zip(names, numbers), key=lambda pair: -pair[1])
         shown = ", ".join(f"{name} {number:,}" for name, number in common[:8] if number)
@@ -76,7 +76,7 @@ def _content(store: Store) -> list[tuple[str, str]]:
             ("regulated", f"{regulated:,} constituents had a negative mass squared"),
         ]
     rows = [("elements", _elements(store)), ("neighbours", _neighbors(store))]
-    if store.domain == "materials":
+    if store.base == "materials":
         kinds = Counter("".join("TF"[not flag] for flag in flags) for flags in _values(store, "pbc").tolist())
         rows.append(("periodic", ", ".join(f"{kind}: {number:,}" for kind, number in sorted(kinds.items()))))
         config_types = Counter(name for name in store.texts("config_type") if name)
@@ -164,7 +164,7 @@ def picture(store: Store, path: Path, title: str) -> Path:
 
 def _panels(store: Store) -> list[tuple[str, str, Any]]:
     """(kind, label of the horizontal axis, data) of every histogram that the store has data for."""
-    if store.domain == "hep":
+    if store.base == "hep":
         momenta = _values(store, "jet_momentum").astype(np.float64)
         energy, transverse = momenta[:, 0], np.hypot(momenta[:, 1], momenta[:, 2])
         mass = np.sqrt(np.maximum(energy**2 - (momenta[:, 1:] ** 2).sum(axis=1), 0))
@@ -178,7 +178,7 @@ def _panels(store: Store) -> list[tuple[str, str, Any]]:
         bars = [(names[index], number) for index, number in sorted(labels.items())]
         return [*panels, ("bars", _bars_label("class", len(bars)), bars)] if bars else panels
     panels = [("histogram", "atoms per record", store.sizes)]
-    if store.domain == "biology":
+    if store.base == "biology":
         residues = np.bincount(_values(store, "residue_types"), minlength=len(_RESIDUES))
         panels.append(("bars", "residue type", list(zip(_RESIDUES, residues.tolist()))))
     else:
@@ -187,7 +187,7 @@ def _panels(store: Store) -> list[tuple[str, str, Any]]:
         panels.append(("histogram", "energy per atom, less references [eV]", _interaction(store)))
     if store.has("forces").any():
         panels.append(("log", "force component [eV/Å]", _values(store, "forces").ravel()))
-    if store.domain == "materials" and store.has("stress").any():
+    if store.base == "materials" and store.has("stress").any():
         pressure = -np.trace(_values(store, "stress"), axis1=1, axis2=2) / 3 / GPA
         panels.append(("histogram", "pressure [GPa]", pressure))
     panels.append(("histogram", "neighbours per atom within 6 Å", store.pairs / store.sizes))

@@ -26,7 +26,7 @@ def split_by_group(source: Store | Subset, fractions: Sequence[float], seed: int
     names = np.array(source.groups)
     keys, owner = np.unique(names, return_inverse=True)
     generator = np.random.Generator(np.random.Philox(seed))
-    word = _WHAT[source.domain]
+    word = _WHAT[source.base]
     if len(keys) == len(names):
         order = generator.permutation(len(names))
         parts = np.split(order, _cuts(shares, len(names)))
