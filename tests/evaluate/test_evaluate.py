@@ -1,0 +1,206 @@
+"""The numbers of ``metrics.json`` are those of a direct computation; the verb takes raw files and refuses others."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+import sciml
+from sciml import build, registry
+from sciml.config import configure
+from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.sampler import MicroBatch
+from sciml.data.store import Store
+from sciml.errors import UserError
+from sciml.models.model import build_model
+from sciml.package import FILES, Package, file_hash, save
+from sciml.train.card import package_config
+from tests.helpers import ELEMENTS
+from tests.small import CLASSES, describe_model, jets_store, molecules_store, outputs, peptides_store
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a package of random weights and stores of the levels of theory it knows."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    stores = [molecules_store(folder / "first"), molecules_store(folder / "second", dataset="second", seed=1)]
+    stores += [jets_store(folder / "jets"), peptides_store(folder / "peptides")]
+    description = describe_model()
+    description["context"]["datasets"] = ["first", "second", "toy", "amber"]
+    torch.manual_seed(0)
+    model = build_model(description)
+    sources = [Source(store, index, store.path.name) for index, store in enumerate(stores)]
+    baselines = {"residue_counts": [1.0] * 20, "mass_windows": {"top": 100.0, "w": 80.0}}
+    save(folder / "package", model, package_config(description, sources, baselines), "# card\n")
+    return folder
+
+
+def evaluate(place: Path, output: Path, *stores: str, **settings: str) -> dict:
+    words = [f"package={place / 'package'}", f"store=[{','.join(map(str, stores))}]", f"output={output}"]
+    assert build.evaluate(configure("evaluate", [*words, "device=cpu", *(f"{k}={v}" for k, v in settings.items())])) == 0
+    return json.loads((output / "metrics.json").read_text())
+
+
+def direct(package: Package, store: Store, index: int, kind: str) -> list[tuple[dict, dict]]:
+    """(record, predictions) of every record, one graph at a time."""
+    result = []
+    for record in store:
+        cutoff = package.config["model"]["cutoffs"][kind]
+        graph = registry.resolve("domains", store.domain).graph(record, kind, cutoff)
+        graph.dataset = torch.tensor([index])
+        result.append((record, {n: v.numpy() for n, v in outputs(package.model, kind, graph).items()}))
+    return result
+
+
+def test_errors_of_energies_forces_and_stress_are_right(place, tmp_path):
+    found = evaluate(place, tmp_path / "out", place / "first", place / "second")
+    assert set(found) == {"targets", "stores"}
+    assert set(found["stores"]) == {"first", "second"}
+    package = sciml.load(place / "package")
+    everything = {"energy": [], "energy_per_atom": [], "forces": [], "stress": []}
+    for index, name in enumerate(("first", "second")):
+        errors = {key: [] for key in everything}
+        for record, predicted in direct(package, Store(place / name), index, "atoms"):
+            energy = predicted["energy"] - record["energy"]
+            errors["energy"].append(energy)
+            errors["energy_per_atom"].append(energy / len(record["types"]))
+            errors["forces"].append((predicted["forces"] - record["forces"]).ravel())
+            if "stress" in record:
+                errors["stress"].append((predicted["stress"] - record["stress"]).ravel())
+        for target, values in errors.items():
+            joined = np.concatenate(values)
+            everything[target].append(joined)
+            check(found["stores"][name][target], joined)
+    for target, values in everything.items():
+        check(found["targets"][target], np.concatenate(values))
+    units = {target: values["unit"] for target, values in found["targets"].items()}
+    assert units == {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"}
+
+
+def check(found: dict, errors: np.ndarray) -> None:
+    assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-4)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-4)
+    assert found["count"] == errors.size
+
+
+def test_baselines_are_zero_forces_and_the_composition_fit(place, tmp_path):
+    found = evaluate(place, tmp_path / "out", place / "first")["targets"]
+    records = list(Store(place / "first"))
+    forces = np.concatenate([record["forces"].ravel() for record in records])
+    assert found["forces"]["baseline_mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-5)
+    references = describe_model()["context"]["references"]["first"]
+    sums = [sum(references[str(z)] for z in record["types"]) for record in records]
+    energies = np.array([record["energy"] for record in records])
+    assert found["energy"]["baseline_mae"] == pytest.approx(np.abs(energies - sums).mean(), rel=1e-5)
+
+
+def test_jets_and_residues_are_measured_against_direct_logits(place, tmp_path):
+    found = evaluate(place, tmp_path / "out", place / "jets", place / "peptides")["targets"]
+    package = sciml.load(place / "package")
+    pairs = direct(package, Store(place / "jets"), 2, "jets")
+    labels = np.array([record["label"] for record, _ in pairs])
+    logits = np.concatenate([predicted["label"] for _, predicted in pairs]).astype(float)
+    log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert found["label"]["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    assert found["label"]["cross_entropy"] == pytest.approx(-log_softmax[np.arange(12), labels].mean(), rel=1e-4)
+    assert found["label"]["background"] == CLASSES[0]
+    for index, name in enumerate(CLASSES[1:], start=1):
+        scores = logits[:, index] - logits[:, 0]
+        signal, background = scores[labels == index], scores[labels == 0]
+        auc = (signal[:, None] > background).mean() + 0.5 * (signal[:, None] == background).mean()
+        assert found["label"]["signals"][name]["auc"] == pytest.approx(auc)
+        assert 0 <= found["label"]["signals"][name]["mass_window_auc"] <= 1
+    pairs = direct(package, Store(place / "peptides"), 3, "residues")
+    labels = np.concatenate([record["residue_types"] for record, _ in pairs])
+    known = labels < 20
+    assert found["residue_types"]["count"] == known.sum()
+    assert found["residue_types"]["baseline_cross_entropy"] == pytest.approx(np.log(20))
+    low, high = found["residue_types"]["difference_low"], found["residue_types"]["difference_high"]
+    assert low <= found["residue_types"]["difference"] <= high
+
+
+def test_residue_types_never_reach_the_model(place, tmp_path):
+    """The labels of the held-out residues are hidden from the input: other labels, the same logits."""
+    store = Store(place / "peptides")
+    dataset = GraphDataset([Source(store, 3)], {"residues": 8.0})
+    loaded = dataset[MicroBatch("residues", ((0, 0), (0, 1)), {}, 0, 0)]
+    assert (loaded.batch.coarse_types == 0).all()
+    assert (loaded.batch.residue_types >= 0).any()
+
+
+@pytest.mark.parametrize("graphs", [1, 5])
+def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs):
+    found = evaluate(place, tmp_path / "out", place / "first", **{"batch.atoms.max_graphs": str(graphs), "plots": "false"})
+    expected = evaluate(place, tmp_path / "other", place / "first", plots="false")
+    for target, values in expected["targets"].items():
+        assert found["targets"][target]["count"] == values["count"]
+        assert found["targets"][target]["mae"] == pytest.approx(values["mae"], rel=1e-4)
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_another_level_of_theory_is_refused(place, tmp_path):
+    molecules_store(tmp_path / "other", dataset="pbe")
+    with pytest.raises(UserError, match=r"its level of theory is 'pbe', the model knows 'first', 'second' for materials"):
+        evaluate(place, tmp_path / "out", tmp_path / "other")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def write_xyz(path: Path, frames: int = 5) -> list[Atoms]:
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(frames):
+        grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), axis=-1).reshape(-1, 3)[:5] * 1.6
+        atoms = Atoms(rng.choice(ELEMENTS, 5), positions=grid + 0.1 * rng.normal(size=(5, 3)))
+        atoms.calc = SinglePointCalculator(atoms, energy=float(rng.normal()) - 30, forces=rng.normal(size=(5, 3)))
+        made.append(atoms)
+    ase.io.write(path, made, format="extxyz")
+    return made
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "sciml.cli", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_verb_takes_a_raw_file_as_users_script_it(place, tmp_path):
+    """A file names no level of theory: it is taken for the model's, where that has only one of the domain."""
+    shutil.copytree(place / "package", tmp_path / "my package (v=1)")
+    package = tmp_path / "my package (v=1)"
+    config = json.loads((package / "config.json").read_text())
+    config["datasets_of_domain"]["materials"] = ["second"]
+    (package / "config.json").write_text(json.dumps(config))
+    (package / "hashes.json").write_text(json.dumps({name: file_hash(package / name) for name in FILES}))
+    frames = write_xyz(tmp_path / "test set.xyz")
+    done = command(tmp_path, "evaluate", f"package={package}", "store=test set.xyz", "output=errors", "device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "forces MAE" in done.stdout
+    found = json.loads((tmp_path / "errors" / "metrics.json").read_text())["targets"]
+    calculator = sciml.calculator(package, dataset="second")
+    differences = []
+    for atoms in frames:
+        copy = atoms.copy()
+        copy.calc = calculator
+        differences.append(copy.get_forces() - atoms.get_forces())
+    assert found["forces"]["mae"] == pytest.approx(np.abs(differences).mean(), rel=1e-3)
+    assert found["forces"]["count"] == 5 * 5 * 3
+    assert found["energy"]["count"] == 5
+
+
+def test_the_verb_refuses_a_file_that_could_be_of_either_level(place, tmp_path):
+    write_xyz(tmp_path / "test.xyz")
+    done = command(tmp_path, "evaluate", f"package={place / 'package'}", "store=test.xyz", "output=out")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "'first', 'second'" in done.stderr
+    assert not (tmp_path / "out" / "metrics.json").exists()
