@@ -31,6 +31,13 @@ class SciMLCalculator(Calculator):
         self.package = package
         self.dataset = _dataset(package, dataset)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation: ASE's list, and ``info`` where charge or spin is another."""
+        changes = super().check_state(atoms, tol)
+        before = {} if self.atoms is None else self.atoms.info
+        changed = any(before.get(key) != atoms.info.get(key) for key in ("charge", "spin"))
+        return [*changes, "info"] if changed else changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

@@ -1,0 +1,159 @@
+"""The ASE calculator: derivatives against differences of its own energy, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+
+import sciml
+from sciml.errors import UserError
+from sciml.export.ase import SciMLCalculator
+from sciml.package import Package, save
+from tests.helpers import random_crystal, random_molecule, relative_rms
+from tests.small import describe_model, random_model
+
+STEP = 1e-3
+FOURTH_ORDER = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A package of two levels of theory in double precision, as it is loaded from disk."""
+    folder = tmp_path_factory.mktemp("export") / "package"
+    save(folder, random_model(torch.float32), {"model": describe_model()}, "# card\n")
+    return sciml.load(folder, dtype=torch.float64)
+
+
+def atoms_of(record: dict) -> Atoms:
+    return Atoms(record["types"], record["positions"], cell=record.get("cell"), pbc=record.get("pbc", False))
+
+
+def difference(energy) -> float:
+    return sum(coefficient * energy(step * STEP) for step, coefficient in FOURTH_ORDER) / STEP
+
+
+@pytest.mark.parametrize("make", [random_molecule, random_crystal])
+def test_forces_are_minus_the_derivative_of_the_energy(package, make):
+    atoms = atoms_of(make(np.random.default_rng(0), atoms=4))
+    atoms.calc = SciMLCalculator(package, "second")
+    forces, positions = atoms.get_forces(), atoms.positions.copy()
+
+    def energy(step: float, atom: int, axis: int) -> float:
+        atoms.positions = positions
+        atoms.positions[atom, axis] += step
+        return atoms.get_potential_energy()
+
+    expected = [[-difference(lambda s, a=a, i=i: energy(s, a, i)) for i in range(3)] for a in range(len(atoms))]
+    assert relative_rms(forces, np.array(expected)) < 1e-6
+
+
+def test_stress_is_the_derivative_against_strain_in_the_order_and_sign_of_ase(package):
+    atoms = atoms_of(random_crystal(np.random.default_rng(1), atoms=3))
+    atoms.calc = SciMLCalculator(package, "first")
+    stress, cell = atoms.get_stress(), atoms.cell.array.copy()
+
+    def energy(step: float, i: int, j: int) -> float:
+        strain = np.eye(3)
+        strain[i, j] += step / 2
+        strain[j, i] += step / 2
+        atoms.set_cell(cell @ strain, scale_atoms=True)
+        return atoms.get_potential_energy()
+
+    voigt = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    volume = abs(np.linalg.det(cell))
+    expected = [difference(lambda s, i=i, j=j: energy(s / 10, i, j)) * 10 / volume for i, j in voigt]
+    assert relative_rms(stress, np.array(expected)) < 1e-5
+    atoms.set_cell(cell, scale_atoms=True)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), atoms.get_stress(voigt=False).T)
+
+
+def test_the_energy_has_the_references_of_its_level_of_theory(package):
+    """Far apart atoms of two levels differ by their references alone and by what the model learned of each."""
+    atoms = Atoms("CO", positions=[[0, 0, 0], [30, 0, 0]])
+    energies = []
+    for dataset in ("first", "second"):
+        atoms.calc = SciMLCalculator(package, dataset)
+        energies.append(atoms.get_potential_energy())
+        assert np.abs(atoms.get_forces()).max() < 1e-12
+    model = package.model
+    references = model.heads["energy"].references
+    assert references[1, 6] == pytest.approx(-4.0)
+    assert energies[0] != energies[1]
+    assert atoms.get_potential_energy(force_consistent=True) == energies[1]
+
+
+def test_charge_and_spin_of_info_reach_the_model(package):
+    atoms = atoms_of(random_molecule(np.random.default_rng(0)))
+    energies = []
+    for info in ({}, {"charge": 0, "spin": 1}, {"charge": 1}, {"spin": 3}):
+        atoms.info = info
+        atoms.calc = SciMLCalculator(package, "first")
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == energies[1]
+    assert len(set(energies)) == 3
+
+
+def test_changed_info_is_not_answered_from_the_cache(package):
+    atoms = atoms_of(random_molecule(np.random.default_rng(0)))
+    atoms.calc = SciMLCalculator(package, "first")
+    neutral = atoms.get_potential_energy()
+    atoms.info["charge"] = 1
+    assert atoms.get_potential_energy() != neutral
+
+
+def test_no_stress_without_a_cell(package):
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    atoms = atoms_of(random_molecule(np.random.default_rng(0)))
+    atoms.calc = SciMLCalculator(package, "first")
+    atoms.get_forces()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def test_energy_is_conserved_and_a_relaxation_ends(package):
+    """What a calculator is for: forces that belong to the energy keep the total energy of a trajectory."""
+    atoms = atoms_of(random_molecule(np.random.default_rng(3), atoms=4))
+    atoms.calc = SciMLCalculator(package, "first")
+    totals = []
+    dynamics = VelocityVerlet(atoms, timestep=0.02)
+    dynamics.attach(lambda: totals.append(atoms.get_total_energy()))
+    dynamics.run(20)
+    kinetic = atoms.get_kinetic_energy()
+    assert kinetic > 1e-6
+    assert np.ptp(totals) < 0.02 * kinetic
+    before = np.abs(atoms.get_forces()).max()
+    BFGS(atoms, logfile=None, maxstep=0.02).run(fmax=0.5 * before, steps=40)
+    assert np.abs(atoms.get_forces()).max() < before
+
+
+def test_an_unknown_element_is_refused(package):
+    atoms = Atoms("CU2", positions=[[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]])
+    atoms.calc = SciMLCalculator(package, "first")
+    with pytest.raises(UserError, match=r"atomic number 92 was not in the training data of 'first', which has \[1, 6, 8, 14, 29\]"):
+        atoms.get_potential_energy()
+
+
+def test_the_level_of_theory_must_be_named_where_there_are_several(package):
+    with pytest.raises(UserError, match="has the levels of theory first, second; give one of them"):
+        SciMLCalculator(package)
+    with pytest.raises(UserError, match="dataset='pbe'"):
+        SciMLCalculator(package, "pbe")
+
+
+def test_one_level_of_theory_needs_no_name(tmp_path):
+    description = describe_model()
+    for table in ("references", "scales"):
+        description["context"][table].pop("first")
+    save(tmp_path / "package", random_model(torch.float32), {"model": description}, "")
+    assert sciml.calculator(tmp_path / "package").dataset == 1
+
+
+def test_a_package_without_energies_is_refused(tmp_path):
+    description = describe_model(("jets",))
+    description["context"]["references"] = {}
+    package = Package(random_model(torch.float32, kinds=("jets",)), {"model": description}, tmp_path)
+    with pytest.raises(UserError, match="has no energies, its kinds are jets"):
+        SciMLCalculator(package)
