@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from sciml.train.process import first_process
+from sciml.train.process import first_process, sum_over_ranks
 
 
 class ExponentialAverage(Callback):
@@ -112,10 +112,8 @@ class MetricsFile(Callback):
         module.step_losses = {}
 
     def _write_training(self, trainer: lightning.Trainer, module: Any) -> None:
-        losses = {
-            f"train/{target}": float(trainer.strategy.reduce(value, reduce_op="sum"))
-            for target, value in sorted(module.step_losses.items())
-        }
+        summed = sum_over_ranks(module.step_losses, module.objective.terms, trainer.strategy)
+        losses = {f"train/{target}": value for target, value in summed.items()}
         seconds = time.perf_counter() - self._clock
         line = losses | {
             "train/loss": sum(losses.values()),

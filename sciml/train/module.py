@@ -10,6 +10,7 @@ from sciml.data.datamodule import LoadedBatch
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.train.optimizer import build_optimizer, learning_rate_factor
+from sciml.train.process import sum_over_ranks
 
 
 class Module(lightning.LightningModule):
@@ -46,12 +47,10 @@ class Module(lightning.LightningModule):
         _accumulate(self._validation_losses, self.objective(self.model, predictions, micro_batch)[1])
 
     def on_validation_epoch_end(self) -> None:
-        for target, loss in self._validation_losses.items():
-            self.log(f"val/{target}", loss, sync_dist=True, reduce_fx="sum")
-        total = (
-            torch.stack(list(self._validation_losses.values())).sum() if self._validation_losses else torch.zeros(())
-        )
-        self.log("val/loss", total, sync_dist=True, reduce_fx="sum", prog_bar=True)
+        losses = sum_over_ranks(self._validation_losses, self.objective.terms, self.trainer.strategy)
+        for target, loss in losses.items():
+            self.log(f"val/{target}", loss)
+        self.log("val/loss", sum(losses.values()))
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.options)

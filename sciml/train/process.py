@@ -3,6 +3,8 @@
 import ctypes
 import os
 import random
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,20 @@ def prepare_process(seed: int, threads: int | None) -> None:
 def first_process() -> bool:
     """Whether this is the process that writes files and talks to the user: the first of its node's ranks."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def sum_over_ranks(losses: dict[str, torch.Tensor], targets: Iterable[str], strategy: Any) -> dict[str, float]:
+    """Sum each loss over the ranks of Lightning's ``strategy``, in the order of ``targets``.
+
+    A target may have labels on some ranks alone: all of them reduce one table of the same shape and dtype.
+    """
+    names = list(targets)
+    table = torch.zeros(2, len(names), dtype=torch.float64, device=strategy.root_device)
+    for column, name in enumerate(names):
+        if name in losses:
+            table[0, column], table[1, column] = losses[name], 1.0
+    sums, present = strategy.reduce(table, reduce_op="sum").tolist()
+    return {name: value for name, value, seen in zip(names, sums, present, strict=True) if seen}
 
 
 def keep_freed_memory() -> bool:
