@@ -85,7 +85,8 @@ def _roc(values: Columns, classes: list[str], path: Path) -> Path:
     axis.set_yscale("log")
     axis.set_xlabel("signal efficiency", fontsize=8)
     axis.set_ylabel("background efficiency", fontsize=8)
-    axis.legend(fontsize=8, frameon=False)
+    if axis.get_lines():
+        axis.legend(fontsize=8, frameon=False)
     drawing.savefig(path, dpi=150)
     return path
 

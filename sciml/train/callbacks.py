@@ -1,6 +1,7 @@
 """What runs beside the training steps: averaging, metrics, checkpoints, progress and the time limit."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from sciml.errors import UserError
 from sciml.train.process import first_process, sum_over_ranks
 
 
@@ -132,7 +134,13 @@ class MetricsFile(Callback):
         self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
 
     def write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
-        """Append one line."""
+        """Append one line. Raises UserError when a value is no number: the run is lost from there on."""
+        lost = [name for name, value in values.items() if not math.isfinite(value)]
+        if lost:
+            raise UserError(
+                f"step {trainer.global_step}: {lost[0]} is {values[lost[0]]}, expected a number; lower "
+                "optimizer.learning_rate, and look at the data with sciml inspect."
+            )
         if not trainer.is_global_zero:
             return
         with open(self.path, "a", encoding="utf-8") as file:

@@ -121,8 +121,10 @@ def test_a_run_lost_after_three_steps_resumes_to_the_same_bits(finished, workpla
     assert training == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines(run) if "val/loss" in line] == [3, 6]
     timeless = ("steps_per_second", "graphs_per_second")
-    strip = [[{k: v for k, v in line.items() if k not in timeless} for line in lines(f / "run")] for f in (finished, workplace)]
-    assert strip[0] == strip[1]
+    for before, after in zip(lines(finished / "run"), lines(run), strict=True):
+        assert {k: v for k, v in before.items() if k not in timeless} == {
+            k: v for k, v in after.items() if k not in timeless
+        }
 
 
 @pytest.mark.parametrize("micro_batches", [9, 10, 11])
@@ -211,7 +213,7 @@ def test_a_real_budget_of_time_is_kept(workplace):
 
 
 def test_init_starts_from_the_weights_of_a_package(finished, workplace, capsys):
-    """With a learning rate of nothing the outputs stay those of the package, on its own and on a new level of theory."""
+    """With a learning rate of nothing the outputs stay those of the package; its levels of theory come first."""
     molecules_store(workplace / "new", dataset="other", seed=5)
     shutil.move(workplace / "run", workplace / "old")
     still = ("optimizer.learning_rate=1e-12", "trainer.max_steps=1", f"init={workplace / 'old'}")
@@ -245,6 +247,16 @@ def test_the_initial_model_has_the_outputs_of_its_package_to_the_bit(finished):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(workplace):
+    """Nothing is published, and every line of the metrics is JSON that other programs can read."""
+    shutil.rmtree(workplace / "run")
+    with pytest.raises(UserError, match=r"step \d+: \S+ is nan, .*lower optimizer\.learning_rate"):
+        build.train(train_config(workplace, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
+    assert not (workplace / "run" / "package").exists()
+    text = (workplace / "run" / "metrics.jsonl").read_text()
+    assert all(math.isfinite(value) for line in text.splitlines() for value in json.loads(line).values())
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     class Trainer:
         global_step, is_global_zero, sanity_checking = 0, True, False
@@ -257,4 +269,5 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for trainer.global_step in range(1, 11):
         saver.on_train_batch_end(trainer, None)
     saver.on_train_end(trainer, None)
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step=000000008.ckpt", "step=000000010.ckpt"]
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step=000000008.ckpt", "step=000000010.ckpt"]
