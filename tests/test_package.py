@@ -79,7 +79,12 @@ def test_loading_in_double_precision_converts_the_parameters_alone(original):
 
 
 def test_the_folder_holds_plain_files(original):
-    assert sorted(p.name for p in original.iterdir()) == ["MODEL_CARD.md", "config.json", "hashes.json", "weights.safetensors"]
+    assert sorted(p.name for p in original.iterdir()) == [
+        "MODEL_CARD.md",
+        "config.json",
+        "hashes.json",
+        "weights.safetensors",
+    ]
     config = json.loads((original / "config.json").read_text())
     assert config["format"] == 1
     assert config["model"] == describe_model()

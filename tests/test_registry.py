@@ -131,7 +131,8 @@ def raw(tmp_path_factory) -> Path:
     for index in range(24):
         positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]) + 0.05 * rng.normal(size=(3, 3))
         dipole = np.array([-0.8, 0.4, 0.4]) @ positions
-        rows.append({"types": [8, 1, 1], "positions": positions.tolist(), **({"dipole": dipole.tolist()} if index else {})})
+        label = {"dipole": dipole.tolist()} if index else {}
+        rows.append({"types": [8, 1, 1], "positions": positions.tolist(), **label})
     file = tmp_path_factory.mktemp("raw") / "water.dipoles"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

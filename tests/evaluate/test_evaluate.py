@@ -46,7 +46,9 @@ def place(tmp_path_factory) -> Path:
 
 def evaluate(place: Path, output: Path, *stores: str, **settings: str) -> dict:
     words = [f"package={place / 'package'}", f"store=[{','.join(map(str, stores))}]", f"output={output}"]
-    assert build.evaluate(configure("evaluate", [*words, "device=cpu", *(f"{k}={v}" for k, v in settings.items())])) == 0
+    assert (
+        build.evaluate(configure("evaluate", [*words, "device=cpu", *(f"{k}={v}" for k, v in settings.items())])) == 0
+    )
     return json.loads((output / "metrics.json").read_text())
 
 
@@ -139,7 +141,9 @@ def test_residue_types_never_reach_the_model(place, tmp_path):
 
 @pytest.mark.parametrize("graphs", [1, 5])
 def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs):
-    found = evaluate(place, tmp_path / "out", place / "first", **{"batch.atoms.max_graphs": str(graphs), "plots": "false"})
+    found = evaluate(
+        place, tmp_path / "out", place / "first", **{"batch.atoms.max_graphs": str(graphs), "plots": "false"}
+    )
     expected = evaluate(place, tmp_path / "other", place / "first", plots="false")
     for target, values in expected["targets"].items():
         assert found["targets"][target]["count"] == values["count"]
@@ -149,7 +153,9 @@ def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs
 
 def test_another_level_of_theory_is_refused(place, tmp_path):
     molecules_store(tmp_path / "other", dataset="pbe")
-    with pytest.raises(UserError, match=r"its level of theory is 'pbe', the model knows 'first', 'second' for materials"):
+    with pytest.raises(
+        UserError, match=r"its level of theory is 'pbe', the model knows 'first', 'second' for materials"
+    ):
         evaluate(place, tmp_path / "out", tmp_path / "other")
     assert not (tmp_path / "out" / "metrics.json").exists()
 

@@ -5,12 +5,19 @@ import math
 import pytest
 import torch
 from e3nn import o3
-from sciml_kernels import Edges, Spec, conv, cpu, product
 from torch.autograd import gradcheck, gradgradcheck
 
 from sciml.models.block import Block, Convolution, ManyBodyProduct
-from sciml.models.layers import DegreeLinear, DegreeNorm, FeedForward, multilayer_perceptron, num_components, pad_degrees
+from sciml.models.layers import (
+    DegreeLinear,
+    DegreeNorm,
+    FeedForward,
+    multilayer_perceptron,
+    num_components,
+    pad_degrees,
+)
 from sciml.models.radial import BesselBasis, EdgeEmbedding, SphericalHarmonics, polynomial_envelope
+from sciml_kernels import Edges, Spec, conv, cpu, product
 from tests.helpers import random_orthogonal, relative_rms
 
 LMAX, CHANNELS, NODES = 2, 3, 4

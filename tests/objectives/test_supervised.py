@@ -1,4 +1,4 @@
-"""The objective is exact: one step's loss is the same however its graphs are divided, and missing labels take no part."""
+"""The objective is exact: a step's loss is the same however its graphs are divided; missing labels take no part."""
 
 import numpy as np
 import pytest
