@@ -138,7 +138,8 @@ def check_record(record: Mapping[str, Any], domain: str) -> None:
 def prepare(record: Mapping[str, Any], domain: str) -> Record:
     """Return ``record`` checked, in the dtypes of the schema, with defaults filled in.
 
-    Lattice rows of directions that are not periodic become zero; coordinates farther than 500 Å from the origin are
+    Lattice rows of directions that are not periodic become zero and the stress, which needs a volume, is left out
+    there; coordinates farther than 500 Å from the origin are
     wrapped (periodic directions) or centred (the others), which changes no interaction and keeps float32 exact;
     a constituent of negative mass squared gets the smallest energy that float32 can hold with m^2 >= 0.
     Raises BadRecord naming the key.
@@ -243,10 +244,12 @@ def _check_limit(record: Record, name: str, limit: float, unit: str) -> None:
 
 
 def _check_cell(record: Record) -> None:
-    """Check the lattice and zero its rows in directions that are not periodic."""
+    """Check the lattice; zero its rows along open directions, where there is no volume and so no stress either."""
     pbc = record["pbc"].astype(bool)
     cell = np.where(pbc[:, None], record["cell"].astype(np.float64), 0.0)
     record["cell"], record["pbc"] = cell, pbc
+    if not pbc.all():
+        record.pop("stress", None)
     if not pbc.any():
         return
     lengths = np.linalg.norm(cell, axis=1)

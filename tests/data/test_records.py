@@ -86,6 +86,8 @@ def test_open_directions_lose_their_lattice_vectors():
     slab = prepare({**crystal(), "pbc": [True, True, False]}, "materials")
     assert slab["cell"][:2].any(axis=1).all()
     assert not slab["cell"][2].any()
+    assert "stress" in crystal()
+    assert "stress" not in slab
 
 
 @pytest.mark.parametrize("pbc", [[False] * 3, [True, True, False], [True] * 3])

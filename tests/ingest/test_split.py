@@ -17,7 +17,7 @@ class Groups:
     def __init__(self, groups):
         from pathlib import Path
 
-        self.groups, self.domain, self.path = list(groups), "materials", Path("data")
+        self.groups, self.base, self.path = list(groups), "materials", Path("data")
 
 
 @settings(max_examples=60, deadline=None)
