@@ -6,8 +6,7 @@ HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
 
 
 def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and its baseline.
-    """
+    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and baselines."""
     rows: list[tuple[str, ...]] = [HEADER]
     for store, metrics in stores.items():
         for target, values in metrics.items():
