@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _in_subprocess(problem: int, threads: int, repeats: int) -> dict[str, Any]:
-    settings = {"OMP_NUM_THREADS": str(threads), **MALLOC}
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **MALLOC}
     options = {"--problems": problem, "--threads": threads, "--repeats": repeats}
     command = [sys.executable, __file__, "--child", *(str(part) for option in options.items() for part in option)]
     result = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True)

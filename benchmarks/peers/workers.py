@@ -25,7 +25,7 @@ TUNED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_"
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of one worker: tuned malloc and `threads` threads in every library that reads a variable."""
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **TUNED_MALLOC, **limits, "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **TUNED_MALLOC, **limits, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
 
 
 def peak_memory() -> float:
