@@ -53,7 +53,7 @@ def train(config: Any) -> int:
     module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
     if first_process():
         _write_run(folder, config, splits)
-    module.total_steps = plan_steps(module, data, config.trainer, start, checkpoint)
+    module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
     finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
     if not finished:
         say(f"stopped by trainer.segment_time; continue with the same command and run_dir={folder} resume=true")
@@ -155,6 +155,7 @@ def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> Data
         config.data.temperature,
         config.seed,
         config.data.workers,
+        config.data.cache_mib,
     )
 
 

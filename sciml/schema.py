@@ -111,6 +111,7 @@ class Data(Section):
     val_fraction: Fraction = Field(description="part split off the training set where val is not given")
     test_fraction: Fraction = Field(description="part split off the training set where test is not given")
     workers: Count = Field(description="processes that load data; 0 loads in the training process")
+    cache_mib: Weight = Field(description="memory for built graphs of each of training and validation, in MiB")
     cutoff: Cutoff = Field(description="radius of the edges, per kind of graph")
 
     @model_validator(mode="after")

@@ -39,7 +39,7 @@ SAME_IN_EVERY_ROUND = (
 # Best of the short trials in benchmarks/results/mace_trials.json.
 ETHANOL_SETTINGS = {
     "channels": 32, "layers": 2, "max_L": 1, "lmax": 3, "correlation": 3, "radial_mlp": [64, 64, 64],
-    "dtype": "float32", "batch_size": 5, "energy_weight": 1.0, "forces_weight": 100.0, "lr": 0.01, "weight_decay": 5e-7,
+    "dtype": "float32", "batch_size": 2, "energy_weight": 1.0, "forces_weight": 100.0, "lr": 0.02, "weight_decay": 5e-7,
     "amsgrad": True, "clip": 10.0, "ema": 0.99, "seed": 0,
 }  # fmt: skip
 # What the trials replace in them, one at a time. Selection is by the 50 validation configurations, never the test.

@@ -48,14 +48,27 @@ class Source:
 
 
 class GraphDataset(Dataset):
-    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them.
-    """
+    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them."""
 
-    def __init__(self, sources: list[Source], cutoffs: dict[str, float]) -> None:
+    def __init__(self, sources: list[Source], cutoffs: dict[str, float], cache_mib: float = 0.0) -> None:
         self.sources, self.cutoffs = sources, cutoffs
+        self._cache: dict[tuple[int, int, str], Graph] = {}
+        self._room = cache_mib * 2**20
 
     def graph(self, source: int, record: int, kind: str) -> Graph:
-        """One record as a graph of ``kind`` that carries the source's dataset index."""
+        """One record as a graph of ``kind``; graphs are kept in memory while ``cache_mib`` has room."""
+        key = (source, record, kind)
+        if key in self._cache:
+            return self._cache[key]
+        graph = self._make(source, record, kind)
+        size = sum(value.nbytes for _, value in graph if isinstance(value, torch.Tensor))
+        if size <= self._room:
+            self._room -= size
+            self._cache[key] = graph
+        return graph
+
+    def _make(self, source: int, record: int, kind: str) -> Graph:
+        """One record as a graph that carries the source's dataset index."""
         origin = self.sources[source]
         graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind])
         graph.dataset = torch.tensor([origin.dataset])
@@ -121,10 +134,12 @@ class DataModule(lightning.LightningDataModule):
         temperature: float,
         seed: int,
         workers: int,
+        cache_mib: float = 0.0,
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
-        self.training, self.validation = GraphDataset(train, cutoffs), GraphDataset(validation, cutoffs)
+        self.training = GraphDataset(train, cutoffs, cache_mib)
+        self.validation = GraphDataset(validation, cutoffs, cache_mib)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
         stores = [source.data for source in train]
         self.streams = {

@@ -27,6 +27,7 @@ class Module(lightning.LightningModule):
         self.objective = objective
         self.options = options
         self.total_steps = total_steps
+        self.validations = 1
         self.step_losses: dict[str, Tensor] = {}
         self._validation_losses: dict[str, Tensor] = {}
 
@@ -65,6 +66,7 @@ class Module(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["total_steps"] = self.total_steps
+        checkpoint["validations"] = self.validations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.total_steps = checkpoint["total_steps"]

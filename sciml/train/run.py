@@ -17,31 +17,36 @@ from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
-VALIDATIONS = 10  # over a run, where trainer.val_every does not say otherwise
+VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise
+VALIDATION_SHARE = 0.08  # of the time budget, at most
 SAFETY = 0.97  # of the time budget is planned; the rest covers a slower second half
 
 
-def plan_steps(module: Module, data: DataModule, options: Any, start: float, checkpoint: Path | None) -> int:
-    """Number of optimizer steps of the run: ``trainer.max_steps``, or as many as fit into ``trainer.max_time``.
+def plan_steps(
+    module: Module, data: DataModule, options: Any, start: float, checkpoint: Path | None
+) -> tuple[int, int]:
+    """Optimizer steps and validations of the run: ``trainer.max_steps``, or what fits into ``trainer.max_time``.
 
     For a time budget a copy of the module takes some steps and one validation; both are timed once. The resulting
-    number is stored in every checkpoint, so that a resumed run follows the same schedule.
+    numbers are stored in every checkpoint, so that a resumed run follows the same schedule.
     """
     if checkpoint is not None:
-        return int(AtomicCheckpointIO().load_checkpoint(checkpoint)["total_steps"])
+        stored = AtomicCheckpointIO().load_checkpoint(checkpoint)
+        return int(stored["total_steps"]), int(stored["validations"])
     budget = options.max_seconds
     if budget is None:
-        return int(options.max_steps)
+        return int(options.max_steps), VALIDATIONS
     step_seconds, validation_seconds = _time_steps(module, data, options, limit=min(20.0, 0.05 * budget))
-    remaining = SAFETY * (budget - (time.perf_counter() - start)) - VALIDATIONS * validation_seconds
-    steps = max(VALIDATIONS, int(remaining / step_seconds))
+    validations = max(2, min(VALIDATIONS, int(VALIDATION_SHARE * budget / validation_seconds)))
+    remaining = SAFETY * (budget - (time.perf_counter() - start)) - validations * validation_seconds
+    steps = max(validations, int(remaining / step_seconds))
     if options.max_steps is not None:
         steps = min(steps, int(options.max_steps))
     say(
         f"a step takes {1e3 * step_seconds:.0f} ms, a validation {validation_seconds:.1f} s: "
         f"{steps:,} steps in {options.max_time}"
     )
-    return steps
+    return steps, validations
 
 
 def _time_steps(module: Module, data: DataModule, options: Any, limit: float) -> tuple[float, float]:
@@ -101,7 +106,7 @@ def fit(
             **_hardware(options),
             **_loop(data, options),
             max_steps=module.total_steps,
-            val_check_interval=_validation_interval(module.total_steps, data, options),
+            val_check_interval=_validation_interval(module, data, options),
             gradient_clip_val=config.optimizer.gradient_clip,
             callbacks=callbacks,
             logger=loggers or False,
@@ -149,9 +154,9 @@ def _loop(data: DataModule, options: Any) -> dict[str, Any]:
     }
 
 
-def _validation_interval(total_steps: int, data: DataModule, options: Any) -> int:
+def _validation_interval(module: Module, data: DataModule, options: Any) -> int:
     """Micro-batches between validations."""
-    every = options.val_every or max(1, total_steps // VALIDATIONS)
+    every = options.val_every or max(1, module.total_steps // module.validations)
     return int(every) * (data.micro_batches_per_step // options.devices)
 
 
