@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block
 from sciml.models.embedding import NodeEmbedding
-from sciml.models.layers import DegreeNorm
+from sciml.models.layers import DegreeNorm, full_precision
 from sciml.models.radial import EdgeEmbedding
 from sciml_kernels import Edges
 
@@ -81,8 +81,9 @@ class Backbone(nn.Module):
         differentiate them.
         """
         index = KINDS.index(kind)
-        vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
-        geometry = self.edge_embedding(vectors, solid=kind == "jets")
+        with full_precision(positions):
+            vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
+            geometry = self.edge_embedding(vectors, solid=kind == "jets")
         edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
         x = self.embedding(batch, kind)
         embedding = x[:, 0]

@@ -44,7 +44,9 @@ class Convolution(nn.Module):
         return None if rows is None else rows.to(x.device)
 
     def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, edges: Edges) -> Tensor:
-        return conv(x, harmonics, weights, edges, self.specs[lmax_of(x)], backend=self.backend)
+        """x (n, d, C), harmonics (E, (lmax_edge + 1)^2), weights (E, paths, C); summed in the harmonics' precision."""
+        dtype = harmonics.dtype
+        return conv(x.to(dtype), harmonics, weights.to(dtype), edges, self.specs[lmax_of(x)], backend=self.backend)
 
 
 class ManyBodyProduct(nn.Module):
@@ -79,7 +81,8 @@ class ManyBodyProduct(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C)."""
-        weights = self.weights(embedding).view(x.shape[0], -1, self.channels).split(self.rows, dim=1)
+        x = x.to(embedding.dtype)  # products of products stay in full precision
+        weights = self.weights(embedding).to(x.dtype).view(x.shape[0], -1, self.channels).split(self.rows, dim=1)
         degrees = split_degrees(pad_degrees(x, self.lmax_out))
         total = torch.cat(
             [part * weight for part, weight in zip(degrees, weights[0].split(1, dim=1), strict=True)], dim=1

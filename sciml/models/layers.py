@@ -76,8 +76,8 @@ class DegreeNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.balance[: x.shape[1]].to(x.dtype) / (lmax_of(x) + 1)
-        mean_square = torch.einsum("ncf,c->n", x.square(), weights)
-        return x * torch.rsqrt(mean_square + self.eps)[:, None, None]
+        mean_square = (x.square() * weights[:, None]).sum(dim=(1, 2), keepdim=True)
+        return x * torch.rsqrt(mean_square + self.eps)
 
 
 class FeedForward(nn.Module):
@@ -143,6 +143,11 @@ class SiLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return silu(x)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A context in which nothing is cast below the precision of its inputs, for geometry and reductions."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def multilayer_perceptron(widths: list[int]) -> nn.Sequential:

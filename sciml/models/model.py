@@ -9,6 +9,7 @@ from torch_geometric.data import Batch
 from sciml import registry
 from sciml.errors import UserError
 from sciml.graph import KINDS
+from sciml.models.layers import full_precision
 from sciml.models.readout import Geometry, Head, HeadContext
 
 
@@ -42,10 +43,11 @@ class Model(nn.Module):
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
             geometry, cell = self._geometry(batch, differentiate, create_graph)
-            features = self.backbone(batch, kind, geometry.positions_strained, cell)
+            features = self.backbone(batch, kind, geometry.positions_strained, cell).to(self.dtype)
             predictions: dict[str, Tensor] = {}
-            for head in heads:
-                predictions |= head(features, batch, geometry)
+            with full_precision(features):
+                for head in heads:
+                    predictions |= head(features, batch, geometry)
         return predictions if torch.is_grad_enabled() else {name: value.detach() for name, value in predictions.items()}
 
     def _geometry(self, batch: Batch, differentiate: bool, create_graph: bool) -> tuple[Geometry, Tensor]:
@@ -60,8 +62,9 @@ class Model(nn.Module):
             return Geometry(positions, positions, strain, create_graph), cell
         strain.requires_grad_()
         deformation = 0.5 * (strain + strain.transpose(1, 2))
-        strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
-        return Geometry(positions, strained, strain, create_graph), cell + cell @ deformation
+        with full_precision(positions):
+            strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
+            return Geometry(positions, strained, strain, create_graph), cell + cell @ deformation
 
 
 def build_model(description: dict[str, Any]) -> Model:

@@ -53,6 +53,11 @@ class Module(lightning.LightningModule):
             self.log(f"val/{target}", loss)
         self.log("val/loss", sum(losses.values()))
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip the norm of all gradients here: Lightning refuses to with a fused optimizer in mixed precision."""
+        if self.options.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
+
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)

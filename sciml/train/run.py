@@ -107,7 +107,6 @@ def fit(
             **_loop(data, options),
             max_steps=module.total_steps,
             val_check_interval=_validation_interval(module, data, options),
-            gradient_clip_val=config.optimizer.gradient_clip,
             callbacks=callbacks,
             logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
