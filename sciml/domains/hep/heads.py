@@ -1,21 +1,30 @@
 """Classes of jets."""
 
+import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from sciml.models.layers import multilayer_perceptron
-from sciml.models.readout import Geometry, Head, HeadContext, pool_mean
+from sciml.models.readout import Geometry, Head, HeadContext, pool_mean, pool_sum
 
 
 class JetClassHead(Head):
-    """Class logits (B, classes) from the mean of the particles' features."""
+    """Class logits (B, classes) from two means of the particles' features: over all, and weighted by momentum.
+
+    The second follows the hard particles, which carry the jet's structure; the first also counts the soft ones.
+    """
 
     kind = "jets"
     targets = ("label",)
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
-        self.readout = multilayer_perceptron([context.channels, hidden, max(1, len(context.classes))])
+        self.readout = multilayer_perceptron([2 * context.channels, hidden, max(1, len(context.classes))])
 
     def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
-        return {"label": self.readout(pool_mean(features, batch.batch, batch.num_graphs))}
+        """Return {"label": logits}."""
+        momentum = batch.vectors[:, :1].square().sum(dim=2).sqrt().to(features.dtype)  # in the rest frame
+        weighted = pool_sum(features * momentum, batch.batch, batch.num_graphs)
+        total = pool_sum(momentum, batch.batch, batch.num_graphs)
+        plain = pool_mean(features, batch.batch, batch.num_graphs)
+        return {"label": self.readout(torch.cat([plain, weighted / total.clamp_min(1e-12)], dim=1))}
