@@ -199,7 +199,7 @@ def read_jets(path: Path, limit: int = 20) -> list[Record]:
 def check_equivariance(
     model: Callable[[Graph], dict[str, torch.Tensor]], graph: Graph, tolerance: float, seed: int = 0
 ) -> dict[str, float]:
-    """Assert that ``model`` follows rotations, reflections, translations and permutations of one graph.
+    """Assert that ``model`` is finite and follows rotations, reflections, translations and permutations of one graph.
 
     Returns the worst relative RMS error per output; edges must be recomputed by nobody, as none of these changes them.
     """
@@ -214,6 +214,7 @@ def check_equivariance(
     for sample, action in transformed:
         expected = action(first)
         for name, value in model(sample).items():
+            assert torch.isfinite(value).all(), f"{name} is not finite"
             worst[name] = max(worst[name], relative_rms(value, expected[name]))
     failed = {name: error for name, error in worst.items() if not error <= tolerance}
     assert not failed, f"relative RMS errors above {tolerance}: {failed}"

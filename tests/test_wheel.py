@@ -76,10 +76,6 @@ def test_the_command_runs_outside_the_checkout(installed: Path, tmp_path: Path) 
         assert Path(file).is_relative_to(installed)
 
 
-@pytest.mark.skipif(
-    not (ROOT / "sciml" / "build.py").is_file() or not any(ROOT.glob("sciml/data/samples/*/manifest.json")),
-    reason="there is nothing to train with yet: sciml/build.py or the embedded samples are missing",
-)
 def test_a_few_steps_of_training_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     words = ("experiment=quickstart", "trainer.max_steps=3", "trainer.progress=false", "logger=disabled")
     run(installed / "bin" / "sciml", "train", *words, "run_dir=run (1)", cwd=tmp_path)

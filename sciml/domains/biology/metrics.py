@@ -1,14 +1,10 @@
-"""Residue types from the backbone: recovery, cross-entropy, perplexity and the composition as a baseline.
+"""Residue types from the backbone: recovery, cross-entropies and the interval of a difference.
 
 Pure functions of numpy arrays. Labels below zero are absent and do not count. Energies and forces of the ``atoms`` kind
 are measured as in :mod:`sciml.domains.materials.metrics`.
 """
 
-import math
-
 import numpy as np
-
-from sciml.graph import RESIDUES
 
 
 def recovery(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -23,28 +19,6 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     chosen = shifted[np.arange(len(labels)), np.maximum(labels, 0)]
     return np.where(labels >= 0, np.log(np.exp(shifted).sum(axis=1)) - chosen, np.nan)
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of :func:`cross_entropies` over labelled residues, in nats; NaN without labels."""
-    values = cross_entropies(logits, labels)[labels >= 0]
-    return float(values.mean()) if values.size else float("nan")
-
-
-def perplexity(logits: np.ndarray, labels: np.ndarray) -> float:
-    """exp(cross-entropy): the number of equally likely types that would be as hard to guess."""
-    return math.exp(cross_entropy(logits, labels))
-
-
-def composition_logits(train_labels: np.ndarray, pseudocount: float = 1.0) -> np.ndarray:
-    """log of the share (20,) of each type in training, which sees no structure; ``pseudocount`` serves unseen types."""
-    counts = np.bincount(train_labels[train_labels >= 0], minlength=len(RESIDUES)) + pseudocount
-    return np.log(counts / counts.sum())
-
-
-def composition_cross_entropies(train_labels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropies (R,) in nats of the training composition; NaN where the label is absent."""
-    return cross_entropies(np.broadcast_to(composition_logits(train_labels), (len(labels), len(RESIDUES))), labels)
 
 
 def bootstrap_difference(

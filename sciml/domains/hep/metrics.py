@@ -41,12 +41,6 @@ def one_vs_one(logits: np.ndarray, labels: np.ndarray, signal: int, background: 
     return logits[chosen, signal] - logits[chosen, background], labels[chosen] == signal
 
 
-def one_vs_one_aucs(logits: np.ndarray, labels: np.ndarray) -> dict[tuple[int, int], float]:
-    """AUC for every pair (signal, background) of classes that both occur, signal the lower index."""
-    classes = np.unique(labels[labels >= 0]).tolist()
-    return {(a, b): auc(*one_vs_one(logits, labels, a, b)) for i, a in enumerate(classes) for b in classes[i + 1 :]}
-
-
 def roc(scores: np.ndarray, signal: np.ndarray) -> Roc:
     """The ROC curve, one point per different score, so that tied jets pass together."""
     signal = np.asarray(signal, dtype=bool)
@@ -107,11 +101,3 @@ def fit_mass_window(masses: np.ndarray, signal: np.ndarray, points: int = 400) -
 def mass_window_score(masses: np.ndarray, centre: float) -> np.ndarray:
     """-|m - m0| (N,): ranking by it is a mass window around m0 of every width."""
     return -np.abs(masses - centre)
-
-
-def mass_window_auc(
-    train_masses: np.ndarray, train_signal: np.ndarray, masses: np.ndarray, signal: np.ndarray
-) -> dict[str, float]:
-    """The baseline of a tagger: AUC of the mass window on (masses, signal), its centre fitted on the training jets."""
-    centre = fit_mass_window(train_masses, train_signal)
-    return {"auc": auc(mass_window_score(masses, centre), signal), "centre": centre}

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sciml.data.records import MAX_ELEMENT
+
 UNITS = {"energy": "eV", "energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"}
 
 
@@ -27,48 +29,12 @@ def errors(predicted: np.ndarray, reference: np.ndarray, unit: str) -> dict[str,
     }
 
 
-def metrics(
-    predicted: dict[str, np.ndarray], reference: dict[str, np.ndarray], atoms: np.ndarray
-) -> dict[str, dict[str, float | int | str]]:
-    """Errors of every target that has a label, in UNITS.
-
-    ``predicted`` and ``reference`` hold ``energy`` (N,) [eV], ``forces`` (sum of n, 3) [eV/Å] and ``stress`` (N, 3, 3)
-    [eV/Å^3], each optional; ``atoms`` (N,) is the number of atoms of each structure, for ``energy_per_atom``.
-    """
-    targets: tuple[str, ...] = ("energy", "forces", "stress")
-    table = {
-        name: errors(predicted[name], reference[name], UNITS[name])
-        for name in targets
-        if name in predicted and name in reference
-    }
-    if "energy" in table:
-        per_atom = UNITS["energy_per_atom"]
-        table["energy_per_atom"] = errors(predicted["energy"] / atoms, reference["energy"] / atoms, per_atom)
-    return {name: row for name, row in table.items() if row["count"]}
-
-
-def composition_fit(types: list[np.ndarray], energies: np.ndarray) -> dict[int, float]:
-    """Energy per element [eV] that fits ``energies`` (N,) best as a sum over atoms: the baseline of an energy error.
-
-    ``types`` holds the atomic numbers (n,) of each structure. Where compositions do not determine every element (one
-    molecule only), the smallest energies that fit are taken.
-    """
-    elements, counts = _compositions(types)
-    labelled = np.isfinite(energies)
-    solution, *_ = np.linalg.lstsq(counts[labelled], energies[labelled], rcond=1e-8)
-    return dict(zip(elements.tolist(), solution.tolist(), strict=True))
-
-
 def composition_energies(types: list[np.ndarray], references: dict[int, float]) -> np.ndarray:
     """Sum of the energies per element [eV] of each structure (N,); an element without a reference counts zero."""
-    elements, counts = _compositions(types)
-    return counts @ np.array([references.get(int(element), 0.0) for element in elements])
-
-
-def _compositions(types: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    elements = np.unique(np.concatenate(types))
-    counts = [[np.count_nonzero(structure == element) for element in elements] for structure in types]
-    return elements, np.array(counts, dtype=np.float64)
+    table = np.zeros(MAX_ELEMENT + 1)
+    for element, energy in references.items():
+        table[element] = energy
+    return np.array([table[structure].sum() for structure in types])
 
 
 def _labelled(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:

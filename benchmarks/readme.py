@@ -1,0 +1,135 @@
+"""Write the tables of the README from the files in benchmarks/results: python benchmarks/readme.py [--check]."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+NOT_MEASURED = {"rmd17_ethanol_gpu.json": "GPU times are not measured yet."}
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def render() -> str:
+    """The section between the markers: a table per results file; a file that is not there is not measured."""
+    parts = []
+    for file, title, table in SECTIONS:
+        path = RESULTS / file
+        missing = NOT_MEASURED.get(file, "Not measured yet.")
+        body = table(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else missing
+        parts.append(f"**{title}**\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    """Rewrite the README, or with ``--check`` say by the exit code whether it is up to date."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    wanted = f"{before}{BEGIN}\n{render()}\n{END}{after}"
+    if "--check" in sys.argv:
+        return int(text != wanted)
+    path.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _quickstart(result: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{row['value']:.3f}", f"{row['bound']:g}", "yes" if row["holds"] else "no"]
+        for name, row in result["checks"].items()
+    ]
+    return _table(["on held-out samples", "measured", "bound", "holds"], rows)
+
+
+def _step(result: dict[str, Any]) -> str:
+    ours, mace = result["ours"], result["mace"]
+    rows = [
+        ["seconds a step", *(f"{side['median_seconds']:.3f}" for side in (ours, mace)), f"{result['speedup']:.1f}"],
+        [
+            "peak memory, MiB",
+            *(f"{side['peak_memory_mib']:.0f}" for side in (ours, mace)),
+            f"{result['peak_memory_ratio']:.1f}",
+        ],
+    ]
+    return _table(["", "sciml", "mace-torch", "ratio"], rows)
+
+
+def _ethanol(result: dict[str, Any]) -> str:
+    rows = []
+    for name, target, unit in (("forces", "forces", "meV/Å"), ("energy", "energy", "meV")):
+        ours, mace = (1e3 * result[side]["targets"][target]["rmse"] for side in ("ours", "mace"))
+        rows.append([f"{name} RMSE, {unit}", f"{ours:.1f}", f"{mace:.1f}", f"{ours / mace:.2f}"])
+    return _table(["", "sciml", "mace-torch", "ratio"], rows)
+
+
+def _store(result: dict[str, Any]) -> str:
+    wall, processor, sizes = result["wall_clock"], result["processor_time"], result["megabytes"]
+    rows = [
+        [
+            name.replace("_", " "),
+            *(_rate(clock["records_per_second"], name) for clock in (wall, processor)),
+            f"{sizes[name]:.0f}",
+        ]
+        for name in ("store", "lmdb_pickle", "ase_sqlite")
+    ]
+    return _table(["reader", "records/s, wall clock", "records/s, processor time", "MB"], rows)
+
+
+def _rate(speeds: dict[str, int], name: str) -> str:
+    """Records per second, and how many times ASE's sqlite by the same clock."""
+    times = "" if name == "ase_sqlite" else f" ({speeds[name] / speeds['ase_sqlite']:.0f}x ASE sqlite)"
+    return f"{speeds[name]:,}{times}"
+
+
+def _gpu(result: dict[str, Any]) -> str:
+    rows = [
+        [f"{target} MAE, {unit}", f"{1e3 * result['targets'][target]['mae']:.1f}"]
+        for target, unit in (("forces", "meV/Å"), ("energy", "meV"))
+    ]
+    return _table(["", "sciml"], rows)
+
+
+def _kernels(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{row['problem']} ({row['name']})",
+            " / ".join(f"{row['ours_ms'][order]:.1f}" for order in ("forward", "backward", "double")),
+            " / ".join(f"{row['e3nn_ms'][order]:.0f}" for order in ("forward", "backward", "double")),
+            f"{row['ratio']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    return _table(["convolution", "sciml_kernels, ms", "e3nn, ms", "ratio of the sums"], rows)
+
+
+SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("quickstart.json", "The quickstart, 2 CPU cores", _quickstart),
+    (
+        "mace_step.json",
+        "A training step beside eager mace-torch, 128 atoms, 6,722 edges, 2 layers, 128 channels, 2 CPU cores",
+        _step,
+    ),
+    (
+        "mace_ethanol.json",
+        "rMD17 ethanol, 950 training configurations, ten minutes on 2 CPU cores each, 1,000 test configurations",
+        _ethanol,
+    ),
+    ("rmd17_ethanol_gpu.json", "rMD17 ethanol, `experiment=rmd17_ethanol`, 20 minutes on a GPU", _gpu),
+    ("store.json", "Reading records at random, one process, about 45 atoms each", _store),
+    (
+        "kernels_cpu.json",
+        "Forward / backward / double backward of the convolution, 128 nodes, 6,600 edges, fp32, 2 CPU cores",
+        _kernels,
+    ),
+]
+
+if __name__ == "__main__":
+    sys.exit(main())
