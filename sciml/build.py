@@ -20,14 +20,29 @@ from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
 from sciml.objectives.supervised import Supervised, Term
 from sciml.package import Package, load, save
-from sciml.train.adapt import copy_weights, merged_description
+from sciml.train.adapt import (
+    copy_weights,
+    ignored_settings,
+    merged_baselines,
+    merged_datasets,
+    merged_description,
+    renamed_classes,
+)
 from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
 from sciml.train.module import Module
 from sciml.train.process import first_process, prepare_process
 from sciml.train.provenance import provenance
 from sciml.train.run import fit, plan_steps, resume_point
-from sciml.train.sources import Splits, context_of, evaluation_sources, kinds_of, neighbors_of, open_splits
+from sciml.train.sources import (
+    Splits,
+    check_known,
+    context_of,
+    evaluation_sources,
+    kinds_of,
+    neighbors_of,
+    open_splits,
+)
 
 PREEMPTED = 143
 
@@ -46,8 +61,10 @@ def train(config: Any) -> int:
     splits = open_splits(config, lambda path: open_data(path, cache_dir=folder / "data"), datasets)
     for note in splits.notes:
         say(note)
-    description = describe(config, splits, datasets)
+    known = package.config["model"]["context"]["references"] if package else None
+    description = describe(config, splits, datasets, known)
     model, description = initial_model(description, package)
+    check_known(splits.train + splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description)
     module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
@@ -60,16 +77,26 @@ def train(config: Any) -> int:
         return PREEMPTED
     if first_process():
         model.to(_device(config.trainer.accelerator))
-        _publish(config, folder, model, description, splits, data)
+        _publish(config, folder, model, description, splits, data, package)
     return 0
 
 
 def _publish(
-    config: Any, folder: Path, model: Model, description: dict[str, Any], splits: Splits, data: DataModule
+    config: Any,
+    folder: Path,
+    model: Model,
+    description: dict[str, Any],
+    splits: Splits,
+    data: DataModule,
+    package: Package | None,
 ) -> None:
     """Package, evaluation on the test sources, report; the paths are printed last."""
     baselines = baselines_of(splits.train, description["context"]["classes"])
+    if package:
+        baselines = merged_baselines(package, baselines)
     settings = package_config(description, splits.train, baselines)
+    if package:
+        settings["datasets_of_domain"] = merged_datasets(package, settings["datasets_of_domain"])
     evaluation = evaluate_sources(model.eval(), splits.test, description, data.budgets, baselines)
     save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table))
     evaluation.write(folder / "evaluation")
@@ -89,6 +116,7 @@ def evaluate(config: Any) -> int:
         package.datasets,
         package.config["datasets_of_domain"],
     )
+    check_known(sources, package.config["model"]["context"])
     evaluation = evaluate_sources(
         package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
     )
@@ -98,9 +126,11 @@ def evaluate(config: Any) -> int:
     return 0
 
 
-def describe(config: Any, splits: Splits, datasets: list[str]) -> dict[str, Any]:
+def describe(
+    config: Any, splits: Splits, datasets: list[str], references: dict[str, dict[str, float]] | None = None
+) -> dict[str, Any]:
     """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training
-    data.
+    data; ``references`` {dataset: {element: eV}} are energies that are known already.
     """
     head_kinds = {key: registry.resolve("heads", head.get("name", key)).kind for key, head in config.heads.items()}
     bins = config.data.bins_per_step.model_dump()
@@ -113,7 +143,7 @@ def describe(config: Any, splits: Splits, datasets: list[str]) -> dict[str, Any]
         "heads": {key: dict(config.heads[key]) for key, kind in head_kinds.items() if kind in kinds},
         "kinds": kinds,
         "cutoffs": cutoffs,
-        "context": context_of(splits.train, datasets),
+        "context": context_of(splits.train, datasets, references),
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
 
@@ -122,9 +152,14 @@ def initial_model(description: dict[str, Any], package: Package | None) -> tuple
     """A model with random weights, or with the weights of ``package`` wherever they fit, and its description."""
     if package is None:
         return build_model(description), description
+    if ignored := ignored_settings(package, description):
+        say(f"init: these settings are the package's (in brackets), the given ones are ignored: {', '.join(ignored)}")
     description = merged_description(package, description)
     model = build_model(description)
-    fresh = copy_weights(model, package)
+    classes = description["context"]["classes"]
+    fresh = copy_weights(model, package, classes)
+    if renamed := renamed_classes(package, classes):
+        say(f"init: {renamed}")
     say(f"starting from {package.path}" + (f"; new parameters: {', '.join(fresh)}" if fresh else ""))
     return model, description
 

@@ -1,5 +1,6 @@
 """Scales of a data set: reference energies per element, force and stress scales, neighbours, label counts."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +22,7 @@ def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> di
     over components), ``stress_rms`` (eV/Å^3), each None where nothing is labelled; biology also ``residue_counts``
     (21,); hep ``label_counts`` and ``mean_constituents``. Training passes its own split, so that nothing leaks.
     """
-    from sciml.data.store import base_indices
-
-    origin, chosen = base_indices(store)
-    if indices is not None:
-        chosen = chosen[np.asarray(indices, dtype=np.int64)]
-    selected = np.zeros(len(origin), bool)
-    selected[chosen] = True
+    origin, selected = _selection(store, indices)
     sizes = origin.sizes[selected]
     result: dict[str, Any] = {"records": len(sizes), "fine_nodes": int(sizes.sum())}
     if origin.base == "hep":
@@ -47,6 +42,35 @@ def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> di
         residues = np.bincount(_values(origin, "residue_types", selected), minlength=UNKNOWN_RESIDUE + 1)
         result["residue_counts"] = residues.tolist()
     return result
+
+
+def joint_statistics(
+    stores: "Sequence[Store | Subset]", known: Mapping[str, float] | None = None
+) -> tuple[dict[str, float], float | None]:
+    """Return reference energies {"Z": eV} and the scale of several stores of one level of theory, fitted at once.
+
+    ``known`` references stay as they are and the elements beyond them are fitted to what they leave. The scale is the
+    RMS of all force components (eV/Å), without forces the deviation of the energy per atom (eV), or None.
+    """
+    counts, energies, forces = [], [], []
+    for store in stores:
+        origin, selected = _selection(store)
+        labelled = selected & origin.has("energy")
+        counts.append(composition(origin, labelled))
+        energies.append(_values(origin, "energy", labelled))
+        forces.append(_values(origin, "forces", selected).ravel())
+    references, deviation = _fit(np.concatenate(counts), np.concatenate(energies), known or {})
+    return references, _rms(np.concatenate(forces)) or deviation
+
+
+def elements_of(store: "Store | Subset") -> list[int]:
+    """Return the sorted atomic numbers in the records that can become graphs of the kind "atoms"."""
+    origin, selected = _selection(store)
+    selected &= origin.serves("atoms")
+    found = np.zeros(MAX_ELEMENT + 1, bool)
+    for start, columns, length in origin.shards():
+        found[_chosen(columns["types"], selected[start : start + length])] = True
+    return np.flatnonzero(found).tolist()
 
 
 def mean_neighbors(store: "Store | Subset", kind: str, cutoff: float) -> float:
@@ -91,27 +115,48 @@ def fit_reference_energies(counts: np.ndarray, energies: np.ndarray, rounds: int
     return solution
 
 
+def _selection(store: "Store | Subset", indices: np.ndarray | None = None) -> tuple["Store", np.ndarray]:
+    """The store behind subsets, and which of its records are meant, bool (n,)."""
+    from sciml.data.store import base_indices
+
+    origin, chosen = base_indices(store)
+    if indices is not None:
+        chosen = chosen[np.asarray(indices, dtype=np.int64)]
+    selected = np.zeros(len(origin), bool)
+    selected[chosen] = True
+    return origin, selected
+
+
 def _energy_statistics(store: "Store", selected: np.ndarray) -> dict[str, Any]:
     counts = composition(store, selected)
-    elements = np.flatnonzero(counts.sum(axis=0))
-    result: dict[str, Any] = {
-        "elements": elements.tolist(),
-        "reference_energies": {},
-        "energy_per_atom_std": None,
-    }
     labelled = store.has("energy")[selected]
-    if not labelled.any():
-        return result
-    counts = counts[labelled][:, elements]
-    energies = _values(store, "energy", selected)
-    step = -(-len(energies) // _FIT_RECORDS)
-    references = fit_reference_energies(counts[::step], energies[::step])
-    # An element of unlabelled records only has no reference.
-    known = counts.sum(axis=0) > 0
-    pairs = zip(elements[known].tolist(), references[known].tolist(), strict=True)
-    result["reference_energies"] = {str(element): energy for element, energy in pairs}
-    result["energy_per_atom_std"] = float(np.std((energies - counts @ references) / counts.sum(axis=1)))
-    return result
+    references, deviation = _fit(counts[labelled], _values(store, "energy", selected), {})
+    return {
+        "elements": np.flatnonzero(counts.sum(axis=0)).tolist(),
+        "reference_energies": references,
+        "energy_per_atom_std": deviation,
+    }
+
+
+def _fit(counts: np.ndarray, energies: np.ndarray, known: Mapping[str, float]) -> tuple[dict[str, float], float | None]:
+    """Reference energies of the elements in ``counts`` (m, 119), and the deviation per atom that they leave, eV.
+
+    An element of unlabelled records only has no reference.
+    """
+    if not len(energies):
+        return dict(known), None
+    references = np.zeros(counts.shape[1])
+    for number, energy in known.items():
+        references[int(number)] = energy
+    fresh = np.flatnonzero(counts.sum(axis=0))
+    fresh = fresh[[str(number) not in known for number in fresh.tolist()]]
+    rows = np.flatnonzero(counts[:, fresh].sum(axis=1))
+    rows = rows[:: max(1, -(-len(rows) // _FIT_RECORDS))]
+    if len(rows):
+        rest = energies[rows] - counts[rows] @ references
+        references[fresh] = fit_reference_energies(counts[rows][:, fresh], rest)
+    deviation = float(np.std((energies - counts @ references) / counts.sum(axis=1)))
+    return {**known, **{str(number): float(references[number]) for number in fresh.tolist()}}, deviation
 
 
 def _values(store: "Store", name: str, selected: np.ndarray) -> np.ndarray:

@@ -9,18 +9,18 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from sciml import registry
+from sciml.data.records import base_of
+from sciml.domains.common import atoms_graph
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.package import Package, load
-
-DOMAIN = "materials"
 
 
 class SciMLCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, for cells periodic in all directions, stress (eV/Å^3, Voigt order of ASE).
 
     ``dataset`` is the level of theory whose energies are wanted; it may be left out where the package has one.
+    Atoms are given the domain of that level's training data, materials where it has several.
     ``atoms.info`` may carry ``charge`` (e) and ``spin`` (multiplicity).
     """
 
@@ -30,6 +30,7 @@ class SciMLCalculator(Calculator):
         super().__init__(**options)
         self.package = package
         self.dataset = _dataset(package, dataset)
+        self.domain = _domain(package, package.datasets[self.dataset])
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation: ASE's list, and ``info`` where charge or spin is another."""
@@ -50,7 +51,7 @@ class SciMLCalculator(Calculator):
         record = self._record(self.atoms)
         model = self.package.model
         cutoff = self.package.config["model"]["cutoffs"]["atoms"]
-        graph = registry.resolve("domains", DOMAIN).graph(record, "atoms", cutoff, dtype=model.dtype)
+        graph = atoms_graph(record, self.domain, cutoff, model.dtype)
         graph.dataset = torch.tensor([self.dataset])
         batch = collate([graph]).to(next(model.parameters()).device)
         predictions = {name: value.detach().cpu().double().numpy() for name, value in model(batch, "atoms").items()}
@@ -93,6 +94,13 @@ def _dataset(package: Package, name: str | None) -> int:
             f"dataset={name!r}: {package.path} has the levels of theory {', '.join(known)}; give one of them."
         )
     return package.datasets.index(name)
+
+
+def _domain(package: Package, dataset: str) -> str:
+    """The built-in domain whose records had the level of theory ``dataset`` in training."""
+    table = package.config.get("datasets_of_domain", {})
+    bases = {base_of(domain) for domain, names in table.items() if dataset in names} - {"hep"}
+    return "materials" if "materials" in bases or not bases else bases.pop()
 
 
 def calculator(

@@ -67,26 +67,28 @@ def ingest(
     return store
 
 
-def open_data(path: str | Path, *, cache_dir: str | Path | None = None, options: Options | None = None) -> Store:
-    """Open a store, or ingest a raw file on the fly and say so.
+def open_data(
+    path: str | Path | Sequence[str | Path], *, cache_dir: str | Path | None = None, options: Options | None = None
+) -> Store:
+    """Open a store, or ingest a raw file, or several of one format as one store, on the fly and say so.
 
-    With ``cache_dir`` the store is kept there under the file's name and content hash, and reused; otherwise it lives in
-    a temporary folder as long as the returned Store. Raises UserError as :func:`ingest` and :class:`Store` do.
+    With ``cache_dir`` the store is kept there under the first file's name and a content hash, and reused; otherwise it
+    lives in a temporary folder as long as the returned Store. Raises UserError as :func:`ingest` and :class:`Store` do.
     """
-    path = Path(path)
-    if is_store(path) or (path.is_dir() and not glob.has_magic(str(path))):
+    if isinstance(path, str | Path) and Path(path).is_dir():
         return Store(path)
+    paths = expand(path)
     if cache_dir is None:
         folder = tempfile.TemporaryDirectory(prefix="sciml-")
-        store = _ingest_once(path, Path(folder.name) / "store", options)
+        store = _ingest_once(paths, Path(folder.name) / "store", options)
         weakref.finalize(store, folder.cleanup)
         return store
-    paths = expand(path)
     digest = hashlib.sha256(repr(options or Options()).encode())
     for one in paths:
+        digest.update(f"{one.name}\0".encode())
         with open(one, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return _ingest_once(path, Path(cache_dir) / f"{paths[0].name.split('.')[0]}-{digest.hexdigest()[:12]}", options)
+    return _ingest_once(paths, Path(cache_dir) / f"{paths[0].name.split('.')[0]}-{digest.hexdigest()[:12]}", options)
 
 
 def expand(source: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -150,12 +152,15 @@ def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter)
         print(f"warning: {warning}")
 
 
-def _ingest_once(path: Path, target: Path, options: Options | None) -> Store:
+def _ingest_once(paths: list[Path], target: Path, options: Options | None) -> Store:
     """Ingest unless ``target`` is there, also when another rank has made it in the meantime."""
     if not is_store(target):
-        print(f"{path}: not a store, ingesting it on the fly into {target}")
+        if len(paths) == 1:
+            print(f"{paths[0]}: not a store, ingesting it on the fly into {target}")
+        else:
+            print(f"{paths[0]} and {len(paths) - 1} more: no stores, ingesting them on the fly as one into {target}")
         try:
-            return ingest(path, target, options=options)
+            return ingest(paths, target, options=options)
         except UserError:
             if not is_store(target):
                 raise

@@ -12,14 +12,19 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
     """The description of a model for new data that keeps everything the package knows.
 
     The backbone, its cutoffs and its mean neighbours are the package's; kinds, heads and datasets are the union;
-    reference energies and scales of a known dataset stay as they were.
+    reference energies and scales of a known dataset stay as they were, those of elements it lacks are added.
     """
     old, new = package.config["model"], description
+    references = dict(new["context"]["references"])
+    for name, known in old["context"]["references"].items():
+        references[name] = {**references.get(name, {}), **known}
+    classes = new["context"]["classes"]
+    known_classes = classes == old["context"]["classes"][: len(classes)]
     context = {
         "datasets": new["context"]["datasets"],
-        "references": {**new["context"]["references"], **old["context"]["references"]},
+        "references": references,
         "scales": {**new["context"]["scales"], **old["context"]["scales"]},
-        "classes": new["context"]["classes"] or old["context"]["classes"],
+        "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
     }
     return {
         "backbone": old["backbone"],
@@ -31,18 +36,67 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
     }
 
 
-def copy_weights(model: Model, package: Package) -> list[str]:
+def ignored_settings(package: Package, description: dict[str, Any]) -> list[str]:
+    """Keys of the configuration that differ from the package, whose own values are kept, as "key=value (kept)"."""
+    old, new = package.config["model"], description
+    groups = [("model", new["backbone"], old["backbone"]), ("data.cutoff", new["cutoffs"], old["cutoffs"])]
+    found = []
+    while groups:
+        prefix, given, kept = groups.pop(0)
+        for key, value in given.items():
+            if isinstance(value, dict) and isinstance(kept.get(key), dict):
+                groups.append((f"{prefix}.{key}", value, kept[key]))
+            elif key in kept and kept[key] != value:
+                found.append(f"{prefix}.{key}={value} ({kept[key]})")
+    return found
+
+
+def renamed_classes(package: Package, classes: list[str]) -> str | None:
+    """A sentence where ``classes`` are not the package's; heads that tell classes then start anew."""
+    old = package.config["model"]["context"]["classes"]
+    if not old or old == classes:
+        return None
+    return f"the classes are now {', '.join(classes)}, the package has {', '.join(old)}: their head starts anew"
+
+
+def _heads_of_classes(model: Model) -> tuple[str, ...]:
+    """Beginnings of the names of parameters whose rows are classes."""
+    return tuple(f"heads.{key}." for key, head in model.heads.items() if "label" in getattr(head, "targets", ()))
+
+
+def merged_datasets(package: Package, datasets: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Names of the levels of theory by domain: the package's, then those that ``datasets`` adds."""
+    merged = {domain: list(names) for domain, names in package.config.get("datasets_of_domain", {}).items()}
+    for domain, names in datasets.items():
+        merged[domain] = list(dict.fromkeys([*merged.get(domain, []), *names]))
+    return merged
+
+
+def merged_baselines(package: Package, baselines: dict[str, Any]) -> dict[str, Any]:
+    """Baselines of the new training data, and the package's where the new data have none."""
+    old = package.config.get("baselines", {})
+    return {**old, **{name: found for name, found in baselines.items() if name not in old or _any(found)}}
+
+
+def _any(found: Any) -> bool:
+    return any(found.values() if isinstance(found, dict) else found)
+
+
+def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str]:
     """Copy every tensor of the package that has the same name and shape; rows of new datasets start at the mean of
-    the known.
+    the known. A head that tells ``classes`` keeps its random start where the package has others.
 
     Returns the names of the parameters that keep their random start.
     """
     source = package.model.state_dict()
     target = model.state_dict()
     fresh = []
+    anew = _heads_of_classes(model) if renamed_classes(package, classes) else ()
     for name, value in target.items():
         known = source.get(name)
-        if known is not None and known.shape == value.shape:
+        if name.startswith(anew):
+            fresh.append(name)
+        elif known is not None and known.shape == value.shape:
             value.copy_(known)
         elif name.endswith("embedding.dataset.weight") and known is not None:
             value[: len(known)] = known

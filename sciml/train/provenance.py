@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ from typing import Any
 import torch
 
 from sciml.data.datamodule import Source
+from sciml.data.store import base_indices
 
 DISTRIBUTIONS = ("sciml", "torch", "lightning", "e3nn", "torch-geometric", "triton", "numpy", "ase", "vesin")
 
 
 def provenance(sources: list[Source]) -> dict[str, Any]:
-    """Return plain data: command line, time, versions, commit of the checkout, hash of every store, machine."""
+    """Return plain data: command line, time, versions, commit of the checkout, hash of every whole store, machine."""
+    stores = [base_indices(source.data)[0] for source in sources]
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in DISTRIBUTIONS} | {"python": platform.python_version()},
-        "commit": _commit(),
-        "data": {str(source.data.path): source.data.data_hash for source in sources},
+        "commit": _commit(Path(__file__).resolve().parents[1]),
+        "data": {str(store.path): store.data_hash for store in stores},
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": _gpu()},
     }
 
@@ -35,15 +38,33 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Commit of the checkout that the package lies in, with ``+`` when it has changes; None outside one."""
-    folder = Path(__file__).parent
+def _commit(folder: Path) -> str | None:
+    """Commit of the checkout of sciml whose package is ``folder``, with ``+`` when it has changes.
+
+    None outside one: a package installed into an environment that lies in another project's checkout, or in that of
+    sciml itself, is not what is committed there.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.parent or not _is_own(Path(top) / "pyproject.toml"):
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit and commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
+
+
+def _is_own(project: Path) -> bool:
+    """Whether ``project`` is the pyproject.toml of sciml."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True)
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["name"] == "sciml"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return done.stdout.strip()
 
 
 def _cpu() -> str:

@@ -1,20 +1,20 @@
 """The data of a run: opened, split without leaks, and summed up for the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sciml.data.datamodule import Data, Source
-from sciml.data.statistics import mean_neighbors, statistics
+from sciml.data.datamodule import Data, Source, mean_neighbors
+from sciml.data.statistics import elements_of, joint_statistics, statistics
 from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
 from sciml.graph import KINDS
+from sciml.ingest.ingest import detect, expand
 from sciml.ingest.split import split_by_group
 
-Open = Callable[[str], Store]
+Paths = str | list[str]
+Open = Callable[[Paths], Store]
 
 
 @dataclass
@@ -38,7 +38,7 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
         0.0 if config.test else config.data.test_fraction,
     ]
     splits = Splits([], [], [], [])
-    for path in config.train:
+    for path in joined(config.train):
         store = open_store(path)
         index = _dataset_index(store.dataset, datasets)
         parts, how = split_by_group(store, [1.0 - sum(fractions), *fractions], config.seed)
@@ -46,14 +46,51 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
             splits.notes.append(how)
         for part, sources in zip(parts, (splits.train, splits.validation, splits.test), strict=True):
             if len(part):
-                sources.append(Source(Subset(store, part), index, Path(path).stem))
+                sources.append(Source(Subset(store, part), index, _name(path)))
     known = datasets_of_domain(splits.train, datasets)
+    splits.notes += _levels_of_theory(known)
     for given, sources in ((config.val, splits.validation), (config.test, splits.test)):
-        sources += evaluation_sources(given or [], open_store, datasets, known)
+        sources += evaluation_sources(joined(given or []), open_store, datasets, known)
     if not splits.validation:
         raise UserError("val: the validation set is empty; give val=FILE, more records, or a larger data.val_fraction.")
     splits.test = splits.test or splits.validation
     return splits
+
+
+def joined(paths: Sequence[str]) -> list[Paths]:
+    """Stores by themselves, raw files of one reader as one list: one store, one level of theory, one split."""
+    result: list[Paths] = []
+    raw: dict[str, list[str]] = {}
+    for path in paths:
+        if Path(path).is_dir():
+            result.append(path)
+            continue
+        for file in map(str, expand(path)):
+            reader = detect(Path(file))
+            if reader not in raw:
+                raw[reader] = []
+                result.append(raw[reader])
+            raw[reader].append(file)
+    return [path[0] if isinstance(path, list) and len(path) == 1 else path for path in result]
+
+
+def _name(path: Paths) -> str:
+    """Name of a source: the first file's, and how many more there are."""
+    if isinstance(path, str):
+        return Path(path).stem
+    return f"{Path(path[0]).stem}_and_{len(path) - 1}_more"
+
+
+def _shown(path: Paths) -> str:
+    return path if isinstance(path, str) else f"{path[0]} and {len(path) - 1} more"
+
+
+def _levels_of_theory(known: dict[str, list[str]]) -> list[str]:
+    """A sentence where the training data have more than one level of theory in a domain."""
+    if all(len(names) < 2 for names in known.values()):
+        return []
+    listed = "; ".join(f"{domain}: {', '.join(names)}" for domain, names in known.items())
+    return [f"levels of theory, each with energies of its own: {listed}."]
 
 
 def _dataset_index(name: str, datasets: list[str]) -> int:
@@ -74,11 +111,12 @@ def datasets_of_domain(sources: list[Source], datasets: list[str]) -> dict[str, 
 
 
 def evaluation_sources(
-    paths: list[str], open_store: Open, datasets: list[str], known: dict[str, list[str]]
+    paths: Sequence[Paths], open_store: Open, datasets: list[str], known: dict[str, list[str]]
 ) -> list[Source]:
     """Open data to measure a model on; ``datasets`` are its levels of theory, ``known`` those of each domain.
 
-    A raw file names no level of theory; it is taken for the model's where that has only one of the file's domain.
+    A list of raw files is one source. A raw file names no level of theory; it is taken for the model's where that has
+    only one of the file's domain.
     Raises UserError for a level of theory that the model does not know.
     """
     sources = []
@@ -87,16 +125,62 @@ def evaluation_sources(
         names = known.get(store.domain, [])
         if store.dataset in names:
             name = store.dataset
-        elif len(names) == 1 and not is_store(path):
+        elif len(names) == 1 and (isinstance(path, list) or not is_store(path)):
             name = names[0]
         else:
             raise UserError(
-                f"{path}: its level of theory is {store.dataset!r}, the model knows "
+                f"{_shown(path)}: its level of theory is {store.dataset!r}, the model knows "
                 f"{', '.join(map(repr, names)) or 'none'} for {store.domain}; "
                 "ingest it with dataset=NAME where they are the same."
             )
-        sources.append(Source(store, datasets.index(name), Path(path).stem))
+        sources.append(Source(store, datasets.index(name), _name(path)))
     return sources
+
+
+def check_known(sources: list[Source], context: dict[str, Any]) -> None:
+    """Raise UserError where sources have classes or elements that a model of ``context`` does not know.
+
+    Class names must be the model's in the model's order, since labels are indices; the first few of them will do.
+    Elements must have a reference energy in the source's level of theory, where that has any.
+    """
+    for source in sources:
+        if source.data.base == "hep":
+            _check_classes(source.data, context["classes"])
+        else:
+            _check_elements(source.data, context["datasets"][source.dataset], context["references"])
+
+
+def _check_classes(data: Data, classes: list[str]) -> None:
+    if not data.has("label").any():
+        return
+    found = data.manifest.get("classes") or []
+    if not found or found != classes[: len(found)]:
+        raise UserError(
+            f"{data.path}: its classes are {', '.join(found) or 'not named'}, the model's are "
+            f"{', '.join(classes) or 'none'}; give data with the model's classes in the same order."
+        )
+    largest = len(statistics(data)["label_counts"]) - 1
+    if largest >= len(classes):
+        raise UserError(
+            f"{data.path}: the label {largest} was found, but there are only the {len(classes)} classes "
+            f"{', '.join(classes)}, which begin at 0; ingest the source again with all its classes."
+        )
+
+
+def _check_elements(data: Data, dataset: str, references: dict[str, dict[str, float]]) -> None:
+    known = {int(number) for number in references.get(dataset, {})}
+    unknown = [number for number in elements_of(data) if number not in known]
+    if not known or not unknown:
+        return
+    if isinstance(data, Subset):
+        raise UserError(
+            f"{data.path}: element {unknown[0]} is in the records split off for validation or test, but in none with "
+            f"an energy that is left to train {dataset!r}; give more records with it, or leave them out."
+        )
+    raise UserError(
+        f"{data.path}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
+        f"{', '.join(map(str, sorted(known)))}; leave its records out, or train on data with it."
+    )
 
 
 def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, int]) -> list[str]:
@@ -111,37 +195,43 @@ def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, i
     return kinds
 
 
-def context_of(sources: list[Source], datasets: list[str]) -> dict[str, Any]:
-    """Facts of the training data for the heads: reference energies and scales per dataset, classes; see HeadContext."""
-    references: dict[str, dict[str, float]] = {}
-    scales: dict[str, float] = {}
-    classes: list[str] = []
+def context_of(
+    sources: list[Source], datasets: list[str], references: dict[str, dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Facts of the training data for the heads: reference energies and scales per dataset, classes; see HeadContext.
+
+    Sources of one dataset are fitted together. ``references`` that are known already keep their values. Raises
+    UserError for jets without labels or names of classes.
+    """
+    groups: dict[str, list[Data]] = {}
     for source in sources:
-        name = datasets[source.dataset]
-        if source.data.base == "hep":
-            classes = _same_classes(classes, source.data)
-            continue
-        summary = statistics(source.data)
-        references[name] = summary["reference_energies"] | references.get(name, {})
-        scale = summary["force_rms"] or summary["energy_per_atom_std"]
-        if scale and name not in scales:
+        if source.data.base != "hep":
+            groups.setdefault(datasets[source.dataset], []).append(source.data)
+    fitted: dict[str, dict[str, float]] = {}
+    scales: dict[str, float] = {}
+    for name, parts in groups.items():
+        fitted[name], scale = joint_statistics(parts, (references or {}).get(name))
+        if scale:
             scales[name] = scale
-    return {"datasets": list(datasets), "references": references, "scales": scales, "classes": classes}
+    classes = _classes_of([source.data for source in sources if source.data.base == "hep"])
+    return {"datasets": list(datasets), "references": fitted, "scales": scales, "classes": classes}
 
 
-def _same_classes(classes: list[str], data: Data) -> list[str]:
-    found = data.manifest.get("classes") or []
-    if classes and found != classes:
-        raise UserError(f"{data.path}: its classes are {found}, another store has {classes}; all must agree.")
-    return found
+def _classes_of(stores: list[Data]) -> list[str]:
+    """Names of the classes; a domain of one's own may do without."""
+    classes: list[str] = []
+    for data in stores:
+        found = data.manifest.get("classes") or []
+        if data.domain == "hep" and not (found and data.has("label").any()):
+            what = "its classes have no names" if data.has("label").any() else "no jet has a label"
+            raise UserError(f"{data.path}: {what}; give jets with label_* branches, or ingest them again with classes.")
+        shorter, longer = sorted((found, classes), key=len)
+        if shorter != longer[: len(shorter)]:
+            raise UserError(f"{data.path}: its classes are {found}, another store has {classes}; all must agree.")
+        classes = longer
+    return classes
 
 
 def neighbors_of(sources: list[Source], kinds: list[str], cutoffs: dict[str, float]) -> dict[str, float]:
     """Mean number of neighbours of a node, per kind of graph."""
-    result = {}
-    for kind in kinds:
-        serving = [source.data for source in sources if source.data.serves(kind).any()]
-        nodes = np.array([data.costs(kind, cutoffs[kind])[0][data.serves(kind)].sum() for data in serving], dtype=float)
-        means = np.array([mean_neighbors(data, kind, cutoffs[kind]) for data in serving])
-        result[kind] = max(1.0, float((nodes * means).sum() / nodes.sum()))
-    return result
+    return {kind: mean_neighbors(sources, kind, cutoffs[kind]) for kind in kinds}

@@ -8,11 +8,12 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 import sciml
+from sciml import registry
 from sciml.errors import UserError
 from sciml.export.ase import SciMLCalculator
 from sciml.package import Package, save
-from tests.helpers import random_crystal, random_molecule, relative_rms
-from tests.small import describe_model, random_model
+from tests.helpers import random_crystal, random_molecule, random_peptide, relative_rms
+from tests.small import describe_model, outputs, random_model
 
 STEP = 1e-3
 FOURTH_ORDER = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
@@ -67,6 +68,28 @@ def test_stress_is_the_derivative_against_strain_in_the_order_and_sign_of_ase(pa
     assert relative_rms(stress, np.array(expected)) < 1e-5
     atoms.set_cell(cell, scale_atoms=True)
     np.testing.assert_allclose(atoms.get_stress(voigt=False), atoms.get_stress(voigt=False).T)
+
+
+def test_a_level_of_theory_of_biology_has_the_domain_of_its_training(tmp_path):
+    """A peptide's atoms through ASE are predicted as the record they come from."""
+    table = {"materials": ["first"], "biology": ["second"]}
+    model = random_model(torch.float32)
+    with torch.no_grad():
+        model.backbone.embedding.domain.weight.normal_()
+    references = describe_model()
+    references["context"]["references"]["second"]["7"] = -3.0
+    save(tmp_path / "package", model, {"model": references, "datasets_of_domain": table}, "")
+    package = sciml.load(tmp_path / "package", dtype=torch.float64)
+    record = random_peptide(np.random.default_rng(0), residues=3)
+    domain = registry.resolve("domains", "biology")
+    graph = domain.graph(record, "atoms", package.config["model"]["cutoffs"]["atoms"], dtype=torch.float64)
+    graph.dataset = torch.tensor([1])
+    expected = outputs(package.model, "atoms", graph)
+    atoms = Atoms(record["types"], record["positions"])
+    atoms.calc = SciMLCalculator(package, "second")
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"].numpy(), rtol=1e-9, atol=1e-9)
+    assert atoms.get_potential_energy() == pytest.approx(float(expected["energy"][0]), rel=1e-12)
+    assert SciMLCalculator(package, "first").domain == "materials"
 
 
 def test_the_energy_has_the_references_of_its_level_of_theory(package):

@@ -201,6 +201,22 @@ def test_raw_files_open_where_a_store_is_expected(tmp_path, capsys):
         open_data(tmp_path / "missing.xyz")
 
 
+def test_several_raw_files_open_as_one_store(tmp_path, capsys):
+    paths = [tmp_path / "a.xyz", tmp_path / "b.xyz"]
+    for count, path in enumerate(paths, start=1):
+        path.write_text(frame() * count)
+    store = open_data(paths, cache_dir=tmp_path / "cache")
+    assert "a.xyz and 1 more: no stores, ingesting them on the fly as one into" in capsys.readouterr().out
+    assert [record["id"] for record in store] == ["a.xyz#0", "b.xyz#0", "b.xyz#1"]
+    assert store.dataset == "a"
+    assert open_data(paths, cache_dir=tmp_path / "cache").path == store.path
+    assert len(open_data(paths[:1], cache_dir=tmp_path / "cache")) == 1
+
+
+def test_a_false_count_of_atoms_ends_with_the_file(tmp_path):
+    refused(tmp_path, f"{10**12}\n{HEADER}\n{ATOMS[0]}\n", f"positions of {10**12} atoms are announced and 1 lines")
+
+
 def test_run_reads_the_config(tmp_path, capsys):
     (tmp_path / "water.xyz").write_text(frame())
     keys = dict.fromkeys(Options.__dataclass_fields__)
@@ -320,6 +336,23 @@ def test_jets_with_integer_labels_and_events(tmp_path):
 def test_bad_jets(tmp_path, change, match):
     with pytest.raises(UserError, match=match):
         ingest(write_jets(tmp_path / "jets.parquet", **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["energy_key", "forces_key", "stress_key"])
+def test_a_key_that_no_mlearn_entry_has_is_named(tmp_path, key):
+    match = f"no entry has the key 'mp2' named by {key}; the keys found are energy, forces, virial_stress"
+    refused(tmp_path, json.dumps([mlearn_entry()]), match, "training.json", options=Options(**{key: "mp2"}))
+
+
+def test_options_without_a_meaning_for_the_format_are_refused(tmp_path):
+    options = Options(energy_key="mp2")
+    with pytest.raises(UserError, match=r"jets.parquet: energy_key=mp2 does not apply to files of this format"):
+        ingest(write_jets(tmp_path / "jets.parquet"), tmp_path / "out", options=options)
+    entry = {"name": "one", "seq": "A", "coords": [[[0, 0, 0], [1.5, 0, 0], [2, 1.4, 0], [3.2, 1.4, 0]]]}
+    (tmp_path / "one.json").write_text(json.dumps([entry]))
+    with pytest.raises(UserError, match=r"one.json: energy_key=mp2 does not apply .* which take length_unit"):
+        ingest(tmp_path / "one.json", tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()
 
 

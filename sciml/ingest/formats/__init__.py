@@ -9,7 +9,7 @@ and returns manifest entries such as the names of the classes.
 import gzip
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +74,16 @@ class Reader(Protocol):
 
     def read(self, path: Path, options: Options) -> Iterator[Record | Rejected]:
         """Yield the records of a file."""
+
+
+def refuse_unused(path: Path, options: Options, used: tuple[str, ...]) -> None:
+    """Raise UserError where the user gave an option that the format has no use for; ``used`` names the others."""
+    for field in fields(options):
+        if field.name not in used and getattr(options, field.name) is not None:
+            raise UserError(
+                f"{path}: {field.name}={getattr(options, field.name)} does not apply to files of this format, which "
+                f"take {', '.join(used) or 'no such key'}; leave it out."
+            )
 
 
 def head(path: Path, size: int = 4096) -> str:

@@ -168,7 +168,9 @@ def _cut(path: Path, file: Any) -> Iterator[str]:
                 f"{path}: record {path.name}#{index}: {line.strip()[:40]!r} found where the number of atoms is "
                 "expected; the file is damaged or of another format."
             ) from None
-        lines = [file.readline() for _ in range(count + 1)]
+        lines: list[str] = []
+        while len(lines) <= count and (not lines or lines[-1]):  # a false count must not outgrow the file
+            lines.append(file.readline())
         columns = [len(row.split()) for row in lines[1:]]
         # A file cut in the middle of a line ends without a newline and with fewer columns than the line before.
         if (lines and not lines[-1]) or (columns and not lines[-1].endswith("\n") and columns[-1] < columns[0]):

@@ -12,7 +12,7 @@ import numpy as np
 
 from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, identifier, present
+from sciml.ingest.formats import Options, Rejected, identifier, present, refuse_unused
 
 DOMAIN = "hep"
 EXTENSIONS = (".parquet", ".pq")
@@ -62,10 +62,11 @@ def metadata(paths: Sequence[Path]) -> dict[str, Any]:
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """Yield one record per jet, constituents in the file's order. Units are GeV.
 
-    Raises UserError when the file is truncated or a branch is missing.
+    Raises UserError when the file is truncated, a branch is missing, or a key or unit of labels was given.
     """
     import pyarrow as pa
 
+    refuse_unused(path, options, ())
     file = _open(path)
     names = file.schema_arrow.names
     for name in (*_MOMENTA, "part_charge"):

@@ -33,10 +33,14 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
-    """Yield one record per entry. Snapshots of one simulation share a group. Raises UserError on broken JSON."""
+    """Yield one record per entry. Snapshots of one simulation share a group.
+
+    Raises UserError on broken JSON, and for a key of the user that no entry has.
+    """
     entries = load_json(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: a JSON {type(entries).__name__} found, expected a list of mlearn entries.")
+    _check_keys(path, entries, options)
     for index, entry in enumerate(entries):
         name = identifier(path, index)
         try:
@@ -47,6 +51,17 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
             yield Rejected(name, str(error))
         else:
             yield {"id": name, "group": _group(path, entry, name), **record}
+
+
+def _check_keys(path: Path, entries: list[Any], options: Options) -> None:
+    """Raise UserError for a key of the user that no entry has."""
+    outputs = [entry["outputs"] for entry in entries if isinstance(entry, dict) and "outputs" in entry]
+    found = {key for one in outputs if isinstance(one, dict) for key in one}
+    for option in ("energy_key", "forces_key", "stress_key"):
+        key = getattr(options, option)
+        if key is not None and key not in found:
+            listed = ", ".join(sorted(found)) or "none"
+            raise UserError(f"{path}: no entry has the key {key!r} named by {option}; the keys found are {listed}.")
 
 
 def load_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, identifier
+from sciml.ingest.formats import Options, Rejected, head, identifier, refuse_unused
 from sciml.ingest.formats.mlearn import load_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
-    """Yield one record per model or per JSON entry. Raises UserError when the file cannot be parsed."""
+    """Yield one record per model or per JSON entry.
+
+    Raises UserError when the file cannot be parsed, or a key or unit of labels was given.
+    """
+    refuse_unused(path, options, ("length_unit",))
     if _suffix(path) in _JSON:
         yield from _read_json(path, options)
         return

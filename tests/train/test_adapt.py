@@ -1,0 +1,91 @@
+"""Fine-tuning keeps what the package knows, and says what it does not take from the configuration."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import sciml
+from sciml import build
+from sciml.config import configure
+from sciml.package import Package
+from sciml.train.adapt import copy_weights, ignored_settings, merged_baselines, merged_description
+from tests.small import describe_model, molecules_store, random_model, train_config
+
+
+@pytest.fixture
+def package(tmp_path):
+    model = random_model(torch.float32)
+    return Package(model, {"model": describe_model(), "baselines": {}}, tmp_path)
+
+
+def test_after_fine_tuning_the_old_stores_are_measured_still(workplace, capsys):
+    molecules_store(workplace / "new", dataset="other", seed=5)
+    shutil.move(workplace / "run", workplace / "old")
+    words = ("trainer.max_steps=1", f"init={workplace / 'old'}", "model.channels=8", "data.cutoff.atoms=4.5")
+    assert build.train(train_config(workplace, *words, stores=("new",))) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "the given ones are ignored" in line]
+    assert len(said) == 1
+    assert "model.channels=8 (4)" in said[0]
+    assert "data.cutoff.atoms=4.5" in said[0]
+    old, new = sciml.load(workplace / "old").config, sciml.load(workplace / "run").config
+    assert new["datasets_of_domain"] == {**old["datasets_of_domain"], "materials": ["first", "other"]}
+    assert new["baselines"] == old["baselines"]
+    stores = ",".join(str(workplace / name) for name in ("molecules", "jets", "peptides", "new"))
+    config = configure(
+        "evaluate", [f"package={workplace / 'run'}", f"store=[{stores}]", f"output={workplace / 'out'}", "device=cpu"]
+    )
+    assert build.evaluate(config) == 0
+    found = json.loads((workplace / "out" / "metrics.json").read_text())
+    assert set(found["stores"]) == {"molecules", "jets", "peptides", "new"}
+
+
+def test_references_are_merged_per_element_and_the_package_wins(package):
+    new = describe_model()
+    new["context"]["references"] = {"first": {"1": 99.0, "92": -7.0}, "third": {"1": 5.0}}
+    merged = merged_description(package, new)["context"]["references"]
+    assert merged["first"] == {**describe_model()["context"]["references"]["first"], "92": -7.0}
+    assert merged["third"] == {"1": 5.0}
+    assert merged["second"] == describe_model()["context"]["references"]["second"]
+
+
+def test_baselines_of_the_new_data_count_and_the_old_fill_the_gaps(package):
+    package.config["baselines"] = {"residue_counts": [1.0] * 20, "mass_windows": {"top": 170.0}}
+    bare = {"residue_counts": [0.0] * 20, "mass_windows": {}}
+    assert merged_baselines(package, bare) == package.config["baselines"]
+    found = merged_baselines(package, {"residue_counts": [2.0] * 20, "mass_windows": {"w": 80.0}})
+    assert found == {"residue_counts": [2.0] * 20, "mass_windows": {"w": 80.0}}
+
+
+def test_classes_of_other_names_start_their_head_anew_with_a_sentence(package, capsys):
+    new = describe_model()
+    new["context"]["classes"] = ["qcd", "w", "top"]
+    model, description = build.initial_model(new, package)
+    assert description["context"]["classes"] == ["qcd", "w", "top"]
+    assert "the classes are now qcd, w, top, the package has qcd, top, w: their head starts anew" in (
+        capsys.readouterr().err
+    )
+    head, old = model.heads["jet_class"].state_dict(), package.model.heads["jet_class"].state_dict()
+    assert any(not torch.equal(head[name], old[name]) for name in head)
+    energy, known = model.heads["energy"].state_dict(), package.model.heads["energy"].state_dict()
+    assert all(torch.equal(energy[name], known[name]) for name in energy)
+
+
+def test_the_first_of_the_known_classes_keep_their_head(package):
+    new = describe_model()
+    new["context"]["classes"] = ["qcd", "top"]
+    description = merged_description(package, new)
+    assert description["context"]["classes"] == ["qcd", "top", "w"]
+    assert copy_weights(random_model(torch.float32, seed=1), package, description["context"]["classes"]) == []
+
+
+def test_only_settings_that_differ_are_said_to_be_ignored(package):
+    assert ignored_settings(package, describe_model()) == []
+    other = describe_model(channels=8, radial={"basis": 9, "hidden": [8]})
+    other["cutoffs"]["jets"] = 1.5
+    assert ignored_settings(package, other) == [
+        "model.channels=8 (4)",
+        "data.cutoff.jets=1.5 (2.5)",
+        "model.radial.basis=9 (6)",
+    ]
