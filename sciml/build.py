@@ -64,7 +64,7 @@ def train(config: Any) -> int:
     known = package.config["model"]["context"]["references"] if package else None
     description = describe(config, splits, datasets, known)
     model, description = initial_model(description, package)
-    check_known(splits.train + splits.validation + splits.test, description["context"])
+    check_known(splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description)
     module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)

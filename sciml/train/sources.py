@@ -229,6 +229,8 @@ def _classes_of(stores: list[Data]) -> list[str]:
         if shorter != longer[: len(shorter)]:
             raise UserError(f"{data.path}: its classes are {found}, another store has {classes}; all must agree.")
         classes = longer
+    for data in stores:
+        _check_classes(data, classes)
     return classes
 
 

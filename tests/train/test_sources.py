@@ -61,6 +61,8 @@ def test_labels_beyond_the_classes_are_refused(tmp_path):
     source.data.manifest["classes"] = ["qcd", "top"]  # as somebody may have edited the file
     with pytest.raises(UserError, match=r"jets: the label 2 was found, but there are only the 2 classes qcd, top"):
         check_known([source], known(["qcd", "top"]))
+    with pytest.raises(UserError, match=r"jets: the label 2 was found"):
+        context_of([source], ["toy"])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_an_element_that_only_the_held_out_part_has_is_named(tmp_path):
     store = atoms_store(tmp_path / "all", [[1, 6], [6, 8]])
     train, held = Source(Subset(store, [0]), 0), Source(Subset(store, [1]), 0)
     with pytest.raises(UserError, match=r"all: element 8 is in the records split off for validation or test"):
-        check_known([train, held], context_of([train], ["pbe"]))
+        check_known([held], context_of([train], ["pbe"]))
 
 
 def test_training_refuses_what_it_would_score_wrongly(tmp_path):
