@@ -4,7 +4,6 @@ Layout of the folder: ``weights.safetensors``, ``config.json`` (plain data; clas
 :mod:`sciml.registry`), ``MODEL_CARD.md`` and ``hashes.json`` (sha256 of the other files).
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sciml.errors import UserError
+from sciml.files import file_sha256
 from sciml.models.model import Model, build_model
 
 FORMAT = 1
@@ -54,7 +54,7 @@ def save(path: Path, model: Model, config: dict[str, Any], card: str) -> Path:
         text = json.dumps({"format": FORMAT, **config}, indent=1, sort_keys=True, ensure_ascii=False)
         (partial / "config.json").write_text(text + "\n", encoding="utf-8")
         (partial / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        hashes = {name: file_hash(partial / name) for name in FILES}
+        hashes = {name: file_sha256(partial / name) for name in FILES}
         (partial / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
         _exchange(partial, path)
     finally:
@@ -144,11 +144,5 @@ def _verify(folder: Path) -> None:
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(f"{folder}/{name} is missing; copy the package again.")
-        if known[name] != file_hash(folder / name):
+        if known[name] != file_sha256(folder / name):
             raise UserError(f"{folder}/{name} does not match its hash in hashes.json; copy the package again.")
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

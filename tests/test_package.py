@@ -13,8 +13,9 @@ import torch
 
 import sciml
 from sciml.errors import UserError
+from sciml.files import file_sha256
 from sciml.models.model import build_model
-from sciml.package import FILES, file_hash, load, save, to_float_dtype
+from sciml.package import FILES, load, save, to_float_dtype
 from tests.helpers import random_crystal, random_jet, random_peptide
 from tests.small import describe_model, graph_of, outputs, random_model
 
@@ -40,7 +41,7 @@ def package(original, tmp_path) -> Path:
 
 def sign(folder: Path) -> None:
     """Make the hashes fit the files, as somebody would who wants a changed package to load."""
-    (folder / "hashes.json").write_text(json.dumps({name: file_hash(folder / name) for name in FILES}))
+    (folder / "hashes.json").write_text(json.dumps({name: file_sha256(folder / name) for name in FILES}))
 
 
 def edit(folder: Path, change) -> None:
@@ -203,7 +204,7 @@ def test_a_configuration_cannot_choose_code(package, tmp_path, change):
 def test_saving_is_all_or_nothing(package, monkeypatch):
     """A failure at any point leaves the older package as it was and nothing beside it."""
     before = {file.name: file.read_bytes() for file in package.iterdir()}
-    for name in ("save_file", "file_hash"):
+    for name in ("save_file", "file_sha256"):
 
         def fail(*args, **kwargs):
             raise OSError(28, "No space left on device")
@@ -218,7 +219,7 @@ def test_saving_is_all_or_nothing(package, monkeypatch):
 
 def test_a_failed_exchange_leaves_the_older_package(package, monkeypatch):
     """The new folder cannot take its place: the old one comes back."""
-    before = file_hash(package / "weights.safetensors")
+    before = file_sha256(package / "weights.safetensors")
     replace = os.replace
 
     def fail(source, target):
@@ -229,14 +230,14 @@ def test_a_failed_exchange_leaves_the_older_package(package, monkeypatch):
     monkeypatch.setattr("sciml.package.os.replace", fail)
     with pytest.raises(OSError, match="Input/output"):
         write(package, seed=1)
-    assert file_hash(package / "weights.safetensors") == before
+    assert file_sha256(package / "weights.safetensors") == before
     assert [entry.name for entry in package.parent.iterdir()] == ["package"]
 
 
 def test_a_new_package_replaces_the_older_one(package):
-    before = file_hash(package / "weights.safetensors")
+    before = file_sha256(package / "weights.safetensors")
     write(package, seed=1)
-    assert file_hash(package / "weights.safetensors") != before
+    assert file_sha256(package / "weights.safetensors") != before
     load(package)
     assert [entry.name for entry in package.parent.iterdir()] == ["package"]
 

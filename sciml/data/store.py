@@ -16,8 +16,9 @@ import numpy as np
 from sciml.data.columns import Column, Shard
 from sciml.data.records import Field, Record, base_of, kinds, schema, targets
 from sciml.data.statistics import statistics
-from sciml.data.writer import COST_FIELDS, REFERENCE_RADII, SCHEMA_VERSION, StoreWriter, file_sha256
+from sciml.data.writer import COST_FIELDS, REFERENCE_RADII, SCHEMA_VERSION, StoreWriter
 from sciml.errors import UserError
+from sciml.files import file_sha256
 
 __all__ = ["Store", "StoreWriter", "Subset", "base_indices", "is_store", "statistics"]
 

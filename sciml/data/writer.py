@@ -1,6 +1,5 @@
 """Writing a store: checked records to shards in a folder beside the output, renamed into place at the end."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
 from sciml.data.records import Field, Record, base_of, prepare, schema
 from sciml.errors import BadRecord, UserError
+from sciml.files import file_sha256
 
 if TYPE_CHECKING:
     from sciml.data.store import Store
@@ -237,12 +237,6 @@ def backbone_atoms(record: Mapping[str, Any]) -> np.ndarray:
         atoms = np.flatnonzero(names == code)[::-1]  # reversed: of two atoms of one name the first wins
         table[parent[atoms], column] = atoms
     return table[(table >= 0).all(axis=1)]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_output(path: Path, overwrite: bool) -> None:

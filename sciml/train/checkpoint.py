@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from sciml.errors import UserError
+from sciml.files import sync_folder
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -29,11 +30,7 @@ class AtomicCheckpointIO(CheckpointIO):
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
