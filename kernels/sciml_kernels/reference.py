@@ -5,20 +5,35 @@ Shapes here are flat: x (rows, spec.dim_x), y (rows, spec.dim_y), w (rows, spec.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from e3nn import o3
 from torch import Tensor
 
 from sciml_kernels.edges import Edges
-from sciml_kernels.spec import Path, Spec, weight_offsets
+from sciml_kernels.spec import Path, Spec, clebsch_gordan, weight_offsets
 
 
 def coupling(path: Path, like: Tensor) -> Tensor:
     """Dense Clebsch-Gordan tensor (2 l_x + 1, 2 l_y + 1, 2 l_out + 1) of one path, dtype and device of `like`."""
-    dense = torch.zeros([2 * degree + 1 for degree in path.degrees], dtype=torch.float64)
-    for i, j, k, value in path.entries:
+    if type(like) is Tensor and not torch.compiler.is_compiling():
+        return _kept(path.degrees, like.dtype, like.device)
+    return _dense(path.degrees).to(like)  # a tensor of a tracer must not outlive it
+
+
+@functools.cache
+def _kept(degrees: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One copy for each dtype and device: built entry by entry, it costs more than a small contraction."""
+    with torch.inference_mode(False):  # what inference makes cannot be saved for a backward pass
+        return _dense(degrees).to(dtype=dtype, device=device)
+
+
+def _dense(degrees: tuple[int, int, int]) -> Tensor:
+    dense = torch.zeros([2 * degree + 1 for degree in degrees], dtype=torch.float64)
+    for i, j, k, value in clebsch_gordan(*degrees):
         dense[i, j, k] = value
-    return dense.to(like)
+    return dense
 
 
 def blocks(rows: Tensor, irreps: o3.Irreps) -> list[Tensor]:
