@@ -60,6 +60,7 @@ INPUTS: dict[str, KindInputs] = {
     "residues": KindInputs(scalars=4, coarse=True),
 }
 
+LABELS = ("energy", "forces", "stress", "label", "residue_types")
 _NODE_INDICES = {"senders", "receivers"}
 
 
@@ -91,3 +92,10 @@ def collate(graphs: Iterable[Graph]) -> Batch:
         sizes = torch.tensor([graph.coarse_types.shape[0] for graph in graphs])
         batch.coarse_batch = torch.repeat_interleave(torch.arange(len(graphs)), sizes)
     return batch
+
+
+def graph_of_rows(batch: Batch, label: torch.Tensor) -> torch.Tensor:
+    """Graph index of every row of a label, which by its length belongs to graphs, fine nodes or coarse nodes."""
+    if label.shape[0] == batch.num_graphs:
+        return torch.arange(batch.num_graphs, device=label.device)
+    return batch.batch if label.shape[0] == batch.batch.shape[0] else batch.coarse_batch

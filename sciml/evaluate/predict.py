@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from sciml.data.datamodule import GraphDataset, LoadedBatch, Source, evaluation_loader
 from sciml.data.sampler import Budget
+from sciml.graph import graph_of_rows
 from sciml.models.model import Model
 
 
@@ -61,10 +61,3 @@ def _labelled_rows(target: str, prediction: Tensor, micro_batch: LoadedBatch) ->
         rows = sources == source
         result.append((int(source), Columns(predictions[rows], labels[rows], sizes[rows], records[rows])))
     return result
-
-
-def graph_of_rows(batch: Batch, label: Tensor) -> Tensor:
-    """Graph index of every row of a label, which by its length belongs to graphs, fine nodes or coarse nodes."""
-    if label.shape[0] == batch.num_graphs:
-        return torch.arange(batch.num_graphs, device=label.device)
-    return batch.batch if label.shape[0] == batch.batch.shape[0] else batch.coarse_batch

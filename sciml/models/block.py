@@ -29,7 +29,8 @@ class Convolution(nn.Module):
         out = _irreps(channels, lmax_out)
         self.specs = [Spec.summed(_irreps(channels, lmax), harmonics, out) for lmax in range(lmax_in + 1)]
         self.num_paths = len(self.specs[-1].paths)
-        self.rows = [self._rows(spec) for spec in self.specs]
+        for lmax, spec in enumerate(self.specs):
+            self.register_buffer(f"rows_{lmax}", self._rows(spec), persistent=False)
 
     def _rows(self, spec: Spec) -> Tensor | None:
         """Which rows of the full path table a narrower spec uses; None for all."""
@@ -40,8 +41,7 @@ class Convolution(nn.Module):
 
     def paths(self, x: Tensor) -> Tensor | None:
         """Rows of the weights that an input of this many components needs."""
-        rows = self.rows[lmax_of(x)]
-        return None if rows is None else rows.to(x.device)
+        return getattr(self, f"rows_{lmax_of(x)}")
 
     def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, edges: Edges) -> Tensor:
         """x (n, d, C), harmonics (E, (lmax_edge + 1)^2), weights (E, paths, C); summed in the harmonics' precision."""

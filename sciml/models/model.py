@@ -1,5 +1,6 @@
 """A backbone with its heads: what is trained, evaluated and published."""
 
+import copy
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch_geometric.data import Batch
 
 from sciml import registry
 from sciml.errors import UserError
-from sciml.graph import KINDS
+from sciml.graph import KINDS, LABELS
 from sciml.models.layers import full_precision
 from sciml.models.readout import Geometry, Head, HeadContext
 
@@ -39,6 +40,7 @@ class Model(nn.Module):
 
         ``create_graph`` keeps the graph of the forces, so that a loss on them reaches the parameters.
         """
+        batch = floating_inputs_to(batch, self.dtype)
         heads = self.heads_for(kind)
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
@@ -65,6 +67,22 @@ class Model(nn.Module):
         with full_precision(positions):
             strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
             return Geometry(positions, strained, strain, create_graph), cell + cell @ deformation
+
+
+def floating_inputs_to(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The same batch with its floating inputs in ``dtype``, as a shallow copy where any of them changes.
+
+    Labels stay as they are: what is computed with them is the objective's choice.
+    """
+    inputs = {key: batch[key] for key in batch.keys() if key not in LABELS}  # noqa: SIM118 (a Batch iterates graphs)
+    inputs = {key: value for key, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    changed = {key: value.to(dtype) for key, value in inputs.items() if value.dtype != dtype}
+    if not changed:
+        return batch
+    batch = copy.copy(batch)
+    for key, value in changed.items():
+        batch[key] = value
+    return batch
 
 
 def build_model(description: dict[str, Any]) -> Model:

@@ -11,6 +11,8 @@ from torch_geometric.data import Batch
 
 from sciml import registry
 from sciml.data.datamodule import LoadedBatch
+from sciml.errors import UserError
+from sciml.graph import graph_of_rows
 from sciml.models.model import Model
 
 PER_ATOM = {"energy"}
@@ -39,16 +41,21 @@ class Supervised:
     def __call__(
         self, model: Model, predictions: dict[str, Tensor], micro_batch: LoadedBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss (its sum over the step's micro-batches is the step's loss) and each target's share of it."""
-        batch, denominators = micro_batch.batch, micro_batch.denominators
+        """Return the loss (its sum over the step's micro-batches is the step's loss) and each target's share of it.
+
+        Raises UserError where a target has no denominator.
+        """
+        batch = micro_batch.batch
         shares: dict[str, Tensor] = {}
         for head in model.heads_for(micro_batch.kind):
             for target in head.targets:
                 if target in self.terms and target in predictions and target in batch:
                     scale = head.scale(target, batch)
                     total = self._sum(target, predictions[target], batch, scale)
-                    shares[target] = self.terms[target].weight * total / max(denominators.get(target, 1.0), 1.0)
-        loss = torch.stack(list(shares.values())).sum() if shares else torch.zeros((), dtype=model.dtype)
+                    labels = _denominator(target, micro_batch)
+                    shares[target] = self.terms[target].weight * total / max(labels, 1.0)
+        # Without any share the loss is a zero that still can be differentiated.
+        loss = torch.stack(list(shares.values())).sum() if shares else 0.0 * next(model.parameters()).sum()
         return loss, shares
 
     def _sum(self, target: str, prediction: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
@@ -69,6 +76,14 @@ class Supervised:
         unit = torch.ones(batch.num_graphs, device=label.device) if scale is None else scale
         if target in PER_ATOM:
             unit = unit * torch.bincount(batch.batch, minlength=batch.num_graphs)
-        if label.shape[0] != batch.num_graphs:
-            unit = unit[batch.batch]
-        return unit.view(-1, *([1] * (label.dim() - 1)))
+        return unit[graph_of_rows(batch, label)].view(-1, *([1] * (label.dim() - 1)))
+
+
+def _denominator(target: str, micro_batch: LoadedBatch) -> float:
+    """Labels in the whole optimizer step; raises UserError where the domain does not count them."""
+    if target not in micro_batch.denominators:
+        raise UserError(
+            f"objective: {target} has a weight, but the domain's counts() of {micro_batch.kind} does not count its "
+            f"labels; add {target!r} there, or set its weight to 0."
+        )
+    return micro_batch.denominators[target]

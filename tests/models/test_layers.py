@@ -19,6 +19,7 @@ from sciml.models.layers import (
 from sciml.models.radial import BesselBasis, EdgeEmbedding, SphericalHarmonics, polynomial_envelope
 from sciml_kernels import Edges, Spec, conv, cpu, product
 from tests.helpers import random_orthogonal, relative_rms
+from tests.small import random_model
 
 LMAX, CHANNELS, NODES = 2, 3, 4
 BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(bool(cpu.unavailable()), reason="no compiler"))]
@@ -229,3 +230,12 @@ def test_the_perceptron_ends_without_an_activation():
     layers = multilayer_perceptron([3, 4, 2])
     assert isinstance(layers[-1], torch.nn.Linear)
     twice_differentiable(layers, torch.randn(2, 3, requires_grad=True))
+
+
+def test_rows_of_a_narrower_input_move_with_the_model_and_are_no_weights() -> None:
+    model = random_model(torch.float32)
+    convolution = model.backbone.blocks[1].convolution
+    assert convolution.rows_0.dtype == torch.int64
+    assert convolution.paths(torch.zeros(2, 4, 4)) is None
+    assert not [name for name in model.state_dict() if "rows_" in name]
+    assert model.to("meta").backbone.blocks[1].convolution.rows_0.device.type == "meta"

@@ -105,7 +105,7 @@ def test_a_missing_label_takes_no_part_in_loss_or_gradient(missing):
 def test_a_batch_without_any_class_label_has_zero_loss_and_gradient(kind, target):
     model, (graph, *_) = random_model(), graphs(kind)
     graph[target] = torch.full_like(graph[target], -1)
-    loss, _ = loss_and_shares(model, Supervised(TERMS), kind, [graph], {})
+    loss, _ = loss_and_shares(model, Supervised(TERMS), kind, [graph], {target: 0.0})
     assert float(loss.detach()) == 0.0
     assert (gradients(model, loss) == 0).all()
 
@@ -115,6 +115,27 @@ def test_targets_of_weight_zero_and_of_no_head_are_left_out():
     terms = {**TERMS, "forces": Term(0.0, "mse"), "charges": Term(1.0, "mse")}
     _, shares = loss_and_shares(model, Supervised(terms), "atoms", graphs("atoms"))
     assert set(shares) == {"energy", "stress"}
+
+
+def test_without_any_term_the_loss_is_a_zero_with_a_gradient():
+    model = random_model()
+    loss, shares = loss_and_shares(model, Supervised({"label": TERMS["label"]}), "atoms", graphs("atoms"))
+    assert (float(loss.detach()), shares) == (0.0, {})
+    assert (gradients(model, loss) == 0).all()
+
+
+def test_a_target_that_is_not_counted_is_refused():
+    with pytest.raises(UserError, match=r"forces has a weight, but the domain's counts\(\) of atoms does not count"):
+        loss_and_shares(random_model(), Supervised(TERMS), "atoms", graphs("atoms"), {"energy": 3.0})
+
+
+def test_errors_of_numbers_on_the_coarse_level_are_in_the_unit_of_their_graph():
+    """Residues of two graphs, of one and of three: the row of a residue is not that of an atom."""
+    first, second = (graph_of(random_peptide(np.random.default_rng(0), residues=n), "residues") for n in (1, 3))
+    batch = collate([first, second])
+    label = torch.zeros(batch.coarse_types.shape[0], 2)
+    unit = Supervised._unit("exposure", label, batch, torch.tensor([2.0, 3.0]))
+    assert unit[:, 0].tolist() == [{0: 2.0, 1: 3.0}[int(graph)] for graph in batch.coarse_batch]
 
 
 def test_weights_multiply():
