@@ -13,19 +13,25 @@ from sciml.graph import RESIDUES
 
 INK = "#222222"
 COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5aa8", "#b8912f", "#5a5a5a")
+MOST_NAMES = 10  # in a legend
 
 
 def write_plots(columns: dict[tuple[str, str], Columns], classes: list[str], folder: Path) -> list[Path]:
-    """Write every plot that the targets allow; returns their paths."""
+    """Write every plot that the targets allow; returns their paths.
+
+    Jets and residues have a plot per store, with its name in the file's where there are several.
+    """
     paths = []
+    stores = {target: [store for store, name in columns if name == target] for _, target in columns}
     numeric = {target for _, target in columns} - {"label", "residue_types"}
     if numeric:
         paths.append(_parity(columns, sorted(numeric), folder / "parity.png"))
-    for (_, target), values in columns.items():
+    for (store, target), values in columns.items():
+        suffix = f"-{store}" if len(stores[target]) > 1 else ""
         if target == "label" and len(classes) > 1:
-            paths.append(_roc(values, classes, folder / "roc.png"))
+            paths.append(_roc(values, classes, folder / f"roc{suffix}.png"))
         if target == "residue_types":
-            paths.append(_residues(values, folder / "residues.png"))
+            paths.append(_residues(values, folder / f"residues{suffix}.png"))
     return paths
 
 
@@ -80,13 +86,15 @@ def _roc(values: Columns, classes: list[str], path: Path) -> Path:
                 curve.signal,
                 np.maximum(curve.background, 1e-4),
                 label=f"{name} / {classes[background]}",
-                color=COLOURS[index],
+                color=COLOURS[index % len(COLOURS)],
             )
     axis.set_yscale("log")
     axis.set_xlabel("signal efficiency", fontsize=8)
     axis.set_ylabel("background efficiency", fontsize=8)
-    if axis.get_lines():
-        axis.legend(fontsize=8, frameon=False)
+    curves = axis.get_lines()
+    if curves:
+        more = f"and {len(curves) - MOST_NAMES} more" if len(curves) > MOST_NAMES else None
+        axis.legend(handles=curves[:MOST_NAMES], title=more, fontsize=8, title_fontsize=8, frameon=False)
     drawing.savefig(path, dpi=150)
     return path
 

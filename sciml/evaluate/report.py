@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sciml.evaluate.plots import COLOURS, figure, write_plots
+from sciml.evaluate.plots import COLOURS, figure
 from sciml.evaluate.run import Evaluation
+from sciml.files import write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -19,15 +20,18 @@ img { max-width: 100% } .note { color: #666 }
 
 
 def write_report(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Path:
-    """Write ``report.html`` in the run folder from ``metrics.jsonl``, the evaluation and the package's settings."""
+    """Write ``report.html`` in the run folder from ``metrics.jsonl``, the evaluation with its plots, and the package's
+    settings.
+    """
     lines = read_metrics(folder / "metrics.jsonl")
     parts = [
         _section("Errors on held-out records", f"<pre>{html.escape(evaluation.table)}</pre>"),
         _section("Loss", _image(_loss_curves(lines)) if lines else "<p>No steps were logged.</p>"),
     ]
     titles = {"parity": "Parity", "roc": "Jet classes", "residues": "Residue types"}
-    for path in write_plots(evaluation.columns, evaluation.classes, folder / "evaluation"):
-        parts.append(_section(titles[path.stem], _image(path.read_bytes())))
+    for path in evaluation.plots:
+        kind, _, store = path.stem.partition("-")
+        parts.append(_section(f"{titles[kind]}: {store}" if store else titles[kind], _image(path.read_bytes())))
     facts = {"model": settings["model"], "data": settings["data"]}
     parts.append(_section("Model and data", f"<pre>{html.escape(json.dumps(facts, indent=1))}</pre>"))
     parts.append(_section("Configuration", f"<pre>{html.escape((folder / 'config.yaml').read_text())}</pre>"))
@@ -37,7 +41,7 @@ def write_report(folder: Path, evaluation: Evaluation, settings: dict[str, Any])
         f"<body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sciml.data.sampler import Budget
 from sciml.evaluate.measure import baseline_predictions, masses_of, measure_jets, measure_numbers, measure_residues
 from sciml.evaluate.predict import Columns, concatenate, predict
 from sciml.evaluate.table import text_table
+from sciml.files import write_text
 from sciml.models.model import Model
 
 Metrics = dict[str, dict[str, Any]]
@@ -26,6 +27,7 @@ class Evaluation:
     stores: dict[str, Metrics]
     columns: dict[tuple[str, str], Columns]
     classes: list[str]
+    plots: list[Path] = field(default_factory=list)
 
     @property
     def table(self) -> str:
@@ -34,15 +36,15 @@ class Evaluation:
 
     def write(self, folder: Path, plots: bool = True) -> None:
         """Write ``metrics.json`` and, with ``plots``, ``parity.png``, ``roc.png`` and ``residues.png`` where they
-        apply.
+        apply; the paths of the plots are kept in ``plots``.
         """
         from sciml.evaluate.plots import write_plots
 
         folder.mkdir(parents=True, exist_ok=True)
         content = _without_nan({"targets": self.targets, "stores": self.stores})
-        (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(folder / "metrics.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         if plots:
-            write_plots(self.columns, self.classes, folder)
+            self.plots = write_plots(self.columns, self.classes, folder)
 
 
 def evaluate_sources(
@@ -57,30 +59,40 @@ def evaluate_sources(
     kinds = [kind for kind in description["kinds"] if model.heads_for(kind)]
     names = _unique([source.name for source in sources])
     stores: dict[str, Metrics] = {name: {} for name in names}
-    numbers: dict[str, list[tuple[Columns, np.ndarray]]] = {}
+    # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
+    parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
     labelled = predict(model, sources, kinds, description["cutoffs"], budgets)
-    targets: Metrics = {}
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
         if target == "label":
-            masses = masses_of(source, columns.records)
-            measured = {target: measure_jets(columns, masses, context["classes"], baselines["mass_windows"])}
-            targets |= measured
+            beside = masses_of(source, columns.records)
         elif target == "residue_types":
-            groups = np.array(source.data.groups)[columns.records]
-            measured = {target: measure_residues(columns, groups, baselines["residue_counts"])}
-            targets |= measured
+            beside = np.array(source.data.groups)[columns.records]
         else:
             references = context["references"].get(context["datasets"][source.dataset], {})
-            baseline = baseline_predictions(target, source, columns, references)
-            measured = measure_numbers(target, columns, baseline)
-            numbers.setdefault(target, []).append((columns, baseline))
-        stores[names[index]] |= measured
-    for target, parts in numbers.items():
-        joined = concatenate([columns for columns, _ in parts])
-        targets |= measure_numbers(target, joined, np.concatenate([baseline for _, baseline in parts]))
+            beside = baseline_predictions(target, source, columns, references)
+        parts.setdefault(target, []).append((columns, beside))
+        stores[names[index]] |= _measure(target, columns, beside, context["classes"], baselines)
+    targets: Metrics = {}
+    for target, both in parts.items():
+        joined = concatenate([columns for columns, _ in both])
+        beside = np.concatenate([beside for _, beside in both])
+        targets |= _measure(target, joined, beside, context["classes"], baselines)
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
     return Evaluation(targets, stores, named, context["classes"])
+
+
+def _measure(
+    target: str, columns: Columns, beside: np.ndarray, classes: list[str], baselines: dict[str, Any]
+) -> Metrics:
+    """Metrics of one target on one store or several; ``beside`` holds the masses of jets, the sequence of every
+    residue, or the baseline's predictions of numbers.
+    """
+    if target == "label":
+        return {target: measure_jets(columns, beside, classes, baselines["mass_windows"])}
+    if target == "residue_types":
+        return {target: measure_residues(columns, beside, baselines["residue_counts"])}
+    return measure_numbers(target, columns, beside)
 
 
 def _without_nan(values: Any) -> Any:

@@ -21,8 +21,13 @@ from sciml.data.datamodule import GraphDataset, Source
 from sciml.data.sampler import MicroBatch
 from sciml.data.store import Store
 from sciml.errors import UserError
+from sciml.evaluate.plots import MOST_NAMES, figure, write_plots
+from sciml.evaluate.predict import Columns
+from sciml.evaluate.report import write_report
+from sciml.evaluate.run import Evaluation
+from sciml.files import file_sha256
 from sciml.models.model import build_model
-from sciml.package import FILES, Package, file_hash, save
+from sciml.package import FILES, Package, save
 from sciml.train.card import package_config
 from tests.helpers import ELEMENTS
 from tests.small import CLASSES, describe_model, jets_store, molecules_store, outputs, peptides_store
@@ -151,6 +156,63 @@ def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs
     assert not list((tmp_path / "out").glob("*.png"))
 
 
+def test_several_stores_of_jets_and_proteins_are_measured_together_and_drawn_apart(place, tmp_path):
+    jets_store(tmp_path / "more", records=9, seed=3)
+    peptides_store(tmp_path / "others", records=5, seed=3)
+    found = evaluate(
+        place, tmp_path / "out", place / "jets", tmp_path / "more", place / "peptides", tmp_path / "others"
+    )
+    for target, key, pair in (
+        ("label", "accuracy", ("jets", "more")),
+        ("residue_types", "cross_entropy", ("peptides", "others")),
+    ):
+        one, two = (found["stores"][name][target] for name in pair)
+        whole = found["targets"][target]
+        assert whole["count"] == one["count"] + two["count"]
+        mean = (one["count"] * one[key] + two["count"] * two[key]) / whole["count"]
+        assert whole[key] == pytest.approx(mean)
+    drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert drawn >= {"roc-jets.png", "roc-more.png", "residues-peptides.png", "residues-others.png"}
+
+
+def test_nothing_is_written_into_the_package(place, tmp_path):
+    shutil.copytree(place / "package", tmp_path / "run" / "package")
+    before = sorted(path.name for path in (tmp_path / "run" / "package").iterdir())
+    words = [f"package={tmp_path / 'run'}", f"store={place / 'first'}", "device=cpu", "plots=false"]
+    assert build.evaluate(configure("evaluate", words)) == 0
+    assert (tmp_path / "run" / "evaluation-first" / "metrics.json").exists()
+    assert sorted(path.name for path in (tmp_path / "run" / "package").iterdir()) == before
+
+
+def test_many_classes_are_drawn_with_a_short_legend(tmp_path, monkeypatch):
+    """JetClass has ten classes, other files have more than there are colours."""
+    rng = np.random.default_rng(0)
+    classes = [f"class {index}" for index in range(23)]
+    rows = 230
+    values = Columns(rng.normal(size=(rows, 23)), np.arange(rows) % 23, np.full(rows, 5), np.arange(rows))
+    legends = []
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, handles, **options: legends.append(handles))
+    assert write_plots({("jets", "label"): values}, classes, tmp_path) == [tmp_path / "roc.png"]
+    assert [len(handles) for handles in legends] == [MOST_NAMES]
+
+
+def test_plots_are_drawn_once_for_files_and_report(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(columns, classes, folder):
+        drawn.append(folder)
+        figure(1.0, 1.0)[0].savefig(folder / "roc-store.png")
+        return [folder / "roc-store.png"]
+
+    monkeypatch.setattr("sciml.evaluate.plots.write_plots", draw)
+    evaluation = Evaluation({}, {}, {}, [])
+    evaluation.write(tmp_path / "evaluation")
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    page = write_report(tmp_path, evaluation, {"model": {}, "data": []}).read_text()
+    assert drawn == [tmp_path / "evaluation"]
+    assert "Jet classes: store" in page
+
+
 def test_another_level_of_theory_is_refused(place, tmp_path):
     molecules_store(tmp_path / "other", dataset="pbe")
     with pytest.raises(
@@ -186,7 +248,7 @@ def test_the_verb_takes_a_raw_file_as_users_script_it(place, tmp_path):
     config = json.loads((package / "config.json").read_text())
     config["datasets_of_domain"]["materials"] = ["second"]
     (package / "config.json").write_text(json.dumps(config))
-    (package / "hashes.json").write_text(json.dumps({name: file_hash(package / name) for name in FILES}))
+    (package / "hashes.json").write_text(json.dumps({name: file_sha256(package / name) for name in FILES}))
     frames = write_xyz(tmp_path / "test set.xyz")
     done = command(tmp_path, "evaluate", f"package={package}", "store=test set.xyz", "output=errors", "device=cpu")
     assert done.returncode == 0, done.stderr
