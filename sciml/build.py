@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from sciml import registry
 from sciml.data.datamodule import DataModule
 from sciml.data.sampler import Budget
+from sciml.errors import UserError
 from sciml.evaluate.measure import baselines_of
 from sciml.evaluate.report import write_report
 from sciml.evaluate.run import evaluate_sources
+from sciml.files import write_text
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
 from sciml.objectives.supervised import Supervised, Term
@@ -33,7 +36,7 @@ from sciml.train.card import model_card, package_config
 from sciml.train.module import Module
 from sciml.train.process import first_process, prepare_process
 from sciml.train.provenance import provenance
-from sciml.train.run import fit, plan_steps, resume_point
+from sciml.train.run import check_resumed, fit, plan_steps, resume_point
 from sciml.train.sources import (
     Splits,
     check_known,
@@ -43,6 +46,7 @@ from sciml.train.sources import (
     neighbors_of,
     open_splits,
 )
+from sciml_kernels.ops import choose
 
 PREEMPTED = 143
 
@@ -50,11 +54,16 @@ PREEMPTED = 143
 def train(config: Any) -> int:
     """``sciml train``: data, model, steps, package, evaluation, report.
 
-    Returns 0, or 143 when ``trainer.segment_time`` ended the run before its last step.
+    Returns 0, or 143 when ``trainer.segment_time`` or SIGTERM ended the run before its last step.
     """
     start = time.perf_counter()
     folder = Path(config.run_dir or f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    check_machine(config.trainer.accelerator, config.model.backend, "trainer.accelerator")
     checkpoint = resume_point(folder, config.resume or not first_process())
+    if config.resume and checkpoint is not None:
+        check_resumed(folder, config.model_dump())
+    elif config.resume:
+        say(f"resume: no checkpoint in {folder / 'checkpoints'}, so this run starts afresh")
     prepare_process(config.seed, config.trainer.threads)
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
@@ -73,7 +82,7 @@ def train(config: Any) -> int:
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
     finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
     if not finished:
-        say(f"stopped by trainer.segment_time; continue with the same command and run_dir={folder} resume=true")
+        say(f"stopped before the last step; continue with the same command and run_dir={folder} resume=true")
         return PREEMPTED
     if first_process():
         model.to(_device(config.trainer.accelerator))
@@ -107,9 +116,11 @@ def _publish(
 
 def evaluate(config: Any) -> int:
     """``sciml evaluate``: a package on stores; prints a table and writes ``metrics.json`` and plots."""
+    check_machine(config.device, "auto", "device")
     device = _device(config.device)
     package = load(config.package, device=device)
-    output = Path(config.output) if config.output else package.path / "evaluate"
+    check_machine(config.device, package.config["model"]["backbone"].get("backend", "auto"), "device")
+    output = _evaluation_folder(config, package)
     sources = evaluation_sources(
         config.store,
         lambda path: open_data(path, cache_dir=output / "data"),
@@ -132,7 +143,7 @@ def describe(
     """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training
     data; ``references`` {dataset: {element: eV}} are energies that are known already.
     """
-    head_kinds = {key: registry.resolve("heads", head.get("name", key)).kind for key, head in config.heads.items()}
+    head_kinds = weighted_heads(config)
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
@@ -146,6 +157,45 @@ def describe(
         "context": context_of(splits.train, datasets, references),
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
+
+
+def weighted_heads(config: Any) -> dict[str, str]:
+    """{key of a head: its kind} of the heads with a target of a weight above 0; raises UserError where none is left."""
+    terms = config.objective.terms
+    kept = {}
+    for key, options in config.heads.items():
+        head = registry.resolve("heads", options.get("name", key))
+        if any(terms.get(target, {}).get("weight", 0.0) > 0 for target in head.targets):
+            kept[key] = head.kind
+    if not kept:
+        raise UserError(
+            f"objective: no target of the heads {', '.join(config.heads) or '(none)'} has a weight above 0; give one a "
+            "weight, such as objective.energy.weight=1, or add its head."
+        )
+    return kept
+
+
+def check_machine(accelerator: str, backend: str, key: str) -> None:
+    """Raise UserError where this machine lacks the GPU or the kernels asked for; ``key`` names the accelerator's."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(f"{key}: found gpu, but torch finds no GPU on this machine; use {key}=cpu or auto.")
+    if backend in ("auto", "reference"):
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the sentence below says the same
+            choose(backend, torch.empty(0, device=_device(accelerator)))
+    except ValueError as error:
+        raise UserError(f"model.{error}; use model.backend=auto.") from None
+
+
+def _evaluation_folder(config: Any, package: Package) -> Path:
+    """Where ``sciml evaluate`` writes: never into the package, whose content is hashed."""
+    if config.output:
+        return Path(config.output)
+    if package.path.name != "package":
+        return Path(f"runs/evaluate/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    names = "+".join(Path(store).stem for store in config.store)
+    return package.path.parent / f"evaluation-{names[:100]}"
 
 
 def initial_model(description: dict[str, Any], package: Package | None) -> tuple[Model, dict[str, Any]]:
@@ -179,11 +229,13 @@ def budgets_of(batch: Any) -> dict[str, Budget]:
 
 
 def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> DataModule:
-    """The loaders of a run."""
+    """The loaders of a run; kinds of which no target has a weight are left out."""
+    trained = set(weighted_heads(config).values())
+    kinds = [kind for kind in description["kinds"] if kind in trained]
     return DataModule(
         splits.train,
         splits.validation,
-        kinds_of(splits.train, description["kinds"], config.data.bins_per_step.model_dump()),
+        kinds_of(splits.train, kinds, config.data.bins_per_step.model_dump()),
         description["cutoffs"],
         budgets_of(config.data.batch),
         config.data.bins_per_step.model_dump(),
@@ -198,7 +250,7 @@ def _write_run(folder: Path, config: Any, splits: Splits) -> None:
     """The composed configuration and the provenance, at the start of a run."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    write_text(folder / "config.yaml", text)
     facts = provenance(splits.train + splits.validation + splits.test)
     with open(folder / "provenance.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(facts) + "\n")

@@ -96,7 +96,7 @@ class Cutoff(Section):
     """Radius of the edges."""
 
     atoms: PositiveFloat = Field(description="radius of the edges between atoms, Å")
-    jets: PositiveFloat = Field(description="radius of the edges between particles on the rest-frame sphere (2 = all)")
+    jets: PositiveFloat = Field(description="radius of the edges between particles in the rest frame; above 2 for all")
     residues: PositiveFloat = Field(description="radius of the edges between backbone atoms, Å")
 
 
@@ -128,7 +128,7 @@ class Radial(Section):
     """The network of the edge lengths."""
 
     basis: Positive = Field(description="number of radial basis functions")
-    hidden: list[Positive] = Field(description="widths of the hidden layers of the radial network")
+    hidden: list[Positive] = Field(min_length=1, description="widths of the hidden layers of the radial network")
 
 
 class Model(Section):
@@ -343,7 +343,7 @@ class EvaluateConfig(Section):
 
     package: Text | None = Field(description="the package, or the run folder that holds it")
     store: DataPaths | None = Field(description="files or stores to evaluate on: a path, [a,b], or samples:NAME")
-    output: Text | None = Field(description="folder for metrics.json and plots; null for <package>/evaluate")
+    output: Text | None = Field(description="folder for metrics.json and plots; null for one in the run's folder")
     batch: Batch = Field(description="limits of a batch, per kind of graph")
     device: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
     plots: bool = Field(description="draw parity plots and ROC curves")

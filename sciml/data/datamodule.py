@@ -1,6 +1,6 @@
 """From stores to micro-batches: sources, their graphs, and the loaders of training and evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import lightning
@@ -15,6 +15,8 @@ from sciml.data.store import Store, Subset
 from sciml.graph import Graph, collate
 
 Data = Store | Subset
+JET_DIAMETER = 2.0  # no two particles of a jet are further apart in its rest frame
+SAMPLE = 200  # graphs that an estimate is made of
 
 
 class LoadedBatch(NamedTuple):
@@ -40,15 +42,49 @@ class Source:
     data: Data
     dataset: int
     name: str = ""
+    _jet_edges: dict[float, float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def domain(self) -> Any:
         """The domain's module, which makes the graphs."""
         return registry.resolve("domains", self.data.domain)
 
+    def costs(self, kind: str, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes and estimated edges of every record as a graph of ``kind``, int64 (n,) each; zero where it is none.
+
+        A store counts the pairs of atoms by distance, but all pairs of a jet: what part of those are edges is
+        counted on a sample.
+        """
+        serves = self.data.serves(kind)
+        if not serves.any():
+            return np.zeros(len(serves), np.int64), np.zeros(len(serves), np.int64)
+        nodes, edges = self.data.costs(kind, cutoff)
+        if kind == "jets" and cutoff <= JET_DIAMETER:
+            edges = np.ceil(edges * self._share_of_pairs(cutoff)).astype(np.int64)
+        return nodes * serves, edges * serves
+
+    def _share_of_pairs(self, cutoff: float) -> float:
+        """Edges of jets at ``cutoff`` by their pairs of particles, over up to SAMPLE records spread over the source."""
+        if cutoff not in self._jet_edges:
+            records = np.flatnonzero(self.data.serves("jets"))
+            chosen = records[np.unique(np.linspace(0, len(records) - 1, SAMPLE).astype(int))]
+            graphs = [self.domain.graph(self.data[int(index)], "jets", cutoff) for index in chosen]
+            edges, pairs = sum(len(graph.senders) for graph in graphs), int(self.data.pairs[chosen].sum())
+            self._jet_edges[cutoff] = edges / max(pairs, 1)
+        return self._jet_edges[cutoff]
+
+
+def mean_neighbors(sources: list[Source], kind: str, cutoff: float) -> float:
+    """Mean number of neighbours of a node in graphs of ``kind``, at least one."""
+    nodes, edges = zip(*(source.costs(kind, cutoff) for source in sources), strict=True)
+    return max(1.0, float(np.concatenate(edges).sum() / max(np.concatenate(nodes).sum(), 1)))
+
 
 class GraphDataset(Dataset):
-    """Turns a planned micro-batch into a batch of graphs. Types of coarse nodes are targets, so the input hides them."""
+    """Turns a planned micro-batch into a batch of graphs.
+
+    Types of coarse nodes are targets, so the input hides them.
+    """
 
     def __init__(self, sources: list[Source], cutoffs: dict[str, float], cache_mib: float = 0.0) -> None:
         self.sources, self.cutoffs = sources, cutoffs
@@ -91,15 +127,8 @@ class GraphDataset(Dataset):
         """Every record once per kind that it can serve, in storage order; this rank's share."""
         bins: list[MicroBatch] = []
         for kind in kinds:
-            costs = [
-                source.data.costs(kind, self.cutoffs[kind]) if source.data.serves(kind).any() else None
-                for source in self.sources
-            ]
-            nodes = [
-                np.zeros(len(source.data), int) if cost is None else cost[0] * source.data.serves(kind)
-                for source, cost in zip(self.sources, costs, strict=True)
-            ]
-            edges = [n if cost is None else cost[1] for n, cost in zip(nodes, costs, strict=True)]
+            costs = [source.costs(kind, self.cutoffs[kind]) for source in self.sources]
+            nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
             bins += evaluation_bins(kind, nodes, edges, budgets[kind], world_size, rank, self.counts)
         return bins
 
@@ -141,10 +170,11 @@ class DataModule(lightning.LightningDataModule):
         self.training = GraphDataset(train, cutoffs, cache_mib)
         self.validation = GraphDataset(validation, cutoffs, cache_mib)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
-        stores = [source.data for source in train]
-        self.streams = {
-            kind: Stream.from_stores(kind, stores, cutoffs[kind], budgets[kind], seed, temperature) for kind in kinds
-        }
+        self.streams = {}
+        for kind in kinds:
+            costs = [source.costs(kind, cutoffs[kind]) for source in train]
+            nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
+            self.streams[kind] = Stream(kind, nodes, edges, budgets[kind], seed, temperature)
 
     @property
     def micro_batches_per_step(self) -> int:

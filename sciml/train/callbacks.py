@@ -2,7 +2,9 @@
 
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from sciml.errors import UserError
+from sciml.files import write_text
 from sciml.train.process import first_process, sum_over_ranks
 
 
@@ -84,8 +87,8 @@ class MetricsFile(Callback):
     """One JSON line every ``every`` optimizer steps and at every validation, in ``metrics.jsonl``; the truth about a
     run.
 
-    On resume, lines past the checkpoint's step are cut, so that no step stands twice. ``also`` is a Lightning logger
-    that mirrors the lines (wandb).
+    On resume, lines past the checkpoint's step are cut, so that no step stands twice. The trainer's loggers (wandb)
+    mirror the lines.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -102,7 +105,7 @@ class MetricsFile(Callback):
         """Drop lines past ``step``, and the last one where the process was killed while it wrote it."""
         *whole, _ = self.path.read_text(encoding="utf-8").split("\n")
         lines = [line for line in whole if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_text(self.path, "".join(line + "\n" for line in lines))
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._graphs += batch.batch.num_graphs
@@ -236,6 +239,52 @@ class TimeLimit(Callback):
         over = time.perf_counter() - self.start > self.seconds
         if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.should_stop = True
+
+
+class Preemption(Callback):
+    """On SIGTERM finishes the optimizer step, saves a checkpoint and stops; the run can be resumed.
+
+    Lightning's own handler would raise between the micro-batches of a step, and throw that step away.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.signalled = False
+        self._step = -1
+        self._before: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+            self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signalled = True
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return  # between the micro-batches of a step
+        self._step = trainer.global_step
+        self._stop_where_signalled(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if not trainer.sanity_checking:
+            self._stop_where_signalled(trainer)
+
+    def _stop_where_signalled(self, trainer: lightning.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.signalled, all=False):
+            self.signalled = True
+            self.checkpoints.save(trainer)
+            trainer.limit_val_batches = 0  # Lightning validates before it stops; the time until SIGKILL is short
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
 
 
 class StepClock(Callback):

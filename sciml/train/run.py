@@ -1,6 +1,7 @@
 """One training run: time the steps, fit, publish."""
 
 import copy
+import math
 import time
 import warnings
 from pathlib import Path
@@ -8,17 +9,51 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from sciml.data.datamodule import DataModule
 from sciml.errors import UserError
-from sciml.train.callbacks import Checkpoints, ExponentialAverage, MetricsFile, Progress, StepClock, TimeLimit, say
+from sciml.train.callbacks import (
+    Checkpoints,
+    ExponentialAverage,
+    MetricsFile,
+    Preemption,
+    Progress,
+    StepClock,
+    TimeLimit,
+    say,
+)
 from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise
 VALIDATION_SHARE = 0.08  # of the time budget, at most
+# What a resumed run may change: where it lies, how long it takes, what it tells, and the machine.
+MAY_CHANGE = (
+    "run_dir",
+    "resume",
+    "logger.",
+    "strategy.",
+    "data.workers",
+    "data.cache_mib",
+    *(
+        f"trainer.{key}"
+        for key in (
+            "max_steps",
+            "max_time",
+            "segment_time",
+            "val_every",
+            "log_every",
+            "checkpoint_every",
+            "progress",
+            "threads",
+            "accelerator",
+            "devices",
+        )
+    ),
+)
 SAFETY = 0.97  # of the time budget is planned; the rest covers a slower second half
 
 
@@ -65,13 +100,22 @@ def _time_steps(module: Module, data: DataModule, options: Any, limit: float) ->
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(trial, datamodule=data)
+        _run_fit(trainer, trial, data)
+        trial.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+        _synchronize(trial.device)
         begin = time.perf_counter()
         for micro_batch in data.val_dataloader():
             with torch.no_grad():
                 micro_batch = micro_batch.to(trial.device)
                 trial.model(micro_batch.batch, micro_batch.kind)
+        _synchronize(trial.device)
     return clock.seconds(), time.perf_counter() - begin
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait for a GPU, so that a clock reads what was computed and not what was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def fit(
@@ -85,7 +129,8 @@ def fit(
 ) -> bool:
     """Train to ``module.total_steps`` and leave the averaged parameters in the module.
 
-    Returns False when ``trainer.segment_time`` ended the run before its last step; it then can be resumed.
+    Returns False when ``trainer.segment_time`` or SIGTERM ended the run before its last step; it then can be resumed.
+    Raises KeyboardInterrupt after Ctrl-C.
     """
     options = config.trainer
     average = ExponentialAverage(config.optimizer.ema_decay)
@@ -99,6 +144,8 @@ def fit(
     limit = TimeLimit(segment, start) if segment is not None else None
     if limit is not None:
         callbacks.append(limit)
+    preemption = Preemption(checkpoints)
+    callbacks.append(preemption)
     if options.progress:
         callbacks.append(Progress())
     with _quiet():
@@ -116,19 +163,61 @@ def fit(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
+        _run_fit(trainer, module, data, checkpoint)
+    average.swap(module.model)
+    return trainer.global_step >= module.total_steps and not preemption.signalled
+
+
+def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, checkpoint: Path | None = None) -> None:
+    """``trainer.fit``, which answers Ctrl-C by leaving the process with the code of a failed check."""
+    try:
         trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
+    except SystemExit as left:
+        if trainer.interrupted and left.code == 1:
+            raise KeyboardInterrupt from None
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
-    average.swap(module.model)
-    return trainer.global_step >= module.total_steps
 
 
 def resume_point(folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to continue from, None for a fresh start. Raises UserError when the folder is taken."""
+    """The checkpoint to continue from, None for a fresh start. Raises UserError when the folder holds a run.
+
+    A run is there where it left its configuration or checkpoints; data that a failed command ingested are none.
+    """
     found = newest_checkpoint(folder / "checkpoints")
-    if resume or not folder.exists() or not any(folder.iterdir()):
+    if resume or not any((folder / name).exists() for name in ("config.yaml", "checkpoints")):
         return found
     raise UserError(f"run_dir={folder} holds a run already; give another folder, or resume=true to continue it.")
+
+
+def check_resumed(folder: Path, config: dict[str, Any]) -> None:
+    """Raise UserError where the configuration is not that of the run in ``folder``, apart from :data:`MAY_CHANGE`.
+
+    Data are compared by the names of their files: a run and its data may have moved.
+    """
+    try:
+        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{folder / 'config.yaml'}: not readable, so the run cannot be resumed; restore it.") from None
+    before, now = _flatten(stored if isinstance(stored, dict) else {}), _flatten(config)
+    for key in sorted({*before, *now}):
+        if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: found {now.get(key)!r}, but the run in {folder} was started with {before.get(key)!r}; "
+                "resume it with the same configuration, or give another run_dir."
+            )
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value}; of paths to data the last part."""
+    if isinstance(values, dict) and values:
+        return {name: v for key, inner in values.items() for name, v in _flatten(inner, f"{prefix}{key}.").items()}
+    key = prefix.removesuffix(".")
+    names = key in ("train", "val", "test") and isinstance(values, list)
+    return {key: [Path(path).name for path in values] if names else values}
 
 
 def _hardware(options: Any) -> dict[str, Any]:
@@ -155,7 +244,7 @@ def _loop(data: DataModule, options: Any) -> dict[str, Any]:
 
 def _validation_interval(module: Module, data: DataModule, options: Any) -> int:
     """Micro-batches between validations."""
-    every = options.val_every or max(1, module.total_steps // module.validations)
+    every = options.val_every or math.ceil(module.total_steps / module.validations)
     return int(every) * (data.micro_batches_per_step // options.devices)
 
 
