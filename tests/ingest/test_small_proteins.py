@@ -1,5 +1,6 @@
 """PDB and mmCIF with the traps of real files, written here: none of it needs the reference data."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from sciml.data.store import Store
+from sciml.errors import UserError
 from sciml.ingest.ingest import detect, ingest
 
 pytest.importorskip("biotite", reason="biotite is not installed (sciml[bio])")
@@ -123,3 +125,18 @@ def test_both_formats_are_one_protein(tmp_path: Path) -> None:
         write(tmp_path / name)
         groups |= set(ingest(tmp_path / name, tmp_path / f"store of {name}").groups)
     assert len(groups) == 1
+
+
+def test_a_structure_that_ends_in_the_middle_of_an_atom_is_refused(tmp_path: Path) -> None:
+    write_cif(tmp_path / "tiny.cif")
+    (tmp_path / "tiny.cif").write_text((tmp_path / "tiny.cif").read_text()[:-60])
+    with pytest.raises(UserError, match=r"tiny.cif: .*(cannot be parsed|truncated)"):
+        ingest(tmp_path / "tiny.cif", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_biotite_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "biotite.structure.io", None)
+    write_pdb(tmp_path / "tiny.pdb")
+    with pytest.raises(UserError, match=r"tiny.pdb: .* install sciml\[bio\]"):
+        ingest(tmp_path / "tiny.pdb", tmp_path / "store")
