@@ -73,13 +73,6 @@ def elements_of(store: "Store | Subset") -> list[int]:
     return np.flatnonzero(found).tolist()
 
 
-def mean_neighbors(store: "Store | Subset", kind: str, cutoff: float) -> float:
-    """Return the mean number of neighbours per node of graphs of ``kind`` at ``cutoff``, from the stored counts."""
-    serves = store.serves(kind)
-    nodes, edges = store.costs(kind, cutoff)
-    return float(edges[serves].sum() / max(nodes[serves].sum(), 1))
-
-
 def composition(store: "Store", selected: np.ndarray) -> np.ndarray:
     """Return atoms per element of the selected records, int64 (records, 119), column Z."""
     width = MAX_ELEMENT + 1

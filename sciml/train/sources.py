@@ -150,19 +150,25 @@ def check_known(sources: list[Source], context: dict[str, Any]) -> None:
             _check_elements(source.data, context["datasets"][source.dataset], context["references"])
 
 
+def _where(data: Data) -> str:
+    """Path of a store, and the first of the files that it was made of."""
+    files = (data.manifest.get("source") or "").split(", ")
+    return f"{data.path} (from {files[0]}{' and others' if len(files) > 1 else ''})" if files[0] else str(data.path)
+
+
 def _check_classes(data: Data, classes: list[str]) -> None:
     if not data.has("label").any():
         return
     found = data.manifest.get("classes") or []
     if not found or found != classes[: len(found)]:
         raise UserError(
-            f"{data.path}: its classes are {', '.join(found) or 'not named'}, the model's are "
+            f"{_where(data)}: its classes are {', '.join(found) or 'not named'}, the model's are "
             f"{', '.join(classes) or 'none'}; give data with the model's classes in the same order."
         )
     largest = len(statistics(data)["label_counts"]) - 1
     if largest >= len(classes):
         raise UserError(
-            f"{data.path}: the label {largest} was found, but there are only the {len(classes)} classes "
+            f"{_where(data)}: the label {largest} was found, but there are only the {len(classes)} classes "
             f"{', '.join(classes)}, which begin at 0; ingest the source again with all its classes."
         )
 
@@ -174,11 +180,11 @@ def _check_elements(data: Data, dataset: str, references: dict[str, dict[str, fl
         return
     if isinstance(data, Subset):
         raise UserError(
-            f"{data.path}: element {unknown[0]} is in the records split off for validation or test, but in none with "
-            f"an energy that is left to train {dataset!r}; give more records with it, or leave them out."
+            f"{_where(data)}: element {unknown[0]} is in the records split off for validation or test, but in none "
+            f"with an energy that is left to train {dataset!r}; give more records with it, or leave them out."
         )
     raise UserError(
-        f"{data.path}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
+        f"{_where(data)}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
         f"{', '.join(map(str, sorted(known)))}; leave its records out, or train on data with it."
     )
 

@@ -144,3 +144,9 @@ def test_raw_files_of_one_reader_are_one_store_and_one_level_of_theory(tmp_path,
     splits = open_splits(config, lambda path: open_data(path, cache_dir=tmp_path / "cache"), [])
     assert [(source.name, len(source.data)) for source in splits.validation] == [("a_and_1_more", 9)]
     assert not any("levels of theory" in note for note in splits.notes)
+
+
+def test_a_refusal_of_a_raw_file_names_it(tmp_path):
+    store = open_data(write_xyz(tmp_path / "a.xyz", "HO"), cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match=r"cache/a-\w+ \(from a\.xyz\): element 8 is not in the training data of 'pbe'"):
+        check_known([Source(store, 0)], known(references={"pbe": {"1": -13.0}}))
