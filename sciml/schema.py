@@ -319,10 +319,6 @@ class TrainConfig(Section):
         devices = self.trainer.devices
         if self.strategy.name == "single" and devices > 1:
             raise ValueError(f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp")
-        if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
-            raise ValueError(
-                "run_dir and trainer.max_steps: found null with strategy=ddp, expected values that all processes share"
-            )
         for kind in KINDS:
             bins = getattr(self.data.bins_per_step, kind)
             if bins % devices:
@@ -330,6 +326,10 @@ class TrainConfig(Section):
                     f"data.bins_per_step.{kind}: found {bins}, expected a multiple of trainer.devices={devices}, "
                     f"such as data.bins_per_step={devices}"
                 )
+        if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
+            raise ValueError(
+                "run_dir and trainer.max_steps: found null with strategy=ddp, expected values that all processes share"
+            )
         if not any(getattr(self.data.bins_per_step, kind) for kind in KINDS):
             raise ValueError("data.bins_per_step: found 0 for every kind, expected at least one above 0")
         backend, accelerator = self.model.backend, self.trainer.accelerator
