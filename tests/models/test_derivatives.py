@@ -9,7 +9,7 @@ from sciml.models.model import Model
 from tests.helpers import random_crystal, random_molecule, random_peptide, relative_rms
 from tests.small import graph_of, outputs, random_model
 
-STEP = 1e-3
+STEP = 5e-4
 """Å: truncation h^4 E^(5) / 30 and rounding 1e-16 E / h are both small."""
 STRAIN_STEP = 2e-4
 """A strain moves a neighbour by up to 5 Å times itself."""
