@@ -70,7 +70,8 @@ def test_the_value_of_every_term_is_the_formula():
     error = (found["energy"] - batch.energy) / sizes / scales
     energy = huber(error, torch.zeros_like(error), delta=0.5).sum() / 3
     forces = 10 * ((found["forces"] - batch.forces) / scales[batch.batch][:, None]).square().sum() / 96
-    stress = 2 * ((found["stress"][1] - batch.stress[1]) / scales[1]).abs().sum() / 9
+    virial = torch.linalg.det(batch.cell[1]).abs() / sizes[1] * (found["stress"][1] - batch.stress[1])
+    stress = 2 * (virial / scales[1]).abs().sum() / 9
     for name, value in (("energy", energy), ("forces", forces), ("stress", stress)):
         torch.testing.assert_close(shares[name].detach(), value, rtol=1e-10, atol=0)
 

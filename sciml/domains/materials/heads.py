@@ -61,12 +61,20 @@ class EnergyHead(Head):
 
     @staticmethod
     def _stress(virial: Tensor, batch: Batch) -> Tensor:
-        periodic = batch.pbc.all(dim=1)
-        volume = torch.linalg.det(batch.cell.double()).abs().to(virial.dtype)
         # NaN is put in last: divided by a NaN volume, even the zero gradient of an unlabelled stress would be NaN.
-        stress = virial / torch.where(periodic, volume, 1.0)[:, None, None]
-        return torch.where(periodic[:, None, None], stress, torch.nan)
+        stress = virial / _volumes(batch).to(virial.dtype)[:, None, None]
+        return torch.where(batch.pbc.all(dim=1)[:, None, None], stress, torch.nan)
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
-        """The dataset's force scale for energy and forces; for stress, force scale per Å^2."""
-        return self.scales[batch.dataset]
+        """The dataset's force scale (times 1 Å for energies); a stress counts as the virial per atom, in that unit."""
+        scale = self.scales[batch.dataset]
+        if target != "stress":
+            return scale
+        atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
+        return scale * atoms / _volumes(batch).to(scale.dtype)
+
+
+def _volumes(batch: Batch) -> Tensor:
+    """Volume (B,) of the cells in Å^3, fp64; 1 where a graph is not periodic in all directions."""
+    volumes = torch.linalg.det(batch.cell.double()).abs()
+    return torch.where(batch.pbc.all(dim=1), volumes, torch.ones_like(volumes))
