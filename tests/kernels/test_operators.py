@@ -44,10 +44,19 @@ def _channel_major(rows: Tensor, irreps: o3.Irreps) -> Tensor:
     return torch.cat([rows[:, s].unflatten(1, (ir.dim, mul)).mT.flatten(1) for s, (mul, ir) in parts], 1)
 
 
-def _rotate(rows: Tensor, irreps: o3.Irreps, angles: tuple[Tensor, ...]) -> Tensor:
-    """Turn by Euler angles and inversion (0 or 1): from a matrix the angles are inexact near the poles."""
+def _representation(degree: int, rotation: Tensor) -> Tensor:
+    """D of a proper rotation from e3nn's harmonics: its own D matrices keep the precision of their first caller."""
+    points = torch.randn(50, 3, dtype=torch.float64)
+    still, moved = (o3.spherical_harmonics(degree, at, True) for at in (points, points @ rotation.T))
+    return torch.linalg.lstsq(still, moved).solution.T
+
+
+def _rotate(rows: Tensor, irreps: o3.Irreps, rotation: Tensor, inversion: int) -> Tensor:
     parts = zip(irreps.slices(), irreps, strict=True)
-    blocks = [(ir.D_from_angles(*angles), rows[:, s].unflatten(1, (ir.dim, mul))) for s, (mul, ir) in parts]
+    blocks = [
+        (ir.p**inversion * _representation(ir.l, rotation), rows[:, s].unflatten(1, (ir.dim, mul)))
+        for s, (mul, ir) in parts
+    ]
     return torch.cat([torch.einsum("ij,rjc->ric", matrix, block).flatten(1) for matrix, block in blocks], 1)
 
 
@@ -57,9 +66,10 @@ def _rotate(rows: Tensor, irreps: o3.Irreps, angles: tuple[Tensor, ...]) -> Tens
 def test_equivariance(name: str, backend: str, inversion: int, double: None) -> None:
     spec, graph = SPECS[name], edges(6, 25)
     x, y, w = inputs(spec, 6, 25, torch.float64)
-    angles = (*o3.rand_angles(dtype=torch.float64), torch.tensor(inversion))
-    turned_last = _rotate(conv(x, y, w, graph, spec, backend), spec.irreps_out, angles)
-    turned = _rotate(x, spec.irreps_x, angles), _rotate(y, spec.irreps_y, angles)
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    turn = (rotation * torch.linalg.det(rotation), inversion)
+    turned_last = _rotate(conv(x, y, w, graph, spec, backend), spec.irreps_out, *turn)
+    turned = _rotate(x, spec.irreps_x, *turn), _rotate(y, spec.irreps_y, *turn)
     torch.testing.assert_close(conv(*turned, w, graph, spec, backend), turned_last, rtol=0, atol=1e-10)
 
 

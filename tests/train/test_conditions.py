@@ -199,10 +199,11 @@ def test_termination_finishes_the_step_saves_and_leaves_with_143(place):
     assert not (place / "run" / "package").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_by_hand_leaves_with_130(place):
     process = started(place)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=240)[1]
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert error.rstrip().endswith("sciml: interrupted")
