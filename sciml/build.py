@@ -46,7 +46,7 @@ from sciml.train.sources import (
     neighbors_of,
     open_splits,
 )
-from sciml_kernels.ops import choose
+from sciml_kernels.backends import choose
 
 PREEMPTED = 143
 

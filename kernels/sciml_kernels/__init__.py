@@ -1,7 +1,8 @@
-"""Equivariant trilinear operations for force training: one spec, a plain-torch definition, generated kernels."""
+"""Equivariant operations for force training: one spec, a plain-torch definition, generated kernels to second order."""
 
+from sciml_kernels.convolution.op import conv
 from sciml_kernels.edges import Edges
-from sciml_kernels.ops import conv, product
-from sciml_kernels.spec import Path, Spec
+from sciml_kernels.product.op import product
+from sciml_kernels.trilinear.spec import Path, Spec
 
 __all__ = ["Edges", "Path", "Spec", "conv", "product"]

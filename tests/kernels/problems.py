@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec
-from sciml_kernels.spec import offsets, weight_offsets
+from sciml_kernels.trilinear.spec import offsets, weight_offsets
 
 # More than 16 channels meet the vector loop and its tail, fewer the tail alone.
 SPECS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciml_kernels import cache, conv, cpu, ops
+from sciml_kernels import backends, cache, conv
 from tests.kernels.problems import SPECS, edges, inputs
 
 SOURCE = 'extern "C" int answer() { return 42; }'
@@ -41,8 +41,8 @@ def no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def _forget() -> None:
-    cpu.unavailable.cache_clear()
-    ops._warn.cache_clear()
+    backends.no_compiler.cache_clear()
+    backends._warn.cache_clear()
 
 
 def test_folder_is_read_at_every_call(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 import torch
 
-from sciml_kernels import Spec, reference
+from sciml_kernels import Spec
+from sciml_kernels.trilinear import reference
 
 
 def test_a_coupling_is_built_once_for_each_dtype() -> None:

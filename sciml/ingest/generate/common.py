@@ -79,9 +79,7 @@ def molecular_dynamics(
     # the potential energy of a relaxed start must come out of the kinetic energy: twice the temperature is shared
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
     friction = 0.01 / units.fs
-    dynamics = Langevin(
-        atoms, timestep * units.fs, temperature_K=temperature, friction=friction, rng=rng, fixcm=False
-    )
+    dynamics = Langevin(atoms, timestep * units.fs, temperature_K=temperature, friction=friction, rng=rng, fixcm=False)
     for _ in range(frames):
         dynamics.run(interval)
         yield atoms

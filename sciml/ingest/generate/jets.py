@@ -56,9 +56,7 @@ def generate(
             raise UserError(f"jet class {name!r} is not known; use some of {', '.join(CLASSES)}.")
     low, high = transverse_momentum
     options = ("--pt", f"{low}", f"{high}", "--constituents", f"{constituents}", "--minimum-pt", f"{minimum}")
-    chunks = [
-        (name, min(_CHUNK, count - start)) for name, count in counts.items() for start in range(0, count, _CHUNK)
-    ]
+    chunks = [(name, min(_CHUNK, count - start)) for name, count in counts.items() for start in range(0, count, _CHUNK)]
     tasks = [
         Task(str(program), name, jets, 1 + task_seed % 900_000_000, options)
         for (name, jets), task_seed in zip(chunks, task_seeds(seed, len(chunks)))

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from functools import cache, cached_property
 
 from e3nn import o3
+from torch import Tensor
 
 Entry = tuple[int, int, int, float]
 
@@ -177,6 +178,22 @@ def weight_offsets(spec: Spec) -> tuple[int, ...]:
     for path in spec.paths:
         starts.append(starts[-1] + spec.irreps_x[path.x].mul)
     return tuple(starts[:-1])
+
+
+def flat_rows(name: str, tensor: Tensor, rows: int, dim: int, channels: int | None) -> Tensor:
+    """The tensor as flat rows (rows, dim); ValueError where it is neither flat nor (rows, dim / channels, channels)."""
+    shape = tensor.shape
+    if len(shape) == 2 and shape[0] == rows and shape[1] == dim:
+        return tensor
+    if len(shape) == 3 and shape[0] == rows and shape[2] == channels and shape[1] * shape[2] == dim:
+        return tensor.reshape(rows, dim)
+    shaped = f" or ({rows}, {dim // channels}, {channels})" if channels else ""
+    raise ValueError(f"{name}: found shape {tuple(shape)}, expected ({rows}, {dim}){shaped}")
+
+
+def shaped_rows(out: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Flat rows in the form of x: as they are where x was flat, else (rows, components, channels)."""
+    return out if x.dim() == 2 else out.reshape(out.shape[0], dim // x.shape[2], x.shape[2])
 
 
 def _slots(irreps: str | o3.Irreps, y_channels: bool) -> o3.Irreps:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml_kernels import cpu
-from sciml_kernels.emit import FIRST_ORDER, reachable, second_order
-from sciml_kernels.spec import Spec
+from sciml_kernels.trilinear import cpu
+from sciml_kernels.trilinear.emit import FIRST_ORDER, reachable, second_order
+from sciml_kernels.trilinear.spec import Spec
 
 
 @torch.library.custom_op("sciml_kernels::trilinear", mutates_args=(), device_types="cpu")

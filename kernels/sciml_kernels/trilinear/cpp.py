@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from sciml_kernels.emit import Step, Term, emit
-from sciml_kernels.spec import Path, Spec, offsets, weight_offsets
+from sciml_kernels.trilinear.emit import Step, Term, emit
+from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 
 REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from sciml_kernels.spec import Path
+from sciml_kernels.trilinear.spec import Path
 
 
 class Term(NamedTuple):

@@ -1,4 +1,4 @@
-"""The definition of every operation in plain torch: any dtype, any order of derivative by autograd.
+"""The definition of the trilinear contraction in plain torch: any dtype, any order of derivative by autograd.
 
 Shapes here are flat: x (rows, spec.dim_x), y (rows, spec.dim_y), w (rows, spec.dim_w), result (rows, spec.dim_out).
 """
@@ -11,8 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from sciml_kernels.edges import Edges
-from sciml_kernels.spec import Path, Spec, clebsch_gordan, weight_offsets
+from sciml_kernels.trilinear.spec import Path, Spec, clebsch_gordan, weight_offsets
 
 
 def coupling(path: Path, like: Tensor) -> Tensor:
@@ -53,14 +52,3 @@ def contract(x: Tensor, y: Tensor, w: Tensor, spec: Spec) -> Tensor:
         slots[path.out] = message if previous is None else previous + message
     empty = [x.new_zeros(x.shape[0], ir.dim, mul) for mul, ir in spec.irreps_out]
     return torch.cat([(zero if slot is None else slot).flatten(1) for slot, zero in zip(slots, empty)], dim=1)
-
-
-def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec) -> Tensor:
-    """Gather x at the senders, contract with y and w of every edge, sum at the receivers."""
-    messages = contract(x[edges.senders], y, w, spec)
-    return messages.new_zeros(edges.num_nodes, spec.dim_out).index_add(0, edges.receivers, messages)
-
-
-def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec) -> Tensor:
-    """Node by node: x contracted with y and w of the same node."""
-    return contract(x, y, w, spec)

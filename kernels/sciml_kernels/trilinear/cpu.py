@@ -10,29 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sciml_kernels import cache, cpp
-from sciml_kernels.emit import Term
-from sciml_kernels.spec import Spec
+from sciml_kernels import cache
+from sciml_kernels.trilinear import cpp
+from sciml_kernels.trilinear.emit import Term
+from sciml_kernels.trilinear.spec import Spec
 
 # Below this many weights waking a second thread costs more than it brings.
 PARALLEL_WEIGHTS = 32768
-
-_PROBE = """#include <cstdint>
-extern "C" int run() { int sum = 0;
-#pragma omp parallel for reduction(+ : sum) num_threads(1)
-  for (int i = 0; i < 3; i++) sum += i;
-  return sum; }
-"""
-
-
-@functools.cache
-def unavailable() -> str:
-    """Why compiled kernels are not possible in this process; empty where they are."""
-    try:
-        cache.load(_PROBE)
-    except (cache.CompilerError, OSError) as error:
-        return str(error)
-    return ""
 
 
 class Kernel(NamedTuple):
@@ -70,7 +54,7 @@ def launch(
         key: of the spec.
         arrays: x, y, w and, where the terms need them, g and tangents vx, vy, vw, all flat.
         senders, pointers: of the edges, both or none.
-        terms, wants: see `sciml_kernels.emit`.
+        terms, wants: see `sciml_kernels.trilinear.emit`.
     """
     x, w = arrays["x"], arrays["w"]
     function, reads, dims = kernel(key, x.dtype, senders is not None, terms, wants)

@@ -1,0 +1,32 @@
+"""Checks of arguments, before anything is launched: what was found, and what was expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_type(name: str, value: object, expected: type) -> None:
+    """Raise ValueError unless `value` is an instance of `expected`."""
+    if not isinstance(value, expected):
+        raise ValueError(f"{name}: found {type(value).__name__}, expected {expected.__name__}")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless the tensor has this shape; None stands for any length."""
+    if tensor.dim() != len(shape) or any(
+        want is not None and want != have for have, want in zip(tensor.shape, shape, strict=True)
+    ):
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, expected ({wanted})")
+
+
+def check_alike(name: str, x: Tensor, **others: Tensor) -> None:
+    """Raise ValueError unless x is floating and the others have its dtype and device."""
+    if not torch.is_floating_point(x):
+        raise ValueError(f"{name}: found {x.dtype}, expected a floating point dtype")
+    for other, tensor in others.items():
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"{other}: found {tensor.dtype}, expected {x.dtype} as {name}")
+        if tensor.device != x.device:
+            raise ValueError(f"{other}: found on {tensor.device}, expected on {x.device} as {name}")

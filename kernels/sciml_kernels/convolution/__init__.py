@@ -1,0 +1,1 @@
+"""The equivariant convolution over the edges of a graph."""

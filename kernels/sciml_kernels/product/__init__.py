@@ -1,0 +1,1 @@
+"""The node-wise equivariant product."""
