@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from sciml_kernels import cache
+from sciml_kernels import cache, triton_source
 
 CPU_DTYPES = (torch.float32, torch.float64)
 TRITON_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -19,6 +19,14 @@ extern "C" int run() { int sum = 0;
 #pragma omp parallel for reduction(+ : sum) num_threads(1)
   for (int i = 0; i < 3; i++) sum += i;
   return sum; }
+"""
+
+_TRITON_PROBE = """import triton
+
+
+@triton.jit
+def probe(x):
+    pass
 """
 
 
@@ -75,9 +83,9 @@ def _cpu_refusal(x: Tensor) -> str:
 def _triton_refusal(x: Tensor) -> str:
     if x.dtype not in TRITON_DTYPES:
         return f"x is {x.dtype}, expected float32, float64 or bfloat16"
-    if x.device.type == "cpu" and not interpreting():
-        return "x is on the CPU, expected on a GPU (or TRITON_INTERPRET=1)"
-    reason = no_triton()
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
+        return f"x is on {x.device}, expected on a GPU (or on the CPU with TRITON_INTERPRET=1)"
+    reason = _no_triton()
     if reason:
         _warn(reason)
     return reason
@@ -86,12 +94,23 @@ def _triton_refusal(x: Tensor) -> str:
 @functools.cache
 def no_triton() -> str:
     """Why Triton kernels are not possible in this process; empty where they are."""
-    return "Triton kernels are not available yet"
+    try:
+        triton_source.load(_TRITON_PROBE, "probe")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    except cache.CompilerError as error:
+        return str(error)
+    return ""
 
 
 @torch.compiler.assume_constant_result  # torch.compile must not look into the search for a compiler
 def _no_compiler() -> str:
     return no_compiler()
+
+
+@torch.compiler.assume_constant_result
+def _no_triton() -> str:
+    return no_triton()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""Compiled libraries in a content-addressed folder, safe for several processes and for unlike machines that share it.
+"""A content-addressed folder, safe for several processes and for unlike machines that share it, and its C++ libraries.
 
-An entry is named by a hash of source, compiler version, flags and processor, and ends with the SHA-256 of what precedes
-(loaders ignore bytes after an ELF file), so that a truncated or altered entry is rebuilt, never loaded.
+A library is named by a hash of source, compiler version, flags and processor, and ends with the SHA-256 of what
+precedes (loaders ignore bytes after an ELF file), so that a truncated or altered entry is rebuilt, never loaded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,39 @@ FLAGS = ("-std=c++17", "-O2", "-fopenmp", "-fno-math-errno", "-fno-trapping-math
 
 
 class CompilerError(ValueError):
-    """Compiled kernels are not possible here: no compiler, or one that fails."""
+    """Compiled kernels are not possible here: no compiler, one that fails, or no folder to write to."""
 
 
 def folder() -> Path:
     """The cache folder: $SCIML_KERNELS_CACHE, else ~/.cache/sciml_kernels; read at every call."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     return Path(chosen) if chosen else Path.home() / ".cache" / "sciml_kernels"
+
+
+def address(*parts: str) -> str:
+    """The name of an entry: a hash of everything that it was made from."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Write an entry so that another process, or a crash, sees all of it or nothing.
+
+    Raises:
+        CompilerError: the folder cannot be used.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
+            partial = Path(scratch) / path.name
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    except OSError as error:
+        raise CompilerError(
+            f"the cache folder {path.parent} cannot be used: {error} (set {FOLDER_VARIABLE})"
+        ) from error
 
 
 def compiler() -> str:
@@ -54,10 +80,10 @@ def load(source: str) -> ctypes.CDLL:
         CompilerError: no compiler, or it fails.
     """
     command = _command(compiler())
-    key = hashlib.sha256("\0".join((source, *command, _version(command[0]), _processor())).encode()).hexdigest()[:32]
-    path = folder() / f"{key}.so"
+    path = folder() / f"{address(source, *command, _version(command[0]), _processor())}.so"
     if not _intact(path):
-        _build(source, command, path)
+        library = _compiled(source, command)
+        publish(path, library + hashlib.sha256(library).digest())
     return ctypes.CDLL(str(path))
 
 
@@ -100,26 +126,16 @@ def _intact(path: Path) -> bool:
     return hashlib.sha256(body).digest() == digest
 
 
-def _build(source: str, command: tuple[str, ...], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
-            text, built = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
-            text.write_text(source)
-            link = ["-Wl,--as-needed", *_openmp_library()]
-            result = subprocess.run(
-                [*command, str(text), "-o", str(built), *link], capture_output=True, text=True, check=False
-            )
-            if result.returncode:
-                lines = result.stderr.strip().splitlines() or ["no message"]
-                first = next((line for line in lines if "error" in line), lines[0])
-                raise CompilerError(f"the compiler {command[0]} failed with: {first}")
-            with built.open("ab") as file:
-                file.write(hashlib.sha256(built.read_bytes()).digest())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(built, path)
-    except OSError as error:
-        raise CompilerError(
-            f"the cache folder {path.parent} cannot be used: {error} (set {FOLDER_VARIABLE})"
-        ) from error
+def _compiled(source: str, command: tuple[str, ...]) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="sciml-kernels-") as scratch:
+        text, built = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
+        text.write_text(source)
+        link = ["-Wl,--as-needed", *_openmp_library()]
+        result = subprocess.run(
+            [*command, str(text), "-o", str(built), *link], capture_output=True, text=True, check=False
+        )
+        if result.returncode:
+            lines = result.stderr.strip().splitlines() or ["no message"]
+            first = next((line for line in lines if "error" in line), lines[0])
+            raise CompilerError(f"the compiler {command[0]} failed with: {first}")
+        return built.read_bytes()

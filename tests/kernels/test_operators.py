@@ -129,7 +129,7 @@ def test_strided_input() -> None:
         ({"w": torch.zeros(24, 140)}, r"w: found shape \(24, 140\), expected \(25, 140\)"),
         ({"w": torch.zeros(25, 140, dtype=torch.float64)}, "w: found torch.float64, expected torch.float32 as x"),
         ({"y": torch.zeros(25, 9, device="meta")}, "y: found on meta, expected on cpu as x"),
-        ({"backend": "triton"}, "backend: 'triton' is not possible, x is on the CPU"),
+        ({"backend": "triton"}, "backend: 'triton' is not possible, x is on cpu, expected on a GPU"),
         ({"backend": "cuda"}, "backend: found 'cuda', expected"),
         ({"spec": "0e"}, "spec: found str, expected Spec"),
         ({"edges": torch.zeros(2, 25)}, "edges: found Tensor, expected Edges"),

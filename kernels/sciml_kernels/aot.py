@@ -1,0 +1,114 @@
+"""Compile Triton kernels ahead of time, for GPUs that need not be there, and report what the compiler made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sciml_kernels import cache
+
+TARGETS = ("sm_80", "sm_90", "gfx942")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What one compilation gave.
+
+    Attributes:
+        registers: of one thread.
+        spills: bytes a thread moves to or from memory for lack of registers (AMD: registers moved); 0 is wanted.
+        shared: bytes of shared memory of a program.
+        seconds: the compilation took, on the machine and under the load of the first time.
+    """
+
+    registers: int
+    spills: int
+    shared: int
+    seconds: float
+
+
+def report(
+    function: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    target: str,
+    num_warps: int = 4,
+    num_stages: int = 3,
+) -> Report:
+    """Compile a jitted function, or read the report of the same compilation from the cache folder.
+
+    Args:
+        function: of `triton_source.load`, or any `triton.jit` function; not under TRITON_INTERPRET=1.
+        signature: Triton type of each argument that is no constant, e.g. {"x": "*fp32", "rows": "i64"}; pointers are
+            taken to be aligned to 16 bytes, as those of tensors are.
+        constants: value of each `tl.constexpr` argument.
+        target: "sm_80", "sm_90", ... or "gfx942".
+        num_warps, num_stages: as at a launch.
+
+    Raises:
+        ValueError: an interpreted function, or a target of another form.
+    """
+    import triton
+
+    if not isinstance(function, triton.JITFunction):
+        raise ValueError(f"function: found {type(function).__name__}, expected a triton.jit function (not interpreted)")
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    everything = (function.cache_key, *map(repr, (sorted(signature.items()), sorted(constants.items()), options)))
+    path = cache.folder() / f"{function.__name__}_{cache.address(*everything, target, triton.__version__)}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Report(**json.loads(path.read_text()))
+    found = _compile(function, signature, constants, _target(target), options)
+    cache.publish(path, json.dumps(dataclasses.asdict(found)).encode())
+    return found
+
+
+def _target(name: str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    if re.fullmatch(r"sm_\d+", name):
+        return GPUTarget("cuda", int(name[3:]), 32)
+    if re.fullmatch(r"gfx9\w+", name):
+        return GPUTarget("hip", name, 64)
+    raise ValueError(f"target: found {name!r}, expected e.g. one of {', '.join(TARGETS)}")
+
+
+def _compile(
+    function: Any, signature: Mapping[str, str], constants: Mapping[str, Any], target: Any, options: Mapping[str, int]
+) -> Report:
+    from triton import compile as triton_compile
+    from triton import knobs
+    from triton.compiler import ASTSource
+
+    types = {name: signature.get(name, "constexpr") for name in function.arg_names}
+    pointers = [index for index, kind in enumerate(types.values()) if kind.startswith("*")]
+    aligned = {(index,): [["tt.divisibility", 16]] for index in pointers}
+    source = ASTSource(function, types, dict(constants), aligned)
+    log, start = io.StringIO(), time.perf_counter()
+    with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True  # a hit of Triton's own cache has no log and takes no time
+        compiled = triton_compile(source, target=target, options=dict(options))
+    seconds = round(time.perf_counter() - start, 2)
+    if target.backend == "cuda":
+        registers, spills = _of_ptxas(log.getvalue())
+    else:
+        registers, spills = _of_amdgcn(compiled.asm["amdgcn"])
+    return Report(registers, spills, compiled.metadata.shared, seconds)
+
+
+def _of_ptxas(log: str) -> tuple[int, int]:
+    used = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
+    spilled = [int(count) for count in re.findall(r"(\d+) bytes spill (?:stores|loads)", log)]
+    return max(used), sum(spilled)
+
+
+def _of_amdgcn(text: str) -> tuple[int, int]:
+    used = [int(count) for count in re.findall(r"\.vgpr_count:\s+(\d+)", text)]
+    spilled = [int(count) for count in re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", text)]
+    return max(used), sum(spilled)
