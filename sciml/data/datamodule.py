@@ -1,5 +1,6 @@
 """From stores to micro-batches: sources, their graphs, and the loaders of training and evaluation."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,14 +81,26 @@ def mean_neighbors(sources: list[Source], kind: str, cutoff: float) -> float:
     return max(1.0, float(np.concatenate(edges).sum() / max(np.concatenate(nodes).sum(), 1)))
 
 
+@dataclass
+class Built:
+    """How many graphs of a kind were made, how many of them are kept, in what time, of what size."""
+
+    graphs: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
 class GraphDataset(Dataset):
     """Turns a planned micro-batch into a batch of graphs.
 
-    Types of coarse nodes are targets, so the input hides them.
+    Types of coarse nodes are targets, so the input hides them. ``built`` {kind: Built} tells what making graphs has
+    cost this process so far.
     """
 
     def __init__(self, sources: list[Source], cutoffs: dict[str, float], cache_mib: float = 0.0) -> None:
         self.sources, self.cutoffs = sources, cutoffs
+        self.built = {kind: Built() for kind in cutoffs}
         self._cache: dict[tuple[int, int, str], Graph] = {}
         self._room = cache_mib * 2**20
 
@@ -96,12 +109,27 @@ class GraphDataset(Dataset):
         key = (source, record, kind)
         if key in self._cache:
             return self._cache[key]
+        start = time.perf_counter()
         graph = self._make(source, record, kind)
         size = sum(value.nbytes for _, value in graph if isinstance(value, torch.Tensor))
+        built = self.built[kind]
+        built.graphs, built.bytes = built.graphs + 1, built.bytes + size
+        built.seconds += time.perf_counter() - start
         if size <= self._room:
             self._room -= size
             self._cache[key] = graph
+            built.kept += 1
         return graph
+
+    def seconds_to_build(self, kind: str, draws: float) -> float:
+        """Expected time of making those of the next ``draws`` graphs of a kind that are not kept yet."""
+        built = self.built[kind]
+        if not built.graphs:
+            return 0.0
+        total = sum(int(source.data.serves(kind).sum()) for source in self.sources)
+        missing = total - built.kept
+        fits = missing * built.bytes / built.graphs <= self._room
+        return built.seconds / built.graphs * (min(draws, missing) if fits else draws * missing / total)
 
     def _make(self, source: int, record: int, kind: str) -> Graph:
         """One record as a graph that carries the source's dataset index."""

@@ -1,5 +1,6 @@
 """One training run: time the steps, fit, publish."""
 
+import bisect
 import copy
 import math
 import time
@@ -71,10 +72,11 @@ def plan_steps(
     budget = options.max_seconds
     if budget is None:
         return int(options.max_steps), VALIDATIONS
-    step_seconds, validation_seconds = _time_steps(module, data, options, limit=min(20.0, 0.05 * budget))
+    clock, validation_seconds = _time_steps(module, data, options, limit=min(20.0, 0.05 * budget))
+    step_seconds = clock.seconds()
     validations = max(2, min(VALIDATIONS, int(VALIDATION_SHARE * budget / validation_seconds)))
     remaining = SAFETY * (budget - (time.perf_counter() - start)) - validations * validation_seconds
-    steps = max(validations, int(remaining / step_seconds))
+    steps = max(validations, _steps_in(remaining, clock, data))
     if options.max_steps is not None:
         steps = min(steps, int(options.max_steps))
     say(
@@ -84,9 +86,20 @@ def plan_steps(
     return steps, validations
 
 
-def _time_steps(module: Module, data: DataModule, options: Any, limit: float) -> tuple[float, float]:
-    """Seconds of an optimizer step and of a validation, on a copy of the module."""
-    clock = StepClock(warmup=5, limit=limit)
+def _steps_in(seconds: float, clock: StepClock, data: DataModule) -> int:
+    """The most steps that fit: each takes its computing time, and graphs that are not cached yet are made once."""
+    step_seconds, drawn = clock.seconds(), clock.graphs_per_step()
+
+    def needed(steps: int) -> float:
+        building = sum(data.training.seconds_to_build(kind, steps * drawn[kind]) for kind in data.kinds)
+        return steps * step_seconds + building
+
+    return bisect.bisect_right(range(int(seconds / step_seconds) + 1), seconds, key=needed) - 1
+
+
+def _time_steps(module: Module, data: DataModule, options: Any, limit: float) -> tuple[StepClock, float]:
+    """A clock that has seen optimizer steps, and the seconds of a validation, on a copy of the module."""
+    clock = StepClock(data.training, warmup=5, limit=limit)
     trial = copy.deepcopy(module)
     with _quiet(), torch.random.fork_rng(devices=[]):
         trainer = lightning.Trainer(
@@ -102,14 +115,20 @@ def _time_steps(module: Module, data: DataModule, options: Any, limit: float) ->
         )
         _run_fit(trainer, trial, data)
         trial.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        _synchronize(trial.device)
-        begin = time.perf_counter()
-        for micro_batch in data.val_dataloader():
-            with torch.no_grad():
-                micro_batch = micro_batch.to(trial.device)
-                trial.model(micro_batch.batch, micro_batch.kind)
-        _synchronize(trial.device)
-    return clock.seconds(), time.perf_counter() - begin
+        return clock, _time_validation(trial, data)
+
+
+def _time_validation(trial: Module, data: DataModule) -> float:
+    """Seconds of one pass over the validation set, with those of its graphs that are not kept in memory."""
+    _synchronize(trial.device)
+    begin = time.perf_counter()
+    for micro_batch in data.val_dataloader():
+        with torch.no_grad():
+            micro_batch = micro_batch.to(trial.device)
+            trial.model(micro_batch.batch, micro_batch.kind)
+    _synchronize(trial.device)
+    computing = time.perf_counter() - begin - sum(built.seconds for built in data.validation.built.values())
+    return computing + sum(data.validation.seconds_to_build(k, data.validation.built[k].graphs) for k in data.kinds)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -77,7 +77,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence_before_data_are_read(finished, pl
 
 
 def test_kernels_that_are_not_possible_are_a_sentence_before_data_are_read(place, monkeypatch):
-    monkeypatch.setattr("sciml_kernels.cpu.unavailable", lambda: "no C++ compiler was found")
+    monkeypatch.setattr("sciml_kernels.backends.no_compiler", lambda: "no C++ compiler was found")
     with pytest.raises(UserError, match=r"^model\.backend: 'cpu' is not possible, no C\+\+ compiler was found; use"):
         build.train(train_config(place, "model.backend=cpu", stores=("absent",)))
     if not torch.cuda.is_available():
