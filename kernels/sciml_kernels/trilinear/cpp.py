@@ -16,7 +16,7 @@ from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 
 REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 
-_HEAD = """// {title}
+HEAD = """// {title}
 #include <cstdint>
 #include <cstring>
 
@@ -72,19 +72,22 @@ INLINE void row({arguments}) {{
 }}
 """
 
-_CONV = """
+# What a convolution's loop over slabs of receivers is made of; that with the radial layer inside has it too.
+SLAB_BEGIN = """
 // The first receiver of slab t: slabs hold about the same number of edges.
-static int64_t slab_begin(const int64_t* pointers, int64_t nodes, int64_t slabs, int64_t t) {{
+static int64_t slab_begin(const int64_t* pointers, int64_t nodes, int64_t slabs, int64_t t) {
   if (t == 0 || t == slabs) return t ? nodes : 0;
   int64_t low = 0, high = nodes;
-  while (low < high) {{
+  while (low < high) {
     const int64_t middle = (low + high) / 2;
     if (pointers[middle] < pointers[nodes] * t / slabs) low = middle + 1;
     else high = middle;
-  }}
+  }
   return low;
-}}
+}
+"""
 
+_CONV = """
 extern "C" void run({arguments}) {{
   const int64_t most_slabs = {slabs}, slabs = most_slabs < nodes ? most_slabs : nodes ? nodes : 1;
 {before}
@@ -103,10 +106,10 @@ extern "C" void run({arguments}) {{
 """
 
 # Slab 0 sums straight into the result, the others into rows of their own, over the range of senders that they meet.
-_SLAB_BEFORE = """  real* scratch = new real[(slabs - 1) * rows_x * {dim_x}];
+SLAB_BEFORE = """  real* scratch = new real[(slabs - 1) * rows_x * {dim_x}];
   int64_t* range = new int64_t[2 * slabs];"""
 
-_SLAB = """    real* sum_x = t ? scratch + (t - 1) * rows_x * {dim_x} : out_x;
+SLAB = """    real* sum_x = t ? scratch + (t - 1) * rows_x * {dim_x} : out_x;
     int64_t least = t ? rows_x : 0, most = t ? 0 : rows_x;
     for (int64_t e = pointers[first]; e < pointers[last]; e++) {{
       if (senders[e] < least) least = senders[e];
@@ -115,7 +118,7 @@ _SLAB = """    real* sum_x = t ? scratch + (t - 1) * rows_x * {dim_x} : out_x;
     for (int64_t s = least; s < most; s++) std::memset(sum_x + s * {dim_x}, 0, {dim_x} * sizeof(real));
     range[2 * t] = least, range[2 * t + 1] = most;"""
 
-_SLAB_AFTER = """#pragma omp parallel for num_threads(threads) schedule(static) if (slabs > 1)
+SLAB_AFTER = """#pragma omp parallel for num_threads(threads) schedule(static) if (slabs > 1)
   for (int64_t n = 0; n < rows_x; n++)
     for (int64_t t = 1; t < slabs; t++) {{
       if (n < range[2 * t] || n >= range[2 * t + 1]) continue;
@@ -152,15 +155,16 @@ def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...]
         ", int64_t rows_x, const int64_t* senders, const int64_t* pointers" * gather
     )
     couplings = {
-        _coupling_name(spec, path): _coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
+        coupling_name(spec, path): _coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
         for path in spec.paths
     }
     loop = _conv_loop if gather else _product_loop
     return "".join(
         (
-            _HEAD.format(title=f"{spec.key}; wants {wants}", real=real),
+            HEAD.format(title=f"{spec.key}; wants {wants}", real=real),
             *couplings.values(),
             _row_function(spec, reads, writes),
+            SLAB_BEGIN * gather,
             loop(spec, f"{sizes}, {_arguments(reads, writes)}", reads, writes),
         )
     )
@@ -177,7 +181,8 @@ def _vector_output(spec: Spec) -> str:
     return "" if spec.y_channels else "out_y"
 
 
-def _coupling_name(spec: Spec, path: Path) -> str:
+def coupling_name(spec: Spec, path: Path) -> str:
+    """The function of a path; paths of equal degrees and channels share it."""
     l_x, l_y, l_out = path.degrees
     return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
 
@@ -185,6 +190,25 @@ def _coupling_name(spec: Spec, path: Path) -> str:
 def _coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
     """All channels of one path in one row; pointers are those of the path's own blocks."""
     mul = spec.irreps_x[path.x].mul
+    before, body, after = coupling_parts(spec, mul, steps)
+    return _COUPLING.format(
+        title=coupling_title(path, mul),
+        name=coupling_name(spec, path),
+        arguments=_arguments(reads, writes, _vector_output(spec)),
+        mul=mul,
+        before=indent(before, 2),
+        body=indent(body, 4),
+        after=indent(after, 2),
+    )
+
+
+def coupling_title(path: Path, mul: int) -> str:
+    """What a comment says of a path."""
+    return f"{path.degrees[0]} x {path.degrees[1]} -> {path.degrees[2]}, {mul} channels"
+
+
+def coupling_parts(spec: Spec, mul: int, steps: list[Step]) -> tuple[list[str], list[str], list[str]]:
+    """Statements before, within and after the loop over the channels of a row; `lanes` are those of channel c."""
     before, body, after = [], [], []
     declared: set[str] = set()
     for step in steps:
@@ -201,15 +225,7 @@ def _coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[st
         else:
             body.append(_statement(step, mul, declared))
             declared.add(step.name)
-    return _COUPLING.format(
-        title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
-        name=_coupling_name(spec, path),
-        arguments=_arguments(reads, writes, _vector_output(spec)),
-        mul=mul,
-        before=_indent(before, 2),
-        body=_indent(body, 4),
-        after=_indent(after, 2),
-    )
+    return before, body, after
 
 
 def _of_shared_y(step: Step) -> bool:
@@ -240,15 +256,15 @@ def _row_function(spec: Spec, reads: list[str], writes: list[str]) -> str:
     for path, start_w in zip(spec.paths, weight_offsets(spec), strict=True):
         start = {"x": starts_x[path.x], "y": starts_y[path.y], "w": start_w, "g": starts_out[path.out]}
         names = [*reads, *("sum_y" if name == "out_y" and in_vectors else name for name in writes)]
-        calls.append(f"{_coupling_name(spec, path)}({', '.join(f'{name} + {start[name[-1]]}' for name in names)});")
+        calls.append(f"{coupling_name(spec, path)}({', '.join(f'{name} + {start[name[-1]]}' for name in names)});")
     before, after = [], []
     if in_vectors:
         before = [f"vec sum_y[{spec.dim_y}] = {{}};"]
         after = [f"for (int j = 0; j < {spec.dim_y}; j++) out_y[j] = sum_lanes(sum_y[j]);"]
     elif "out_y" in writes:
-        before = [_clear("out_y", "0", spec.dim_y)]
+        before = [clear("out_y", "0", spec.dim_y)]
     return _ROW.format(
-        arguments=_arguments(reads, writes), before=_indent(before, 2), calls=_indent(calls, 2), after=_indent(after, 2)
+        arguments=_arguments(reads, writes), before=indent(before, 2), calls=indent(calls, 2), after=indent(after, 2)
     )
 
 
@@ -260,11 +276,11 @@ def _conv_loop(spec: Spec, arguments: str, reads: list[str], writes: list[str]) 
     return _CONV.format(
         arguments=arguments,
         slabs="threads" if to_x else "threads * 16",
-        before=_SLAB_BEFORE.format(dim_x=dims["x"]) if to_x else "",
-        slab=_SLAB.format(dim_x=dims["x"]) if to_x else "",
-        node=_indent([_clear("out_g", "n", dims["g"])] if "out_g" in writes else [], 6),
+        before=SLAB_BEFORE.format(dim_x=dims["x"]) if to_x else "",
+        slab=SLAB.format(dim_x=dims["x"]) if to_x else "",
+        node=indent([clear("out_g", "n", dims["g"])] if "out_g" in writes else [], 6),
         row=", ".join(f"{name} + {rows.get(name[-1], 'e')} * {dims[name[-1]]}" for name in bases),
-        after=_SLAB_AFTER.format(dim_x=dims["x"]) if to_x else "",
+        after=SLAB_AFTER.format(dim_x=dims["x"]) if to_x else "",
     )
 
 
@@ -272,7 +288,7 @@ def _product_loop(spec: Spec, arguments: str, reads: list[str], writes: list[str
     dims = _dims(spec)
     return _PRODUCT.format(
         arguments=arguments,
-        node=_indent([_clear(name, "n", dims[name[-1]]) for name in writes if name in ("out_x", "out_g")], 4),
+        node=indent([clear(name, "n", dims[name[-1]]) for name in writes if name in ("out_x", "out_g")], 4),
         row=", ".join(f"{name} + n * {dims[name[-1]]}" for name in reads + writes),
     )
 
@@ -281,9 +297,11 @@ def _dims(spec: Spec) -> dict[str, int]:
     return {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
 
 
-def _clear(name: str, row: str, dim: int) -> str:
+def clear(name: str, row: str, dim: int) -> str:
+    """A statement that sets a row to zero."""
     return f"std::memset({name} + {row} * {dim}, 0, {dim} * sizeof(real));"
 
 
-def _indent(lines: list[str], spaces: int) -> str:
+def indent(lines: list[str], spaces: int) -> str:
+    """Lines of C++ as one text."""
     return "\n".join(" " * spaces + line for line in lines)

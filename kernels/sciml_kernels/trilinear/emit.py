@@ -4,13 +4,14 @@
 
 Every order is a gradient of a sum of such terms: the forward pass is dF/dg; the backward pass dF/d{x, y, w}; the double
 backward pass the gradient of F(vx, y, w, g) + F(x, vy, w, g) + F(x, y, vw, g), where vx, vy, vw are the gradients that
-arrive at dF/dx, dF/dy, dF/dw (a term whose tangent is absent is left out).
+arrive at dF/dx, dF/dy, dF/dw (a term whose tangent is absent is left out). Where weights are themselves computed, the
+gradient to vw is wanted too: it is asked for as "v".
 
 The contraction is factored as m[i, k] = sum_j C[i, j, k] y[j]: where y has no channels, this is done once per row.
 
 Steps are ordered by output component k, so that few values are alive at a time. Names in the expressions: x0, vx1, g2,
 w0 are read from memory; y_0_2 is the matrix m[0, 2] of y; wu2 = (x . m)[2], which w multiplies; wg2 = w * g[2]; s_0_2
-is the gradient of m[0, 2]; dx1 and dw0 collect gradients.
+is the gradient of m[0, 2]; dx1, dw0 and dvw0 collect gradients.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Term(NamedTuple):
 
 
 FIRST_ORDER = (Term(),)
+
+# The weights that a letter of `wants` asks the gradient to.
+WEIGHTS = {"w": "w", "v": "vw"}
 
 
 def second_order(tangents: str) -> tuple[Term, ...]:
@@ -71,6 +75,7 @@ class _Emitter:
         self.defined: set[str] = set()
         self.terms, self.wants, self.suffix = terms, wants, suffix
         self.weights = list(dict.fromkeys(term.w for term in terms))
+        self.weight_wants = {want: weight for want, weight in WEIGHTS.items() if want in wants}
         self.pairs: dict[tuple[int, int], list[tuple[int, float]]] = {}
         for i, j, k, value in path.entries:
             self.pairs.setdefault((i, k), []).append((j, value))
@@ -78,8 +83,7 @@ class _Emitter:
             self._component([i for i, kk in self.pairs if kk == k], k)
         if "x" in wants:
             self.steps += [Step("add", "out_x", f"dx{i}", i) for i in sorted({i for i, _ in self.pairs})]
-        if "w" in wants:
-            self.steps.append(Step("put", "out_w", "dw0"))
+        self.steps += [Step("put", f"out_{want}", f"d{weight}0") for want, weight in self.weight_wants.items()]
         if "y" in wants:
             self._gradient_y(path)
 
@@ -87,13 +91,13 @@ class _Emitter:
         """Everything that output component k contributes."""
         outputs = {}
         for weight in self.weights:
-            if "g" in self.wants or ("w" in self.wants and weight == "w"):
+            if "g" in self.wants or weight in self.weight_wants.values():
                 outputs[weight] = self._define("let", f"{weight}u{k}", self._output(weight, rows, k))
         if "g" in self.wants:
             total = " + ".join(f"{self._load(weight)}*{name}" for weight, name in outputs.items())
             self.steps.append(Step("add", "out_g", total, k))
-        if "w" in self.wants:
-            self.steps.append(Step("sum", "dw0", f"{self._load('g', k)}*{outputs['w']}"))
+        for weight in self.weight_wants.values():
+            self.steps.append(Step("sum", f"d{weight}0", f"{self._load('g', k)}*{outputs[weight]}"))
         if "x" not in self.wants and "y" not in self.wants:
             return
         weighted = {
