@@ -1,0 +1,79 @@
+"""C++ text of small matrix products in registers, for kernels whose sizes are known when their source is written.
+
+A tile is ROWS x VECTORS sums of 64 bytes: with two vectors of b and one broadcast element of a, 14 rows fill the
+32 registers of AVX-512. The text goes after `cpp_vector.vector_text`.
+"""
+
+from __future__ import annotations
+
+MATMUL = """
+// sum[r][v] += sum over k < inner of  a[row(r) + k * step] * b[k * stride + lanes of v]; the last vector of b has TAIL
+// lanes. Pass offsets that are known when this is compiled, so that a row costs no register.
+template <int ROWS, int VECTORS, int TAIL = LANES, class Row>
+INLINE void multiply(vec (&sum)[ROWS][VECTORS], const real* a, Row row, int64_t step, const real* b, int64_t stride,
+                     int64_t inner) {
+  for (int64_t k = 0; k < inner; k++) {
+    vec right[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+      const real* from = b + k * stride + v * LANES;
+      right[v] = v + 1 < VECTORS ? load(from) : load<TAIL>(from);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+      const real left = a[row(r) + k * step];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) sum[r][v] += left * right[v];
+    }
+  }
+}
+
+constexpr int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+// A (rows, columns) matrix with rows padded to whole vectors by zeros.
+template <int ROWS, int COLUMNS> INLINE void pad(const real* matrix, real* out) {
+  for (int64_t i = 0; i < ROWS; i++)
+    each_vector<COLUMNS>([&](int j, auto lanes) __attribute__((always_inline)) {
+      put(out + i * padded(COLUMNS) + j, load<lanes()>(matrix + i * COLUMNS + j));
+    });
+}
+
+// Transposes a block of LANES vectors in place: halves, quarters, ... change sides.
+INLINE void transpose_block(vec (&rows)[LANES]) {
+#ifdef __clang__
+  vec columns[LANES];
+  for (int i = 0; i < LANES; i++)
+    for (int j = 0; j < LANES; j++) columns[i][j] = rows[j][i];
+  std::memcpy(rows, columns, sizeof columns);
+#else
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    const ivec upper = (lane & half) / half;  // 1 in the lanes that change sides
+    const ivec low = lane + upper * (LANES - half), high = lane + LANES * upper + (1 - upper) * half;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+      if (i & half) continue;
+      const vec first = rows[i], second = rows[i + half];
+      rows[i] = __builtin_shuffle(first, second, low);
+      rows[i + half] = __builtin_shuffle(first, second, high);
+    }
+  }
+#endif
+}
+
+// The transpose (columns, rows) of a (rows, columns) matrix, its rows padded to whole vectors by zeros.
+template <int ROWS, int COLUMNS> static void transpose(const real* matrix, real* out) {
+  each_vector<ROWS>([&](int i, auto rows) __attribute__((always_inline)) {
+    each_vector<COLUMNS>([&](int j, auto columns) __attribute__((always_inline)) {
+      vec block[LANES] = {};
+#pragma GCC unroll 16
+      for (int r = 0; r < rows(); r++) block[r] = load<columns()>(matrix + (int64_t)(i + r) * COLUMNS + j);
+      transpose_block(block);
+#pragma GCC unroll 16
+      for (int c = 0; c < columns(); c++) put(out + (int64_t)(j + c) * padded(ROWS) + i, block[c]);
+    });
+  });
+}
+"""

@@ -1,0 +1,1 @@
+"""Layers of an equivariant network: norm, linear map per degree, gate, SiLU."""
