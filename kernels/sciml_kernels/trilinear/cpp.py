@@ -11,44 +11,17 @@ from __future__ import annotations
 
 import torch
 
+from sciml_kernels.cpp_vector import vector_text
 from sciml_kernels.trilinear.emit import Step, Term, emit
 from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 
-REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
+SUFFIX = {torch.float32: "f", torch.float64: ""}  # of a number
 
-HEAD = """// {title}
-#include <cstdint>
-#include <cstring>
-
-typedef {real} real;
-typedef real vec __attribute__((vector_size(64)));
-constexpr int LANES = 64 / sizeof(real);
-template <int N> struct Lanes {{}};  // the first N lanes of a vector; the others read as 0 and are not written
-
-#define INLINE static inline __attribute__((always_inline))
-template <int N> INLINE vec load(const real* p, Lanes<N>) {{
-  vec v = {{}};
-  std::memcpy(&v, p, N * sizeof(real));
-  return v;
-}}
-template <int N> INLINE void put(real* p, vec v, Lanes<N>) {{ std::memcpy(p, &v, N * sizeof(real)); }}
-template <int N> INLINE void add(real* p, vec v, Lanes<N> lanes) {{ put(p, load(p, lanes) + v, lanes); }}
-
-INLINE real sum_lanes(vec v) {{  // in halves, in an order of its own: the same on every processor
-  typedef real half __attribute__((vector_size(32)));
-  typedef real quarter __attribute__((vector_size(16)));
-  half low, high;
-  std::memcpy(&low, &v, 32);
-  std::memcpy(&high, (const char*)&v + 32, 32);
-  low += high;
-  quarter first, second;
-  std::memcpy(&first, &low, 16);
-  std::memcpy(&second, (const char*)&low + 16, 16);
-  first += second;
-  real sum = first[0];
-  for (int lane = 1; lane < 16 / (int)sizeof(real); lane++) sum += first[lane];
-  return sum;
-}}
+_HEAD = """// {title}
+{vectors}
+template <int N> INLINE vec load(const real* p, Lanes<N>) {{ return load<N>(p); }}
+template <int N> INLINE void put(real* p, vec v, Lanes<N>) {{ put<N>(p, v); }}
+template <int N> INLINE void add(real* p, vec v, Lanes<N>) {{ put<N>(p, load<N>(p) + v); }}
 """
 
 _COUPLING = """
@@ -149,11 +122,11 @@ def array_names(terms: tuple[Term, ...], wants: str) -> tuple[list[str], list[st
 
 def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], wants: str) -> str:
     """The C++ file; `run(threads, nodes[, rows_x, senders, pointers], arrays read..., arrays written...)`."""
-    real, suffix = REAL[dtype]
     reads, writes = array_names(terms, wants)
     sizes = "int threads, int64_t nodes" + (
         ", int64_t rows_x, const int64_t* senders, const int64_t* pointers" * gather
     )
+    suffix = SUFFIX[dtype]
     couplings = {
         coupling_name(spec, path): _coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
         for path in spec.paths
@@ -161,13 +134,18 @@ def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...]
     loop = _conv_loop if gather else _product_loop
     return "".join(
         (
-            HEAD.format(title=f"{spec.key}; wants {wants}", real=real),
+            head(f"{spec.key}; wants {wants}", dtype),
             *couplings.values(),
             _row_function(spec, reads, writes),
             SLAB_BEGIN * gather,
             loop(spec, f"{sizes}, {_arguments(reads, writes)}", reads, writes),
         )
     )
+
+
+def head(title: str, dtype: torch.dtype) -> str:
+    """The vectors that the text of a coupling is written in."""
+    return _HEAD.format(title=title, vectors=vector_text(dtype))
 
 
 def _arguments(reads: list[str], writes: list[str], vector: str = "") -> str:

@@ -1,0 +1,1 @@
+"""The equivariant convolution with the last layer of the radial network inside."""

@@ -1,0 +1,90 @@
+"""What a pass computes: its arrays, the terms of the trilinear generator, and the matrix products around them.
+
+With w = h W the convolution is F(x, y, w, g) of `sciml_kernels.trilinear.emit`. Letters name the sides: x, y, h, W, g.
+The first order adds gh = gw W^T and gW = h^T gw to the gradients of F. The second order has the tangent
+vw = vh W + h vW; with gw the gradient of all terms to w, and gv that to vw,
+
+    gh = gw W^T + gv vW^T,    gW = h^T gw + vh^T gv.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, second_order
+
+# The tangents of which a gradient of the second order is a function.
+_SOURCES = {"x": "yhW", "y": "xhW", "h": "xyW", "W": "xyh", "g": "xyhW"}
+
+
+def reachable(tangents: str, wants: str) -> str:
+    """The gradients among `wants` (a subset of "xyhWg") that the tangents present do not leave zero."""
+    return "".join(want for want in wants if set(tangents) & set(_SOURCES[want]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One compiled call: gradients of F (no tangents: forward and backward), or of the second order.
+
+    Attributes:
+        tangents: those present, a subset of "xyhW".
+        wants: the gradients computed, a subset of "xyhWg", each one reachable.
+    """
+
+    tangents: str
+    wants: str
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Of the trilinear generator."""
+        if not self.tangents:
+            return FIRST_ORDER
+        of_weights = "h" in self.tangents or "W" in self.tangents
+        return second_order("".join(name for name in "xy" if name in self.tangents) + "w" * of_weights)
+
+    @property
+    def trilinear_wants(self) -> str:
+        """What the trilinear generator is asked for: x, y, g as they are, w and v where a matrix product follows."""
+        followed = {gradient for gradient, _ in (*self.products_of_h, *self.products_of_matrix)}
+        return "".join(name for name in "xyg" if name in self.wants) + "".join(sorted(followed, reverse=True))
+
+    @property
+    def reads(self) -> list[str]:
+        """The arrays read, in the order of the compiled function's arguments."""
+        forward = self.wants == "g" and not self.tangents
+        return ["x", "y", "h", "W", *([] if forward else ["g"]), *("v" + name for name in self.tangents)]
+
+    @property
+    def writes(self) -> list[str]:
+        """The arrays written, in the order of the arguments."""
+        return [f"out_{want}" for want in self.wants]
+
+    @property
+    def products_of_weights(self) -> dict[str, list[tuple[str, str]]]:
+        """The rows and matrices whose products sum to w and to vw, where those are read."""
+        if not set(self.wants) & set("xyg"):
+            return {}
+        sums = {
+            "w": [("h", "W")],
+            "vw": [("vh", "W")] * ("h" in self.tangents) + [("h", "vW")] * ("W" in self.tangents),
+        }
+        used = {term.w for term in self.terms}
+        return {name: products for name, products in sums.items() if name in used}
+
+    @property
+    def products_of_h(self) -> list[tuple[str, str]]:
+        """What sums to the gradient to h: a gradient of weights ("w" or "v") and the matrix that is transposed."""
+        if "h" not in self.wants:
+            return []
+        return [("w", "W")] * self._of_w + [("v", "vW")] * ("W" in self.tangents)
+
+    @property
+    def products_of_matrix(self) -> list[tuple[str, str]]:
+        """What sums to the gradient to W: a gradient of weights and the rows that are transposed."""
+        if "W" not in self.wants:
+            return []
+        return [("w", "h")] * self._of_w + [("v", "vh")] * ("h" in self.tangents)
+
+    @property
+    def _of_w(self) -> bool:
+        return any(term.w == "w" for term in self.terms)
