@@ -1,8 +1,9 @@
 """Equivariant operations for force training: one spec, a plain-torch definition, generated kernels to second order."""
 
 from sciml_kernels.convolution.op import conv
+from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spherical_harmonics
 from sciml_kernels.edges import Edges
 from sciml_kernels.product.op import product
 from sciml_kernels.trilinear.spec import Path, Spec
 
-__all__ = ["Edges", "Path", "Spec", "conv", "product"]
+__all__ = ["EdgeEmbedding", "Edges", "Path", "Spec", "conv", "edge_embedding", "product", "spherical_harmonics"]

@@ -30,3 +30,9 @@ def check_alike(name: str, x: Tensor, **others: Tensor) -> None:
             raise ValueError(f"{other}: found {tensor.dtype}, expected {x.dtype} as {name}")
         if tensor.device != x.device:
             raise ValueError(f"{other}: found on {tensor.device}, expected on {x.device} as {name}")
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise ValueError unless `value` is an integer within least..most."""
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}: found {value!r}, expected an integer within {least}..{most}")

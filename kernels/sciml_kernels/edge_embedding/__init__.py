@@ -1,0 +1,1 @@
+"""Spherical harmonics, radial basis and cutoff envelope of edge vectors."""

@@ -1,0 +1,198 @@
+"""The C++ emitter: one source file with one function `run` per pass and dtype.
+
+Rows are taken in blocks of as many as a vector of 64 bytes has lanes. A block is transposed into one vector per column,
+the expressions are evaluated on whole vectors, and the results are transposed back; both transpositions are perfect
+shuffles within registers. The last, partial block goes through padded copies. Every row is written once, by one thread.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sciml_kernels.cpp_vector import vector_text
+from sciml_kernels.rowwise.expression import Expression, reachable
+from sciml_kernels.rowwise.function import Pass
+from sciml_kernels.rowwise.special import lowered
+
+_SUFFIX = {torch.float32: "f", torch.float64: ""}  # of a number
+
+_COLUMNS = """
+INLINE vec splat(real x) {{ return x - vec{{}}; }}
+INLINE vec sqrt(vec x) {{
+#pragma omp simd
+  for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrt{suffix}(x[lane]);
+  return x;
+}}
+INLINE vec floor(vec x) {{
+#pragma omp simd
+  for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_floor{suffix}(x[lane]);
+  return x;
+}}
+
+// N columns of LANES rows: in v[0..N) one column per vector, in memory N neighbours of each row, rows `stride` apart.
+// Seen as one array, a perfect shuffle moves the highest bit of an index to the bottom; after log2 N of them the bits
+// of the column have come from the top to the bottom.
+template <int N, int BIT = 1> INLINE void interleave(vec* v) {{
+  if constexpr (BIT < N) {{
+    vec w[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N / 2; i++) {{
+      w[2 * i] = __builtin_shufflevector(v[i], v[i + N / 2], {low});
+      w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + N / 2], {high});
+    }}
+#pragma GCC unroll 16
+    for (int i = 0; i < N; i++) v[i] = w[i];
+    interleave<N, 2 * BIT>(v);
+  }}
+}}
+template <int N, int BIT = 1> INLINE void separate(vec* v) {{
+  if constexpr (BIT < N) {{
+    vec w[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N / 2; i++) {{
+      w[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], {even});
+      w[i + N / 2] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], {odd});
+    }}
+#pragma GCC unroll 16
+    for (int i = 0; i < N; i++) v[i] = w[i];
+    separate<N, 2 * BIT>(v);
+  }}
+}}
+template <int N> INLINE void put_columns(real* p, int stride, vec* v) {{
+  interleave<N>(v);
+#pragma GCC unroll 16
+  for (int row = 0; row < LANES; row++) std::memcpy(p + row * stride, (const real*)v + row * N, N * sizeof(real));
+}}
+template <int N> INLINE void get_columns(const real* p, int stride, vec* v) {{
+#pragma GCC unroll 16
+  for (int row = 0; row < LANES; row++) std::memcpy((real*)v + row * N, p + row * stride, N * sizeof(real));
+  separate<N>(v);
+}}
+"""
+
+_BLOCK = """
+// LANES rows, which lie one after another.
+static void block({arguments}) {{
+{body}
+}}
+
+extern "C" void run(int threads, int64_t rows, {arguments}) {{
+  const int64_t whole = rows / LANES, rest = rows % LANES;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t b = 0; b < whole; b++) block({blocks});
+  if (!rest) return;
+{padded}
+}}
+"""
+
+
+def source(name: str, work: Pass, dtype: torch.dtype) -> str:
+    """The C++ file; `run(threads, rows, arrays read..., arrays written...)`."""
+    suffix, lanes = _SUFFIX[dtype], 64 // dtype.itemsize
+    head = f"// {name}\n{vector_text(dtype)}{_COLUMNS.format(suffix=suffix, **_shuffles(lanes))}"
+    widths = work.reads | {f"out_{array}": len(row) for array, row in work.writes.items()}
+    arguments = [f"{'' if array.startswith('out_') else 'const '}real* {array}" for array in widths]
+    lines = [
+        *(line for array, width in work.reads.items() for line in _read(array, width, lanes)),
+        *_arithmetic(work, torch.finfo(dtype).eps, suffix),
+        *(line for array, row in work.writes.items() for line in _write(f"out_{array}", len(row), lanes)),
+    ]
+    return head + _BLOCK.format(
+        arguments=", ".join(arguments),
+        body=_indent(lines),
+        blocks=", ".join(f"{array} + b * LANES * {width}" for array, width in widths.items()),
+        padded=_indent(_padded(widths)),
+    )
+
+
+def _shuffles(lanes: int) -> dict[str, str]:
+    half = range(lanes // 2)
+    pairs = {"low": [(i, lanes + i) for i in half], "high": [(lanes // 2 + i, lanes + lanes // 2 + i) for i in half]}
+    index = {name: [i for pair in value for i in pair] for name, value in pairs.items()}
+    index |= {"even": list(range(0, 2 * lanes, 2)), "odd": list(range(1, 2 * lanes, 2))}
+    return {name: ", ".join(map(str, value)) for name, value in index.items()}
+
+
+def _pieces(width: int, lanes: int) -> list[tuple[int, int]]:
+    """(first column, number of columns), powers of two, the largest first."""
+    pieces, start = [], 0
+    while start < width:
+        size = lanes
+        while size > width - start:
+            size //= 2
+        pieces.append((start, size))
+        start += size
+    return pieces
+
+
+def _read(array: str, width: int, lanes: int) -> list[str]:
+    pieces = [
+        f"get_columns<{n}>({array} + {start}, {width}, {array}_ + {start});" for start, n in _pieces(width, lanes)
+    ]
+    return [f"vec {array}_[{width}];", *pieces]
+
+
+def _write(array: str, width: int, lanes: int) -> list[str]:
+    return [f"put_columns<{n}>({array} + {start}, {width}, {array}_ + {start});" for start, n in _pieces(width, lanes)]
+
+
+def _padded(widths: dict[str, int]) -> list[str]:
+    """The last rows by way of arrays that are as long as a whole block."""
+    before, after, names = [], [], []
+    for array, width in widths.items():
+        names.append(f"{array}_")
+        rows, size = f"{array} + whole * LANES * {width}", f"rest * {width} * sizeof(real)"
+        before.append(f"real {array}_[LANES * {width}] = {{}};")
+        if array.startswith("out_"):
+            after.append(f"std::memcpy({rows}, {array}_, {size});")
+        else:
+            before.append(f"std::memcpy({array}_, {rows}, {size});")
+    return [*before, f"block({', '.join(names)});", *after]
+
+
+def _arithmetic(work: Pass, epsilon: float, suffix: str) -> list[str]:
+    """One statement per node, then the columns of the results."""
+    roots = lowered([node for row in work.writes.values() for node in row], epsilon)
+    names = {node.index: _name(node, suffix) for node in reachable(roots)}
+    lines = [
+        f"const auto {names[node.index]} = {_expression(node, names)};"
+        for node in reachable(roots)
+        if node.operation not in ("constant", "input")
+    ]
+    results = iter(roots)
+    for array, row in work.writes.items():
+        columns = [_vector(next(results), names) for _ in row]
+        lines.append(f"vec out_{array}_[{len(row)}] = {{{', '.join(columns)}}};")
+    return lines
+
+
+def _name(node: Expression, suffix: str) -> str:
+    if node.operation == "constant":
+        return f"{node.value!r}{suffix}"
+    if node.operation == "input":
+        assert isinstance(node.detail, tuple)
+        array, component = node.detail
+        return f"{array}_[{component}]"
+    return f"t{node.index}"
+
+
+def _vector(node: Expression, names: dict[int, str]) -> str:
+    name = names[node.index]
+    return f"splat({name})" if node.operation == "constant" else name
+
+
+def _expression(node: Expression, names: dict[int, str]) -> str:
+    if node.operation == "select":
+        condition, yes, no = node.operands
+        return f"{names[condition.index]} ? {_vector(yes, names)} : {_vector(no, names)}"
+    signs = {"add": "+", "multiply": "*", "divide": "/", "less": "<"}
+    operands = [names[operand.index] for operand in node.operands]
+    if node.operation == "add" and node.operands[1].operation == "negate":
+        return f"{operands[0]} - {names[node.operands[1].operands[0].index]}"
+    if node.operation in signs:
+        return f"{operands[0]} {signs[node.operation]} {operands[1]}"
+    return f"-{operands[0]}" if node.operation == "negate" else f"{node.operation}({operands[0]})"
+
+
+def _indent(lines: list[str]) -> str:
+    return "\n".join("  " + line for line in lines)
