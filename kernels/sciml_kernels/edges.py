@@ -63,5 +63,65 @@ class Edges:
     @cached_property
     def pointers(self) -> Tensor:
         """(num_nodes + 1,) int64: the edges of receiver n are pointers[n] to pointers[n + 1]."""
-        nodes = torch.arange(self.num_nodes + 1, device=self.receivers.device)
-        return torch.searchsorted(self.receivers.contiguous(), nodes)
+        return _pointers(self.receivers, self.num_nodes)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(edges,) int64: the edges sorted by sender; those of one sender keep their order."""
+        return torch.argsort(self.senders, stable=True)
+
+    @cached_property
+    def sender_pointers(self) -> Tensor:
+        """(num_senders + 1,) int64: the edges of sender n are order[sender_pointers[n] : sender_pointers[n + 1]]."""
+        return _pointers(self.senders[self.order], self.num_senders)
+
+    @cached_property
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """The edges of the receivers in pieces of limited length, see `cut_rows`."""
+        return cut_rows(self.pointers, self.num_edges)
+
+    @cached_property
+    def sender_pieces(self) -> tuple[Tensor, Tensor]:
+        """The same of the senders."""
+        return cut_rows(self.sender_pointers, self.num_edges)
+
+    def tables(self, backend: str, by_sender: bool) -> list[Tensor]:
+        """What a compiled convolution walks along; `by_sender` adds what the gradient to x needs."""
+        if backend == "cpu":
+            return [self.senders, self.pointers]
+        tables = [self.senders, self.pointers, self.receivers, *self.pieces]
+        return [*tables, self.order, *self.sender_pieces] if by_sender else tables
+
+
+def cut_rows(pointers: Tensor, num_edges: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+    """Cut compressed rows into pieces, so that one program of a GPU never walks a very long one alone.
+
+    The number of pieces depends on shapes only, so that nothing waits for the device: nodes + edges // longest.
+
+    Args:
+        pointers: (nodes + 1,), the entries of node n are pointers[n] to pointers[n + 1].
+        num_edges: entries in all.
+        longest: the most entries of a piece; by default 8 times the mean, and 64 at least.
+
+    Returns:
+        pieces (pieces, 3): node, first entry, end. Piece n < nodes is the first of node n, the further ones follow in
+        order of their nodes; those that are not needed are empty.
+        extras (nodes + 1,): the further pieces of node n are nodes + extras[n] to nodes + extras[n + 1].
+    """
+    nodes = pointers.shape[0] - 1
+    longest = longest or max(64, 8 * -(-num_edges // max(nodes, 1)))
+    further = (pointers.diff() - 1).clamp(min=0) // longest
+    extras = torch.cat([further.new_zeros(1), further.cumsum(0)])
+    index = torch.arange(num_edges // longest, device=pointers.device)
+    owner = torch.searchsorted(extras[1:], index, right=True)
+    needed = owner < nodes
+    owner = owner.clamp(max=nodes - 1)
+    node = torch.cat([torch.arange(nodes, device=pointers.device), owner])
+    first = torch.cat([pointers[:-1], pointers[owner] + (index - extras[owner] + 1) * longest])
+    end = torch.minimum(first + longest, pointers[node + 1])
+    end[nodes:] = torch.where(needed, end[nodes:], first[nodes:])
+    return torch.stack([node, first, end], 1), extras
+
+
+def _pointers(ascending: Tensor, nodes: int) -> Tensor:
+    return torch.searchsorted(ascending.contiguous(), torch.arange(nodes + 1, device=ascending.device))

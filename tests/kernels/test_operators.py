@@ -77,14 +77,14 @@ def test_equivariance(name: str, backend: str, inversion: int, double: None) -> 
 def test_opcheck(gather: bool) -> None:
     spec, graph = SPECS["separate"], edges(6, 25)
     x, y, w = inputs(spec, 6, 25 if gather else 6, torch.float64)
-    index = (graph.senders, graph.pointers) if gather else (None, None)
+    rest = (graph.tables("cpu", True) if gather else [], spec.key, "cpu")
     g = torch.randn(6, spec.dim_out, dtype=torch.float64)
     vx, vy, vw = (torch.randn_like(tensor) for tensor in (x, y, w))
     leaves = [tensor.requires_grad_() for tensor in (x, y, w)]
     operators = torch.ops.sciml_kernels
-    torch.library.opcheck(operators.trilinear.default, (*leaves, *index, spec.key))
-    torch.library.opcheck(operators.trilinear_backward.default, (g.requires_grad_(), *leaves, *index, spec.key, "xyw"))
-    arguments = (vx, vy, vw, g.detach(), *(leaf.detach() for leaf in leaves), *index, spec.key, "gxyw")
+    torch.library.opcheck(operators.trilinear.default, (*leaves, *rest))
+    torch.library.opcheck(operators.trilinear_backward.default, (g.requires_grad_(), *leaves, *rest, "xyw"))
+    arguments = (vx, vy, vw, g.detach(), *(leaf.detach() for leaf in leaves), *rest, "gxyw")
     torch.library.opcheck(operators.trilinear_double_backward.default, arguments)
 
 

@@ -27,5 +27,5 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
     if chosen == "reference":
         out = contract(flat_x, flat_y, flat_w, spec)
     else:
-        out = trilinear(flat_x, flat_y, flat_w, None, None, spec.key)
+        out = trilinear(flat_x, flat_y, flat_w, [], spec.key, chosen)
     return shaped_rows(out, x, spec.dim_out)

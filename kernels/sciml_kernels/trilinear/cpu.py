@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,29 +41,24 @@ def kernel(key: str, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], 
 
 
 def launch(
-    key: str,
-    arrays: Mapping[str, Tensor],
-    senders: Tensor | None,
-    pointers: Tensor | None,
-    terms: tuple[Term, ...],
-    wants: str,
+    key: str, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], terms: tuple[Term, ...], wants: str
 ) -> dict[str, Tensor]:
-    """Gradients `wants` of the sum of `terms`, of a convolution where edges are given, else of a node-wise product.
+    """Gradients `wants` of the sum of `terms`, of a convolution where there are tables, else of a node-wise product.
 
     Args:
         key: of the spec.
         arrays: x, y, w and, where the terms need them, g and tangents vx, vy, vw, all flat.
-        senders, pointers: of the edges, both or none.
+        tables: senders and pointers of the edges, or none.
         terms, wants: see `sciml_kernels.trilinear.emit`.
     """
     x, w = arrays["x"], arrays["w"]
-    function, reads, dims = kernel(key, x.dtype, senders is not None, terms, wants)
+    function, reads, dims = kernel(key, x.dtype, bool(tables), terms, wants)
     inputs = [arrays[name].contiguous() for name in reads]
     rows_x, rows = x.shape[0], w.shape[0]
     index: tuple[int, ...] = ()
     nodes = rows_x
-    if senders is not None and pointers is not None:
-        senders, pointers = senders.contiguous(), pointers.contiguous()
+    if tables:
+        senders, pointers = (table.contiguous() for table in tables)
         nodes = pointers.shape[0] - 1
         index = (rows_x, senders.data_ptr(), pointers.data_ptr())
     counts = {"x": rows_x, "y": rows, "w": rows, "g": nodes}

@@ -1,0 +1,279 @@
+"""The Triton emitter: one source file with one kernel for the paths of one part of a pass.
+
+From the inside out: a function per distinct coupling; a loop over rows (edges, or rows of a product), each of which
+loads what the paths need, calls the functions and stores; and around it what a node holds in registers.
+
+A program serves one block of channels of one piece of a node's edges (see `Edges`), or some rows of a product. The node
+is the receiver or the sender ("walk"); its own rows are read once, its gradient is summed in registers and stored in
+the row of the piece. Everything else is read and stored at every edge. Nothing is shared between programs: no atomics,
+no barriers where a program is one warp, and results that repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from sciml_kernels.trilinear.emit import Step, Term, emit
+from sciml_kernels.trilinear.parts import Part, Walk, arrays_read
+from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
+
+REAL = {torch.float32: "tl.float32", torch.bfloat16: "tl.float32", torch.float64: "tl.float64"}
+NAME = "trilinear"
+
+_HEAD = """# {title}
+import triton
+import triton.language as tl
+"""
+
+_KERNEL = """
+
+@triton.jit(do_not_specialize=["count"])
+def {name}({arguments}, count: tl.int64):
+    c = tl.program_id(1) * {block} + tl.arange(0, {block})
+"""
+
+_PIECE = """    piece = tl.program_id(0).to(tl.int64)
+    node = tl.load(pieces + 3 * piece)
+"""
+
+_LOOP = {
+    "rows": """    for row in range(tl.program_id(0).to(tl.int64), count, tl.num_programs(0)):
+""",
+    "receiver": """    for row in range(tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)):
+        other = tl.load(senders + row)
+""",
+    "sender": """    for at in range(tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)):
+        row = tl.load(order + at)
+        other = tl.load(receivers + row)
+""",
+}
+
+TABLES = {"rows": (), "receiver": ("pieces", "senders"), "sender": ("pieces", "order", "receivers")}
+HELD = {"rows": "", "receiver": "g", "sender": "x"}
+OTHER = {"rows": "", "receiver": "x", "sender": "g"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """The source of one kernel.
+
+    Attributes:
+        source: the file; the kernel in it is `NAME`.
+        reads, writes, tables: names of its arguments, in this order; the last one is `count`, the number of rows.
+        blocks: programs along the channels.
+    """
+
+    source: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    tables: tuple[str, ...]
+    blocks: int
+
+
+def source(
+    spec: Spec,
+    part: Part,
+    dtype: torch.dtype,
+    walk: Walk,
+    terms: tuple[Term, ...],
+    wants: str,
+    earlier: Iterable[Part] = (),
+    slab: int = 0,
+) -> Text:
+    """The kernel of one part.
+
+    Args:
+        spec, terms, wants: see `sciml_kernels.trilinear.emit`.
+        part: its paths.
+        dtype: of the tensors; bfloat16 is computed in float32.
+        walk: what a program walks along.
+        earlier: the parts that ran before; what they stored, this one adds to.
+        slab: the first of the slabs of this part's gradient to a y without channels, one for each block of channels.
+    """
+    return _Kernel(spec, part, REAL[dtype], walk, terms, wants, tuple(earlier), slab).text()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    spec: Spec
+    part: Part
+    real: str
+    walk: Walk
+    terms: tuple[Term, ...]
+    wants: str
+    earlier: tuple[Part, ...]
+    slab: int
+
+    def text(self) -> Text:
+        reads, writes, tables = arrays_read(self.terms, self.wants), self.writes, TABLES[self.walk]
+        arguments = ", ".join((*reads, *writes, *tables))
+        pieces = (
+            _HEAD.format(title=f"{self.spec.key}; paths {self.part.paths}; wants {self.wants}"),
+            *dict.fromkeys(_coupling(path, emit(path, self.terms, self.wants)) for path in self.paths),
+            _KERNEL.format(name=NAME, arguments=arguments, block=self.part.block),
+            f"    mask = c < {self.mul}\n" if self.masked else "",
+            _PIECE if HELD[self.walk] else "",
+            *_lines(4, self._held(reads)),
+            _LOOP[self.walk],
+            *_lines(8, self._row(reads)),
+            *_lines(4, self._end()),
+        )
+        return Text("".join(pieces), reads, writes, tables, -(-self.mul // self.part.block))
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.spec.paths[index] for index in self.part.paths]
+
+    @property
+    def mul(self) -> int:
+        return self.spec.irreps_x[self.paths[0].x].mul
+
+    @property
+    def masked(self) -> bool:
+        return self.mul % self.part.block != 0
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(f"out_{want}" for want in self.wants)
+
+    def _held(self, reads: tuple[str, ...]) -> Iterator[str]:
+        """Before the loop: rows of the node, and sums to which every edge adds."""
+        kind = HELD[self.walk]
+        for name in reads:
+            if name[-1] == kind:
+                yield from self._load_row(name, "node")
+        if kind and kind in self.wants:
+            yield self._pointer(f"out_{kind}", "piece")
+            yield from self._begin_sums(f"out_{kind}")
+
+    def _row(self, reads: tuple[str, ...]) -> Iterator[str]:
+        """In the loop: load what belongs to this row, call the coupling of every path, store."""
+        held, other = HELD[self.walk], OTHER[self.walk]
+        for name in reads:
+            if name[-1] != held:
+                yield from self._load_row(name, "other" if name[-1] == other else "row")
+        stored = [name for name in self.writes if name[-1] != held]
+        for name in stored:
+            yield self._pointer(name, "row")
+            if name != "out_w":
+                yield from self._begin_sums(name)
+        for index, path in zip(self.part.paths, self.paths, strict=True):
+            yield self._call(index, path)
+        for name in stored:
+            yield from self._store(name)
+
+    def _end(self) -> Iterator[str]:
+        kind = HELD[self.walk]
+        if kind and kind in self.wants:
+            yield from self._store(f"out_{kind}")
+
+    def _call(self, index: int, path: Path) -> str:
+        results, arguments = _signature(emit(path, self.terms, self.wants))
+        slots = {"x": path.x, "y": path.y, "g": path.out, "w": index}
+
+        def global_name(name: tuple[str, int]) -> str:
+            array, component = name
+            return _value(array, slots[array[-1]], component)
+
+        call = f"{_coupling_name(path)}({', '.join(map(global_name, arguments))})"
+        return f"{', '.join(map(global_name, results))} = {call}"
+
+    def _values(self, name: str, parts: Iterable[Part] | None = None) -> dict[tuple[int, int], int]:
+        """The (slot, component) of this kind that the paths touch, and where each lies in a row."""
+        paths = [index for part in (parts or (self.part,)) for index in part.paths]
+        if name[-1] == "w":
+            starts = weight_offsets(self.spec)
+            return {(index, 0): starts[index] for index in paths}
+        irreps = {"x": self.spec.irreps_x, "y": self.spec.irreps_y, "g": self.spec.irreps_out}[name[-1]]
+        chosen = [self.spec.paths[index] for index in paths]
+        slots = sorted({{"x": path.x, "y": path.y, "g": path.out}[name[-1]] for path in chosen})
+        if name == "out_y" and not self.spec.y_channels:
+            slots = list(range(len(irreps)))  # a slab is stored whole
+        starts = offsets(irreps)
+        return {
+            (slot, component): starts[slot] + component * irreps[slot].mul
+            for slot in slots
+            for component in range(irreps[slot].ir.dim)
+        }
+
+    def _shared(self, name: str) -> bool:
+        """Whether this is a y without channels, one number for all of them."""
+        return name[-1] == "y" and not self.spec.y_channels
+
+    def _pointer(self, name: str, row: str) -> str:
+        dims = {"x": self.spec.dim_x, "y": self.spec.dim_y, "w": self.spec.dim_w, "g": self.spec.dim_out}
+        if name == "out_y" and self._shared(name):
+            row = f"(({self.slab} + tl.program_id(1)) * count + {row})"
+        return f"{name}_row = {name} + {row} * {dims[name[-1]]}" + ("" if self._shared(name) else " + c")
+
+    def _load_row(self, name: str, row: str) -> Iterator[str]:
+        yield self._pointer(name, row)
+        for (slot, component), offset in self._values(name).items():
+            yield f"{_value(name, slot, component)} = {self._load(name, offset)}"
+
+    def _load(self, name: str, offset: int) -> str:
+        mask = ", mask=mask, other=0" if self.masked and not self._shared(name) else ""
+        return f"tl.load({name}_row + {offset}{mask}).to({self.real})"
+
+    def _begin_sums(self, name: str) -> Iterator[str]:
+        """Zeros, or what an earlier part has stored."""
+        before = self._values(name, self.earlier) if self.earlier and not self._shared(name) else {}
+        for (slot, component), offset in self._values(name).items():
+            zero = f"tl.zeros([{self.part.block}], {self.real})"
+            yield f"{_value(name, slot, component)} = " + (
+                self._load(name, offset) if (slot, component) in before else zero
+            )
+
+    def _store(self, name: str) -> Iterator[str]:
+        for (slot, component), offset in self._values(name).items():
+            value = _value(name, slot, component)
+            if self._shared(name):
+                yield f"tl.store({name}_row + {offset}, tl.sum({value}))"
+            else:
+                yield f"tl.store({name}_row + {offset}, {value}" + (", mask=mask)" if self.masked else ")")
+
+
+def _value(array: str, slot: int, component: int) -> str:
+    return f"{array}_{slot}" if array[-1] == "w" else f"{array}_{slot}_{component}"
+
+
+def _coupling_name(path: Path) -> str:
+    l_x, l_y, l_out = path.degrees
+    return f"couple_{l_x}_{l_y}_{l_out}"
+
+
+def _signature(steps: list[Step]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The (array, component) that a coupling returns, and those that it takes: what it loads and what it adds to."""
+    results = [(step.name, step.component) for step in steps if step.kind in ("add", "put")]
+    loads = [(step.expression, step.component) for step in steps if step.kind == "load"]
+    return results, loads + [(step.name, step.component) for step in steps if step.kind == "add"]
+
+
+def _coupling(path: Path, steps: list[Step]) -> str:
+    """A function of the values of one path; sums are written as chains, which become fused multiply-adds."""
+    results, arguments = _signature(steps)
+    names = ", ".join(f"{array}{component}" for array, component in arguments)
+    lines = [f"\n\n@triton.jit\ndef {_coupling_name(path)}({names}):\n"]
+    declared: set[str] = set()
+    for step in steps:
+        if step.kind in ("sum", "couple") and step.name in declared:
+            lines.append(f"    {step.name} = {step.name} + {step.expression}\n")
+        elif step.kind == "add":
+            name = f"{step.name}{step.component}"
+            lines.append(f"    {name} = {name} + {step.expression}\n")
+        elif step.kind == "put":
+            lines.append(f"    {step.name}{step.component} = {step.expression}\n")
+        elif step.kind != "load":
+            lines.append(f"    {step.name} = {step.expression}\n")
+        declared.add(step.name)
+    lines.append(f"    return {', '.join(f'{array}{component}' for array, component in results)}\n")
+    return "".join(lines)
+
+
+def _lines(indent: int, lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield textwrap.indent(line, " " * indent) + "\n"
