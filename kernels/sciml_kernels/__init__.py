@@ -3,7 +3,21 @@
 from sciml_kernels.convolution.op import conv
 from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spherical_harmonics
 from sciml_kernels.edges import Edges
+from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
 from sciml_kernels.product.op import product
 from sciml_kernels.trilinear.spec import Path, Spec
 
-__all__ = ["EdgeEmbedding", "Edges", "Path", "Spec", "conv", "edge_embedding", "product", "spherical_harmonics"]
+__all__ = [
+    "EdgeEmbedding",
+    "Edges",
+    "Path",
+    "Spec",
+    "conv",
+    "degree_linear",
+    "degree_norm",
+    "edge_embedding",
+    "gate",
+    "product",
+    "silu",
+    "spherical_harmonics",
+]

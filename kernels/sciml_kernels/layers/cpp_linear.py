@@ -14,7 +14,6 @@ from sciml_kernels.cpp_vector import vector_text
 from sciml_kernels.layers.cpp_norm import NORM
 
 _CONSTANTS = """// linear map per degree: {degrees} degrees, {channels_in} -> {channels_out} channels, normed: {normed}
-#include <cmath>
 #include <memory>
 {vector}
 constexpr int DEGREES = {degrees}, COMPONENTS = DEGREES * DEGREES, CHANNELS = {channels_in}, OUT = {channels_out};
@@ -23,20 +22,40 @@ constexpr int BLOCK = 256 / COMPONENTS > 8 ? 256 / COMPONENTS : 8;  // nodes who
 """
 
 _PRODUCTS = """
+// What a product starts from: `rows` of features with `components`, plus `bias` for the invariants; each may be absent.
+struct Start {
+  const real* bias = nullptr;
+  const real* rows = nullptr;
+  int64_t components = 0;
+
+  // That of degree l alone; a degree that the rows do not have starts from zero.
+  Start degree(int l, int width) const {
+    return Start{l ? nullptr : bias, rows && l * l < components ? rows + l * l * width : nullptr, components};
+  }
+  Start from(int64_t node, int64_t channel, int width) const {
+    const int64_t offset = node * components * width + channel;
+    return Start{bias ? bias + channel : nullptr, rows ? rows + offset : nullptr, components};
+  }
+};
+
+// The VECTORS vectors at p, the last with TAIL lanes; zero where p is null.
+template <int VECTORS, int TAIL> INLINE vec piece(const real* p, int v) {
+  return !p ? vec{} : v + 1 < VECTORS ? load(p + v * LANES) : load<TAIL>(p + v * LANES);
+}
+
 // A tile of out = a b[L] + start: the rows of degree L of NODES nodes, VECTORS vectors of the channels of out, the last
-// with TAIL lanes. `start` may be null.
+// with TAIL lanes. Pointers are those of the tile.
 template <int L, int NODES, int VECTORS, int TAIL, int FROM, int TO>
-INLINE void product_tile(const real* a, const real* b, const real* start, int64_t start_node, int64_t start_row,
-                         real* out) {
+INLINE void product_tile(const real* a, const real* b, Start start, real* out) {
   constexpr int WIDTH = 2 * L + 1, ROWS = NODES * WIDTH;
   vec sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++) {
-    const real* from = start + r / WIDTH * start_node + r % WIDTH * start_row;
+    const real* rows = start.rows ? start.rows + (r / WIDTH * start.components + r % WIDTH) * TO : nullptr;
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; v++) {
-      if (!start) sum[r][v] = vec{};
-      else sum[r][v] = v + 1 < VECTORS ? load(from + v * LANES) : load<TAIL>(from + v * LANES);
+      sum[r][v] = piece<VECTORS, TAIL>(rows, v);
+      if (L == 0) sum[r][v] += piece<VECTORS, TAIL>(start.bias, v);
     }
   }
   multiply(sum, a, [](int r) { return r / WIDTH * COMPONENTS * FROM + r % WIDTH * FROM; }, 1, b, padded(TO), FROM);
@@ -53,15 +72,14 @@ INLINE void product_tile(const real* a, const real* b, const real* start, int64_
 
 // All nodes of one panel of VECTORS vectors: tiles of NODES, then of half as many, ..., then of one.
 template <int L, int NODES, int VECTORS, int TAIL, int FROM, int TO>
-INLINE void product_panel(int64_t nodes, const real* a, const real* b, const real* start, int64_t start_node,
-                          int64_t start_row, real* out) {
-  for (; nodes >= NODES; nodes -= NODES) {
-    product_tile<L, NODES, VECTORS, TAIL, FROM, TO>(a, b, start, start_node, start_row, out);
-    a += NODES * COMPONENTS * FROM, out += NODES * COMPONENTS * TO;
-    if (start) start += NODES * start_node;
-  }
+INLINE void product_panel(int64_t nodes, const real* a, const real* b, Start start, real* out) {
+  int64_t n = 0;
+  for (; n + NODES <= nodes; n += NODES)
+    product_tile<L, NODES, VECTORS, TAIL, FROM, TO>(a + n * COMPONENTS * FROM, b, start.from(n, 0, TO),
+                                                    out + n * COMPONENTS * TO);
   if constexpr (NODES > 1)
-    product_panel<L, NODES / 2, VECTORS, TAIL, FROM, TO>(nodes, a, b, start, start_node, start_row, out);
+    product_panel<L, NODES / 2, VECTORS, TAIL, FROM, TO>(nodes - n, a + n * COMPONENTS * FROM, b, start.from(n, 0, TO),
+                                                         out + n * COMPONENTS * TO);
 }
 
 // f(position, number of vectors, lanes of the last) for pairs of vectors that cover COUNT channels.
@@ -72,24 +90,14 @@ template <int COUNT, class F> INLINE void each_panel(F f) {
   else if constexpr (REST > 0) f(WHOLE, Lanes<1>(), Lanes<REST>());
 }
 
-// What a product starts from: `rows` of features with `components`, or else `bias` for the invariants, or else zero.
-struct Start {
-  const real* bias = nullptr;
-  const real* rows = nullptr;
-  int64_t components = 0;
-};
-
 // out = a b + start for all degrees from L on; b is (DEGREES, FROM, TO) with padded rows.
 template <int FROM, int TO, int L = 0>
 static void product(int64_t nodes, const real* a, const real* b, Start start, real* out) {
   constexpr int WIDTH = 2 * L + 1, FIRST = L * L;
-  const bool inside = start.rows && FIRST < start.components;
-  const real* from = inside ? start.rows + FIRST * TO : L == 0 ? start.bias : nullptr;
-  const int64_t start_node = inside ? start.components * TO : 0, start_row = inside ? TO : 0;
+  const Start own = start.degree(L, TO);
   each_panel<TO>([&](int j, auto vectors, auto tail) __attribute__((always_inline)) {
     product_panel<L, (WIDTH < 14 ? 14 / WIDTH : 1), vectors(), tail(), FROM, TO>(
-        nodes, a + FIRST * FROM, b + L * FROM * padded(TO) + j, from ? from + j : from, start_node, start_row,
-        out + FIRST * TO + j);
+        nodes, a + FIRST * FROM, b + L * FROM * padded(TO) + j, own.from(0, j, TO), out + FIRST * TO + j);
   });
   if constexpr (L + 1 < DEGREES) product<FROM, TO, L + 1>(nodes, a, b, start, out);
 }
@@ -152,34 +160,44 @@ static Buffer transposed_weights(const real* w) {
 // The nodes of thread t, a block at a time.
 struct Blocks {
   int64_t node, last, count;
-  Blocks(int64_t t, int64_t threads, int64_t nodes) : node(nodes * t / threads), last(nodes * (t + 1) / threads) { cut(); }
+  Blocks(int64_t t, int64_t threads, int64_t nodes)
+      : node(nodes * t / threads), last(nodes * (t + 1) / threads) { cut(); }
   void next() { node += count, cut(); }
   void cut() { count = last - node < BLOCK ? last - node : BLOCK; }
 };
 
-// Gradients to the weights: thread 0 sums in the result, every other one in a slab of its own.
+// A sum over nodes of `size` elements: thread 0 sums in the result, every other one in a slab of its own.
 struct Slabs {
   real* result;
-  int threads;
+  int64_t size, threads;
   Buffer others;
   Slabs(real* out, int64_t size, int threads)
-      : result(out), threads(threads), others(scratch(out && threads > 1, (threads - 1) * DEGREES * WEIGHTS)) {
-    if (out) std::memset(out, 0, size * sizeof(real));
-  }
+      : result(out), size(size), threads(threads), others(scratch(out && threads > 1, (threads - 1) * size)) {}
   real* of(int64_t t) const {
-    if (!t || !result) return result;
-    real* slab = &others[(t - 1) * DEGREES * WEIGHTS];
-    std::memset(slab, 0, DEGREES * WEIGHTS * sizeof(real));
+    if (!result) return nullptr;
+    real* slab = t ? &others[(t - 1) * size] : result;
+    std::memset(slab, 0, size * sizeof(real));
     return slab;
   }
   void add() const {
-    for (int64_t t = 1; result && t < threads; t++) {
-      const real* slab = &others[(t - 1) * DEGREES * WEIGHTS];
+    for (int64_t t = 1; result && t < threads; t++)
 #pragma omp simd
-      for (int64_t i = 0; i < DEGREES * WEIGHTS; i++) result[i] += slab[i];
-    }
+      for (int64_t i = 0; i < size; i++) result[i] += others[(t - 1) * size + i];
   }
 };
+
+// out += the sum of the invariants.
+static void add_invariants(int64_t nodes, const real* g, real* out) {
+  for (int64_t n = 0; n < nodes; n++)
+#pragma omp simd
+    for (int64_t c = 0; c < OUT; c++) out[c] += g[n * ROW_OUT + c];
+}
+
+// out = start, where nothing else arrives.
+static void fill(int64_t nodes, const real* invariants, real* out) {
+  std::memset(out, 0, nodes * ROW_OUT * sizeof(real));
+  for (int64_t n = 0; n < nodes; n++) std::memcpy(out + n * ROW_OUT, invariants, OUT * sizeof(real));
+}
 
 // The rows that are mapped: x, or its norm in `buffer`.
 static const real* mapped(int64_t count, const real* x, real eps, Buffer& buffer) {
@@ -211,16 +229,17 @@ extern "C" void forward(int threads, int64_t nodes, double eps, int64_t residual
   }
 }
 
-extern "C" void backward(int threads, int64_t nodes, double eps, int64_t size_w, const real* g, const real* x,
-                         const real* w, real* out_x, real* out_w) {
+extern "C" void backward(int threads, int64_t nodes, double eps, const real* g, const real* x, const real* w,
+                         real* out_x, real* out_w, real* out_bias) {
   const Buffer turned = transposed_weights(out_x ? w : nullptr);
-  const Slabs slabs(out_w, size_w, threads);
+  const Slabs sums_w(out_w, DEGREES * WEIGHTS, threads), sums_bias(out_bias, OUT, threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int t = 0; t < threads; t++) {
     Buffer normed = scratch(NORMED, BLOCK * ROW);
-    real* sum_w = slabs.of(t);
+    real *sum_w = sums_w.of(t), *sum_bias = sums_bias.of(t);
     for (Blocks block(t, threads, nodes); block.count > 0; block.next()) {
       const int64_t n = block.node;
+      if (out_bias) add_invariants(block.count, g + n * ROW_OUT, sum_bias);
       if (out_w) outer(block.count, mapped(block.count, x + n * ROW, eps, normed), g + n * ROW_OUT, sum_w);
       if (!out_x) continue;
       product<OUT, CHANNELS>(block.count, g + n * ROW_OUT, turned.get(), Start{}, out_x + n * ROW);
@@ -228,34 +247,37 @@ extern "C" void backward(int threads, int64_t nodes, double eps, int64_t size_w,
         norm_gradient(out_x + i * ROW, x + i * ROW, eps, out_x + i * ROW);
     }
   }
-  slabs.add();
+  sums_w.add();
+  sums_bias.add();
 }
 
-// vx, vw: what arrives at out_x, out_w of `backward`; either may be absent.
-extern "C" void double_backward(int threads, int64_t nodes, double eps, int64_t size_w, const real* vx, const real* vw,
-                                const real* g, const real* x, const real* w, real* out_g, real* out_x, real* out_w) {
+// vx, vw, vbias: what arrives at out_x, out_w, out_bias of `backward`; each may be absent.
+extern "C" void double_backward(int threads, int64_t nodes, double eps, const real* vx, const real* vw,
+                                const real* vbias, const real* g, const real* x, const real* w, real* out_g,
+                                real* out_x, real* out_w) {
   Buffer padded_w, padded_v;
   const real* right = padded_weights(w, padded_w);
   const real* right_v = padded_weights(vw, padded_v);
   const Buffer turned = transposed_weights(NORMED && out_x && vx ? w : nullptr);
   const Buffer turned_v = transposed_weights(out_x ? vw : nullptr);
-  const Slabs slabs(out_w, size_w, threads);
+  const Slabs sums_w(out_w, DEGREES * WEIGHTS, threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int t = 0; t < threads; t++) {
     Buffer normed = scratch(NORMED, BLOCK * ROW), back = scratch(NORMED, BLOCK * ROW);
-    real* sum_w = slabs.of(t);
+    real* sum_w = sums_w.of(t);
     for (Blocks block(t, threads, nodes); block.count > 0; block.next()) {
       const int64_t n = block.node, count = block.count;
       const real *g_rows = g + n * ROW_OUT, *x_rows = x + n * ROW, *v_rows = vx ? vx + n * ROW : nullptr;
       if (vx && (out_g || out_w)) {
         const real* tangent = mapped_tangent(count, v_rows, x_rows, eps, normed);
         if (out_w) outer(count, tangent, g_rows, sum_w);
-        if (out_g) product<CHANNELS, OUT>(count, tangent, right, Start{}, out_g + n * ROW_OUT);
+        if (out_g) product<CHANNELS, OUT>(count, tangent, right, Start{vbias}, out_g + n * ROW_OUT);
       }
       if (vw && out_g) {
-        const Start start{nullptr, vx ? out_g + n * ROW_OUT : nullptr, COMPONENTS};
+        const Start start{vx ? nullptr : vbias, vx ? out_g + n * ROW_OUT : nullptr, COMPONENTS};
         product<CHANNELS, OUT>(count, mapped(count, x_rows, eps, normed), right_v, start, out_g + n * ROW_OUT);
       }
+      if (out_g && !vx && !vw) fill(count, vbias, out_g + n * ROW_OUT);
       if (vw && out_x) {
         real* to = NORMED ? back.get() : out_x + n * ROW;
         product<OUT, CHANNELS>(count, g_rows, turned_v.get(), Start{}, to);
@@ -269,13 +291,13 @@ extern "C" void double_backward(int threads, int64_t nodes, double eps, int64_t 
       }
     }
   }
-  slabs.add();
+  sums_w.add();
 }
 """
 
 
 def source(degrees: int, channels_in: int, channels_out: int, normed: bool, dtype: torch.dtype) -> str:
-    """The C++ file of one shape; weights may have more degrees than the rows (`size_w` elements)."""
+    """The C++ file of one shape; `degrees` are those of the rows, the weights may have more."""
     constants = _CONSTANTS.format(
         vector=vector_text(dtype),
         degrees=degrees,

@@ -1,9 +1,14 @@
-"""C++ text of the row-wise parts: the norm of one node's features with its derivatives, SiLU and the gate."""
+"""C++ text of the norm of one node's features with its derivatives, and the source of the norm alone."""
 
 from __future__ import annotations
 
+import torch
+
+from sciml_kernels.cpp_vector import vector_text
+
 # A node's row is [component][channel] with COMPONENTS = DEGREES^2 and CHANNELS, constants of the file.
 NORM = """
+#include <cmath>
 constexpr int ROW = COMPONENTS * CHANNELS;
 
 // The weight of degree l in the mean square: every degree has the same say.
@@ -70,3 +75,31 @@ static void norm_second(const real* v, const real* g, const real* x, real eps, b
   });
 }
 """
+
+_PASSES = """
+extern "C" void forward(int threads, int64_t nodes, double eps, const real* x, real* out) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t n = 0; n < nodes; n++) norm(x + n * ROW, eps, out + n * ROW);
+}
+
+extern "C" void backward(int threads, int64_t nodes, double eps, const real* g, const real* x, real* out_x) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t n = 0; n < nodes; n++) norm_gradient(g + n * ROW, x + n * ROW, eps, out_x + n * ROW);
+}
+
+// v: what arrives at out_x of `backward`.
+extern "C" void double_backward(int threads, int64_t nodes, double eps, const real* v, const real* g, const real* x,
+                                real* out_g, real* out_x) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t n = 0; n < nodes; n++) {
+    if (out_g) norm_tangent(v + n * ROW, x + n * ROW, eps, out_g + n * ROW);
+    if (out_x) norm_second(v + n * ROW, g + n * ROW, x + n * ROW, eps, false, out_x + n * ROW);
+  }
+}
+"""
+
+
+def source(degrees: int, channels: int, dtype: torch.dtype) -> str:
+    """The C++ file of the norm of features with this many degrees and channels."""
+    constants = f"constexpr int DEGREES = {degrees}, COMPONENTS = DEGREES * DEGREES, CHANNELS = {channels};\n"
+    return vector_text(dtype) + constants + NORM + _PASSES
