@@ -1,9 +1,11 @@
 """Equivariant operations for force training: one spec, a plain-torch definition, generated kernels to second order."""
 
 from sciml_kernels.convolution.op import conv
+from sciml_kernels.convolution_radial.op import conv_radial
 from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spherical_harmonics
 from sciml_kernels.edges import Edges
 from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
+from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
 from sciml_kernels.trilinear.spec import Path, Spec
 
@@ -12,11 +14,14 @@ __all__ = [
     "Edges",
     "Path",
     "Spec",
+    "all_pairs",
     "conv",
+    "conv_radial",
     "degree_linear",
     "degree_norm",
     "edge_embedding",
     "gate",
+    "pair_features",
     "product",
     "silu",
     "spherical_harmonics",

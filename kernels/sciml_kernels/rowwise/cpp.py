@@ -23,6 +23,20 @@ INLINE vec sqrt(vec x) {{
   for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrt{suffix}(x[lane]);
   return x;
 }}
+INLINE vec exp(vec x) {{ return exponential(x); }}
+// x = 2^n m with m within sqrt(1/2) to sqrt(2): n ln 2 + 2 artanh((m - 1) / (m + 1)).
+INLINE vec log(vec x) {{
+  const ivec tiny = x < {least}, root = (ivec)splat((real)0.70710678118654752);
+  const vec whole = tiny ? x * {lift} : x;
+  const ivec n = ((ivec)whole - root) >> {mantissa};
+  const vec m = (vec)((ivec)whole - (n << {mantissa})), s = (m - 1) / (m + 1), z = s * s;
+  vec sum = splat({first_logarithm});
+{logarithm}
+  const vec power = __builtin_convertvector(tiny ? n - {lifted} : n, vec);
+  const vec result = power * {ln2_high} + (s * sum + power * ({ln2_low}));
+  const vec special = x == 0 ? splat(-__builtin_inf()) : x < 0 ? splat(__builtin_nan("")) : x;  // Inf and NaN as is
+  return x > 0 && x < splat(__builtin_inf()) ? result : special;
+}}
 INLINE vec floor(vec x) {{
 #pragma omp simd
   for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_floor{suffix}(x[lane]);
@@ -68,6 +82,11 @@ template <int N> INLINE void get_columns(const real* p, int stride, vec* v) {{
   for (int row = 0; row < LANES; row++) std::memcpy((real*)v + row * N, p + row * stride, N * sizeof(real));
   separate<N>(v);
 }}
+template <int N> INLINE void gather_columns(const real* p, const int64_t* index, int stride, vec* v) {{
+#pragma GCC unroll 16
+  for (int row = 0; row < LANES; row++) std::memcpy((real*)v + row * N, p + index[row] * stride, N * sizeof(real));
+  separate<N>(v);
+}}
 """
 
 _BLOCK = """
@@ -87,22 +106,45 @@ extern "C" void run(int threads, int64_t rows, {arguments}) {{
 
 
 def source(name: str, work: Pass, dtype: torch.dtype) -> str:
-    """The C++ file; `run(threads, rows, arrays read..., arrays written...)`."""
+    """The C++ file; `run(threads, rows, index arrays..., arrays read..., arrays written...)`."""
     suffix, lanes = _SUFFIX[dtype], 64 // dtype.itemsize
-    head = f"// {name}\n{vector_text(dtype)}{_COLUMNS.format(suffix=suffix, **_shuffles(lanes))}"
-    widths = work.reads | {f"out_{array}": len(row) for array, row in work.writes.items()}
-    arguments = [f"{'' if array.startswith('out_') else 'const '}real* {array}" for array in widths]
-    lines = [
-        *(line for array, width in work.reads.items() for line in _read(array, width, lanes)),
-        *_arithmetic(work, torch.finfo(dtype).eps, suffix),
-        *(line for array, row in work.writes.items() for line in _write(f"out_{array}", len(row), lanes)),
+    head = f"// {name}\n{vector_text(dtype)}{_COLUMNS.format(suffix=suffix, **_shuffles(lanes), **_logarithm(dtype))}"
+    writes = {f"out_{array}": len(row) for array, row in work.writes.items()}
+    arguments = [
+        *(f"const int64_t* {index}" for index in work.indices),
+        *(f"const real* {array}" for array in work.reads),
+        *(f"real* {array}" for array in writes),
     ]
+    lines = [
+        *(line for array in work.reads for line in _read(work, array, lanes)),
+        *_arithmetic(work, torch.finfo(dtype).eps, suffix),
+        *(line for array, width in writes.items() for line in _write(array, width, lanes)),
+    ]
+    by_row = dict.fromkeys(work.indices, 1) | {a: n for a, n in work.reads.items() if a not in work.gathered} | writes
+    names = [*work.indices, *work.reads, *writes]
     return head + _BLOCK.format(
         arguments=", ".join(arguments),
         body=_indent(lines),
-        blocks=", ".join(f"{array} + b * LANES * {width}" for array, width in widths.items()),
-        padded=_indent(_padded(widths)),
+        blocks=", ".join(f"{name} + b * LANES * {by_row[name]}" if name in by_row else name for name in names),
+        padded=_indent(_padded(work, by_row, names)),
     )
+
+
+def _logarithm(dtype: torch.dtype) -> dict[str, object]:
+    """The numbers in `log`: for float32 and float64, the series 2 z^k / (2 k + 1) as far as it counts."""
+    single = dtype == torch.float32
+    coefficients = [2.0 / (2 * k + 1) for k in range(6 if single else 12)]
+    first, *others = (f"(real){value!r}" for value in reversed(coefficients))
+    return {
+        "least": "(real)1.1754943508222875e-38" if single else "2.2250738585072014e-308",
+        "lift": "(real)16777216" if single else "18014398509481984.0",
+        "lifted": 24 if single else 54,
+        "mantissa": 23 if single else 52,
+        "first_logarithm": first,
+        "logarithm": "\n".join(f"  sum = sum * z + {value};" for value in others),
+        "ln2_high": "(real)0.693359375" if single else "0.6931471803691238",
+        "ln2_low": "(real)-0.00021219444005469057" if single else "1.9082149292705877e-10",
+    }
 
 
 def _shuffles(lanes: int) -> dict[str, str]:
@@ -125,29 +167,32 @@ def _pieces(width: int, lanes: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def _read(array: str, width: int, lanes: int) -> list[str]:
-    pieces = [
-        f"get_columns<{n}>({array} + {start}, {width}, {array}_ + {start});" for start, n in _pieces(width, lanes)
-    ]
-    return [f"vec {array}_[{width}];", *pieces]
+def _read(work: Pass, array: str, lanes: int) -> list[str]:
+    width, index = work.reads[array], work.gathered.get(array)
+    call, rows = ("gather_columns", f", {index}") if index else ("get_columns", "")
+    pieces = _pieces(width, lanes)
+    calls = [f"{call}<{n}>({array} + {start}{rows}, {width}, {array}_ + {start});" for start, n in pieces]
+    return [f"vec {array}_[{width}];", *calls]
 
 
 def _write(array: str, width: int, lanes: int) -> list[str]:
-    return [f"put_columns<{n}>({array} + {start}, {width}, {array}_ + {start});" for start, n in _pieces(width, lanes)]
+    pieces = _pieces(width, lanes)
+    return [f"put_columns<{n}>({array} + {start}, {width}, {array}_ + {start});" for start, n in pieces]
 
 
-def _padded(widths: dict[str, int]) -> list[str]:
-    """The last rows by way of arrays that are as long as a whole block."""
-    before, after, names = [], [], []
-    for array, width in widths.items():
-        names.append(f"{array}_")
-        rows, size = f"{array} + whole * LANES * {width}", f"rest * {width} * sizeof(real)"
-        before.append(f"real {array}_[LANES * {width}] = {{}};")
+def _padded(work: Pass, by_row: dict[str, int], names: list[str]) -> list[str]:
+    """The last rows by way of arrays that are as long as a whole block; a padded index points at row 0."""
+    before, after = [], []
+    for array, width in by_row.items():
+        kind = "int64_t" if array in work.indices else "real"
+        rows, size = f"{array} + whole * LANES * {width}", f"rest * {width} * sizeof({kind})"
+        before.append(f"{kind} {array}_[LANES * {width}] = {{}};")
         if array.startswith("out_"):
             after.append(f"std::memcpy({rows}, {array}_, {size});")
         else:
             before.append(f"std::memcpy({array}_, {rows}, {size});")
-    return [*before, f"block({', '.join(names)});", *after]
+    call = ", ".join(f"{name}_" if name in by_row else name for name in names)
+    return [*before, f"block({call});", *after]
 
 
 def _arithmetic(work: Pass, epsilon: float, suffix: str) -> list[str]:

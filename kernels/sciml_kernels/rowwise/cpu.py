@@ -18,10 +18,18 @@ PARALLEL_NUMBERS = 2**20
 
 
 class Kernel(NamedTuple):
-    """A compiled pass: the arrays that it reads and the widths of the rows that it writes, in order."""
+    """A compiled pass.
+
+    Attributes:
+        function: run(threads, rows, pointers of the arrays that it reads, of those that it writes).
+        reads, indices: arrays in order; the index arrays are the first of them.
+        writes: arrays in order, with their widths.
+        width: numbers read and written for a row.
+    """
 
     function: Callable[..., None]
     reads: tuple[str, ...]
+    indices: tuple[str, ...]
     writes: dict[str, int]
     width: int
 
@@ -30,16 +38,17 @@ def compiled(name: str, work: Pass, dtype: torch.dtype) -> Kernel:
     """The kernel of a pass; `name` is for the reader of its source."""
     function = cache.load(cpp.source(name, work, dtype)).run
     writes = {array: len(row) for array, row in work.writes.items()}
-    function.argtypes = [ctypes.c_int, ctypes.c_int64] + [ctypes.c_void_p] * (len(work.reads) + len(writes))
+    reads = (*work.indices, *work.reads)
+    function.argtypes = [ctypes.c_int, ctypes.c_int64] + [ctypes.c_void_p] * (len(reads) + len(writes))
     function.restype = None
-    return Kernel(function, tuple(work.reads), writes, sum(work.reads.values()) + sum(writes.values()))
+    return Kernel(function, reads, tuple(work.indices), writes, sum(work.reads.values()) + sum(writes.values()))
 
 
 def launch(kernel: Kernel, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The arrays that the pass writes."""
     inputs = [arrays[name].contiguous() for name in kernel.reads]
-    rows = inputs[0].shape[0]
-    outputs = {name: inputs[0].new_empty((rows, width)) for name, width in kernel.writes.items()}
+    rows, like = inputs[0].shape[0], inputs[-1]
+    outputs = {name: like.new_empty((rows, width)) for name, width in kernel.writes.items()}
     threads = torch.get_num_threads() if rows * kernel.width >= PARALLEL_NUMBERS else 1
     kernel.function(threads, rows, *_pointers(inputs), *_pointers(outputs.values()))
     return outputs

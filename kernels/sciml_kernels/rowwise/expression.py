@@ -19,8 +19,8 @@ class Expression:
     Attributes:
         index: its place in the graph; operands have lower ones.
         operation: "constant", "input", "add", "multiply", "divide", "negate", "sqrt", "floor", "log", "exp",
-            "less" (a condition), "select" (condition, where true, else), or one of the two families of functions
-            "power" and "bessel", which `rowwise.special` turns into the others once derivatives are taken.
+            "less" (a condition), "select" (condition, where true, else), and three that `rowwise.special` replaces
+            once derivatives are taken: the families of functions "power" and "bessel", and "known".
         operands: the nodes that it works on.
         detail: the value of a constant, the (array, component) of an input, the order within a family.
     """
@@ -201,6 +201,16 @@ def bessel(square: Expression, order: int) -> Expression:
     return square.graph.node("bessel", (square,), order)
 
 
+def known(value: Expression, slopes: Sequence[tuple[Expression, Expression]]) -> Expression:
+    """`value` with its derivatives given, as (variable, derivative): where those of its parts would be 0 / 0."""
+    return value.graph.node("known", (value, *(part for pair in slopes for part in pair)))
+
+
+def absolute(x: Expression) -> Expression:
+    """|x|, with derivative 0 at 0."""
+    return known(select(x < 0, -x, x), [(x, select(x < 0, -1, select(x > 0, 1, 0)))])
+
+
 def partials(node: Expression) -> list[tuple[Expression, Expression]]:
     """Each operand on which a node depends smoothly, with the derivative to it."""
     one, operands = node.graph.constant(1), node.operands
@@ -221,6 +231,8 @@ def partials(node: Expression) -> list[tuple[Expression, Expression]]:
             return [(operands[0], 1 / operands[0])]
         case "exp":
             return [(operands[0], node)]
+        case "known":
+            return list(zip(operands[1::2], operands[2::2]))
         case "power":
             exponent = _order(node)
             return [(operands[0], 0.5 * exponent * power(operands[0], exponent - 2))]

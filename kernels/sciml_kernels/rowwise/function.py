@@ -23,32 +23,47 @@ class Function:
     Attributes:
         inputs, outputs: names and widths of the rows.
         body: from rows of input expressions to rows of output expressions, by name.
+        gathered: inputs that are not given row by row: the name of the index that says which row of a table is meant.
     """
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     body: Callable[[Mapping[str, Row]], Mapping[str, Row]]
+    gathered: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Pass(NamedTuple):
-    """What one kernel does: arrays that it reads, with their widths, and rows that it writes."""
+    """What one kernel does.
+
+    Attributes:
+        reads, gathered: arrays that it reads with their widths, and the index of those that are tables.
+        writes: arrays that it writes, one row for each row of the function.
+    """
 
     reads: dict[str, int]
+    gathered: dict[str, str]
     writes: dict[str, Row]
+
+    @property
+    def indices(self) -> list[str]:
+        """The index arrays that it reads, which come before the others."""
+        return list(dict.fromkeys(self.gathered.values()))
 
 
 def forward(function: Function) -> Pass:
     """Reads the inputs, writes the outputs under their names."""
     rows = _inputs(Graph(), function)
     outputs = function.body(rows)
-    return Pass(dict(function.inputs), {name: list(outputs[name]) for name in function.outputs})
+    return Pass(
+        dict(function.inputs), dict(function.gathered), {name: list(outputs[name]) for name in function.outputs}
+    )
 
 
 def backward(function: Function, given: tuple[str, ...], wanted: tuple[str, ...]) -> Pass:
     """Reads inputs and g_<output> for the outputs `given`; writes the gradients to the inputs `wanted` by name."""
     rows = _inputs(Graph(), function)
     gradients, seeds, _ = _first_order(function, rows, given)
-    return Pass(dict(function.inputs) | seeds, {name: gradients[name] for name in wanted})
+    return Pass(dict(function.inputs) | seeds, dict(function.gathered), {name: gradients[name] for name in wanted})
 
 
 def double_backward(
@@ -74,7 +89,8 @@ def double_backward(
     flat = tangent([node for name in wanted for node in results[name]], direction)
     starts = iter(flat)
     writes = {name: [next(starts) for _ in results[name]] for name in wanted}
-    return Pass(dict(function.inputs) | seeds | tangents, writes)
+    gathered = {f"u_{name}": index for name, index in function.gathered.items() if name in along}
+    return Pass(dict(function.inputs) | seeds | tangents, dict(function.gathered) | gathered, writes)
 
 
 def _inputs(graph: Graph, function: Function) -> dict[str, Row]:

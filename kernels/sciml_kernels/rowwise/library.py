@@ -7,12 +7,14 @@ operators take tensors and plain values only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sciml_kernels.autograd import refuse_third, wanted
 from sciml_kernels.rowwise import cpu
 from sciml_kernels.rowwise.function import Function, Pass, backward, double_backward, forward
 
@@ -26,16 +28,22 @@ class Family(NamedTuple):
         name: of the operators.
         inputs, outputs: names of the arrays; a function may lack outputs, which are then empty tensors.
         function: from a key to the function.
+        indices: names of the index arrays (int64, one entry per row) of inputs that are tables.
     """
 
     name: str
     inputs: Names
     outputs: Names
     function: Callable[[str], Function]
+    indices: Names = ()
 
 
 def register(family: Family) -> Callable[..., Any]:
-    """The operator sciml_kernels::<name>(*inputs, key, backend) -> outputs, with its derivatives."""
+    """The operator sciml_kernels::<name>(*inputs, *indices, key, backend) -> outputs, with its derivatives.
+
+    The backward operator takes the gradients g of the outputs before that, the double backward operator the gradients u
+    of the inputs' gradients before those; either may be None. Both are told which results are wanted.
+    """
     return _Operators(family).forward
 
 
@@ -44,127 +52,108 @@ class _Operators:
 
     def __init__(self, family: Family) -> None:
         self.family = family
-        inputs, outputs = family.inputs, family.outputs
-        tail = ("str key", "str backend")
-        tensors, maybe = [f"Tensor {name}" for name in inputs], [f"Tensor? g_{name}" for name in outputs]
-        tangents = [f"Tensor? u_{name}" for name in inputs]
-        self.forward = self._operator("", self._forward, [*tensors, *tail], len(outputs))
-        self.backward = self._operator("_backward", self._backward, [*maybe, *tensors, *tail, "str wants"], len(inputs))
-        self.double_backward = self._operator(
-            "_double_backward",
-            self._double_backward,
-            [*tangents, *maybe, *tensors, *tail, "str wants"],
-            len(inputs) + len(outputs),
-        )
-        self.forward.register_fake(self._fake_forward)
-        self.backward.register_fake(self._fake_backward)
-        self.double_backward.register_fake(self._fake_double_backward)
+        self.tables = (*family.inputs, *family.indices)
+        self.seeds = tuple(f"g_{name}" for name in family.outputs)
+        self.tangents = tuple(f"u_{name}" for name in family.inputs)
+        results = (family.outputs, family.inputs, (*family.inputs, *family.outputs))
+        firsts: tuple[Names, ...] = ((), self.seeds, (*self.tangents, *self.seeds))
+        bodies = (self._forward, self._backward, self._double_backward)
+        fakes = (self._fake_forward, self._fake_backward, self._fake_double_backward)
+        suffixes = ("", "_backward", "_double_backward")
+        operators = []
+        for suffix, first, result, body, fake in zip(suffixes, firsts, results, bodies, fakes, strict=True):
+            schema = self._schema(first, len(result))
+            name = f"sciml_kernels::{family.name}{suffix}"
+            operator = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
+            operator.register_fake(fake)
+            operators.append(operator)
+        self.forward, self.backward, self.double_backward = operators
         self.forward.register_autograd(self._differentiate, setup_context=self._keep)
-        self.backward.register_autograd(self._differentiate_again, setup_context=self._keep_first)
-        self.double_backward.register_autograd(_third)
+        self.backward.register_autograd(self._differentiate_again, setup_context=self._keep)
+        self.double_backward.register_autograd(refuse_third)
 
-    def _operator(self, suffix: str, body: Callable[..., Any], arguments: list[str], results: int) -> Any:
+    def _schema(self, optional: Names, results: int) -> str:
+        tensors = [*(f"Tensor? {name}" for name in optional), *(f"Tensor {name}" for name in self.tables)]
+        plain = ["str key", "str backend", *(["str wants"] if optional else [])]
         returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
-        schema = f"({', '.join(arguments)}) -> {returned}"
-        return torch.library.custom_op(
-            f"sciml_kernels::{self.family.name}{suffix}", body, mutates_args=(), schema=schema
-        )
+        return f"({', '.join(tensors + plain)}) -> {returned}"
 
     def _forward(self, *arguments: Any) -> Any:
-        *inputs, key, backend = arguments
-        found = _run(self.family, "forward", key, backend, dict(zip(self.family.inputs, inputs)), (), (), ())
-        return _results(found, self.family.outputs, inputs[0])
+        *tensors, key, backend = arguments
+        found = self._launch("forward", key, backend, _present(self.tables, tensors), ())
+        return _results(found, self.family.outputs, tensors[0])
 
     def _backward(self, *arguments: Any) -> Any:
         *tensors, key, backend, wants = arguments
-        arrays, given = self._arrays(tensors)
-        found = _run(self.family, "backward", key, backend, arrays, (), given, _split(wants))
-        return _results(found, self.family.inputs, tensors[-1])
+        arrays = _present((*self.seeds, *self.tables), tensors)
+        found = self._launch("backward", key, backend, arrays, _split(wants))
+        return _results(found, self.family.inputs, arrays[self.tables[0]])
 
     def _double_backward(self, *arguments: Any) -> Any:
         *tensors, key, backend, wants = arguments
-        inputs = self.family.inputs
-        tangents = {f"u_{name}": u for name, u in zip(inputs, tensors) if u is not None}
-        arrays, given = self._arrays(tensors[len(inputs) :])
-        along = tuple(name[2:] for name in tangents)
-        found = _run(self.family, "double_backward", key, backend, arrays | tangents, along, given, _split(wants))
-        return _results(found, (*inputs, *self.family.outputs), tensors[-1])
+        arrays = _present((*self.tangents, *self.seeds, *self.tables), tensors)
+        found = self._launch("double_backward", key, backend, arrays, _split(wants))
+        return _results(found, (*self.family.inputs, *self.family.outputs), arrays[self.tables[0]])
 
-    def _arrays(self, tensors: Sequence[Tensor | None]) -> tuple[dict[str, Tensor], Names]:
-        """Gradients and inputs by name, and the outputs whose gradients are there."""
-        names = [*(f"g_{name}" for name in self.family.outputs), *self.family.inputs]
-        arrays = {name: tensor for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
-        return arrays, tuple(name for name in self.family.outputs if f"g_{name}" in arrays)
+    def _launch(self, order: str, key: str, backend: str, arrays: dict[str, Tensor], wants: Names) -> dict[str, Tensor]:
+        """One pass, and the sum over rows for the gradient to a table."""
+        like = arrays[self.tables[0]]
+        kernel = _kernel(self.family, order, key, like.dtype, _without("u_", arrays), _without("g_", arrays), wants)
+        found = cpu.launch(kernel, arrays)
+        for name, index in self.family.function(key).gathered.items():
+            if name in found:
+                found[name] = _sum_rows(found[name], arrays[index], arrays[name].shape[0])
+        return found
 
     def _fake_forward(self, *arguments: Any) -> Any:
-        like, widths = arguments[0], self.family.function(arguments[-2]).outputs
-        empty = {name: like.new_empty(like.shape[0], width) for name, width in widths.items()}
-        return _results(empty, self.family.outputs, like)
+        *tensors, key, _ = arguments
+        arrays = _present(self.tables, tensors)
+        return _results(self._empty(key, arrays, self.family.outputs), self.family.outputs, tensors[0])
 
     def _fake_backward(self, *arguments: Any) -> Any:
-        return self._fake_gradients(arguments, self.family.inputs)
+        *tensors, key, _, wants = arguments
+        arrays = _present((*self.seeds, *self.tables), tensors)
+        return _results(self._empty(key, arrays, _split(wants)), self.family.inputs, arrays[self.tables[0]])
 
     def _fake_double_backward(self, *arguments: Any) -> Any:
-        return self._fake_gradients(arguments, (*self.family.inputs, *self.family.outputs))
+        *tensors, key, _, wants = arguments
+        arrays = _present((*self.tangents, *self.seeds, *self.tables), tensors)
+        names = (*self.family.inputs, *self.family.outputs)
+        return _results(self._empty(key, arrays, _split(wants)), names, arrays[self.tables[0]])
 
-    def _fake_gradients(self, arguments: tuple[Any, ...], names: Names) -> Any:
-        *_, like, key, _, wants = arguments
-        function = self.family.function(key)
-        widths = {**function.inputs, **function.outputs}
-        empty = {name: like.new_empty(like.shape[0], widths[name]) for name in _split(wants)}
-        return _results(empty, names, like)
+    def _empty(self, key: str, arrays: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+        """Results as they will be: like an input, or one row of an output for each row of the function."""
+        like, widths = arrays[self.tables[0]], self.family.function(key).outputs
+        rows = arrays[self.family.indices[0]].shape[0] if self.family.indices else like.shape[0]
+        found = {name: like.new_empty(rows, widths[name]) for name in names if name in widths}
+        return found | {name: like.new_empty(arrays[name].shape) for name in names if name in self.family.inputs}
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.key, ctx.backend = inputs
-        ctx.set_materialize_grads(False)  # an output that nobody used drops out of the kernel
-        ctx.save_for_backward(*tensors)
+        tensors = len(inputs) - next(i for i, value in enumerate(reversed(inputs)) if not isinstance(value, str))
+        ctx.key, ctx.backend, *ctx.wants = inputs[tensors:]
+        ctx.set_materialize_grads(False)  # a gradient that does not arrive drops out of the kernel
+        ctx.save_for_backward(*inputs[:tensors])
 
     def _differentiate(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        names = self.family.inputs
-        wants = _wanted(names, ctx.needs_input_grad)
+        wants = _wanted(ctx, self.tables)
         widths = self.family.function(ctx.key).outputs
-        given = [grad if name in widths else None for name, grad in zip(self.family.outputs, grads)]
-        if not wants or all(grad is None for grad in given):
-            return (None,) * (len(names) + 2)
-        found = self.backward(*given, *ctx.saved_tensors, ctx.key, ctx.backend, ",".join(wants))
-        return *_kept(found, names, wants), None, None
-
-    def _keep_first(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.key, ctx.backend, wants = inputs
-        ctx.wants = _split(wants)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
+        given = [grad if name in widths else None for name, grad in zip(self.family.outputs, grads, strict=True)]
+        found: dict[str, Tensor] = {}
+        if wants and any(grad is not None for grad in given):
+            results = self.backward(*given, *ctx.saved_tensors, ctx.key, ctx.backend, ",".join(wants))
+            found = _named(self.family.inputs, results, wants)
+        return *(found.get(name) for name in self.tables), None, None
 
     def _differentiate_again(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, outputs = self.family.inputs, self.family.outputs
-        along = [u if name in ctx.wants else None for name, u in zip(inputs, tangents)]
-        wants = _wanted((*outputs, *inputs), ctx.needs_input_grad)
-        if not wants or all(u is None for u in along):
-            return (None,) * (len(outputs) + len(inputs) + 3)
-        found = self.double_backward(*along, *ctx.saved_tensors, ctx.key, ctx.backend, ",".join(wants))
-        to_inputs, to_outputs = found[: len(inputs)], found[len(inputs) :]
-        return *_kept(to_outputs, outputs, wants), *_kept(to_inputs, inputs, wants), None, None, None
-
-
-def _third(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sciml_kernels: third derivatives are not available in compiled kernels, use backend='reference' for them"
-    )
-
-
-def _run(
-    family: Family,
-    order: str,
-    key: str,
-    backend: str,
-    arrays: dict[str, Tensor],
-    along: Names,
-    given: Names,
-    wants: Names,
-) -> dict[str, Tensor]:
-    """Launch one pass."""
-    dtype = next(iter(arrays.values())).dtype
-    return cpu.launch(_kernel(family, order, key, dtype, along, given, wants), arrays)
+        first_wants = _split(ctx.wants[0])
+        along = [u if name in first_wants else None for name, u in zip(inputs, tangents, strict=True)]
+        wants = _wanted(ctx, (*outputs, *self.tables))
+        found: dict[str, Tensor] = {}
+        if wants and any(u is not None for u in along):
+            results = self.double_backward(*along, *ctx.saved_tensors, ctx.key, ctx.backend, ",".join(wants))
+            found = _named((*inputs, *outputs), results, wants)
+        return *(found.get(name) for name in (*outputs, *self.tables)), None, None, None
 
 
 @functools.cache
@@ -182,20 +171,37 @@ def _pass(function: Function, order: str, along: Names, given: Names, wants: Nam
     return backward(function, given, wants) if order == "backward" else double_backward(function, along, given, wants)
 
 
+def _sum_rows(rows: Tensor, index: Tensor, count: int) -> Tensor:
+    """out[n] = sum of the rows whose index is n, in an order that does not depend on timing."""
+    out = rows.new_zeros(count, rows.shape[1])
+    return out.index_put_((index,), rows, accumulate=True) if rows.is_cuda else out.index_add_(0, index, rows)
+
+
+def _present(names: Names, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
+
+
+def _without(prefix: str, arrays: Mapping[str, Tensor]) -> Names:
+    return tuple(name.removeprefix(prefix) for name in arrays if name.startswith(prefix))
+
+
 def _split(names: str) -> Names:
     return tuple(names.split(","))
 
 
-def _wanted(names: Sequence[str], needed: Sequence[bool]) -> Names:
-    return tuple(name for name, need in zip(names, needed) if need)
+def _wanted(ctx: Any, names: Names) -> Names:
+    """Those of the operator's tensors whose gradients will be used."""
+    letters = string.ascii_letters[: len(names)]
+    found = wanted(ctx, letters, tuple(tensor is not None for tensor in ctx.saved_tensors))
+    return tuple(name for name, letter in zip(names, letters, strict=True) if letter in found)
 
 
-def _kept(found: Any, names: Names, wants: Names) -> list[Tensor | None]:
-    tensors = (found,) if isinstance(found, Tensor) else found
-    return [tensor if name in wants else None for name, tensor in zip(names, tensors, strict=True)]
+def _named(names: Names, results: Any, wants: Names) -> dict[str, Tensor]:
+    tensors = (results,) if isinstance(results, Tensor) else results
+    return {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in wants}
 
 
-def _results(found: dict[str, Tensor], names: Names, like: Tensor) -> Any:
+def _results(found: Mapping[str, Tensor], names: Names, like: Tensor) -> Any:
     """In the order of the schema; what was not computed is empty."""
     tensors = tuple(found[name] if name in found else like.new_empty(0) for name in names)
     return tensors[0] if len(tensors) == 1 else tensors

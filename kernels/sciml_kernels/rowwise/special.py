@@ -1,4 +1,4 @@
-"""From the two families of functions that derivatives need to plain arithmetic, which every backend has.
+"""From what only derivatives need to plain arithmetic, which every backend has.
 
 `power` is r^k as a function of t = r^2. `bessel` is phi_m(z) = j_m(z) / z^m of z = pi r, again as a function of t; j_m
 are the spherical Bessel functions, with phi_{-1} = cos z. Both families are closed under d/dt:
@@ -19,7 +19,7 @@ from sciml_kernels.rowwise.expression import PI_SQUARED, Expression, Graph, floo
 
 
 def lowered(roots: Sequence[Expression], epsilon: float) -> list[Expression]:
-    """The same expressions without `power` and `bessel`, in a graph of their own.
+    """The same expressions without `power`, `bessel` and `known`, in a graph of their own.
 
     Args:
         roots: what is wanted.
@@ -35,6 +35,8 @@ def lowered(roots: Sequence[Expression], epsilon: float) -> list[Expression]:
         elif node.operation == "bessel":
             assert isinstance(node.detail, int)
             new[node.index] = _bessel(operands[0], node.detail, epsilon)
+        elif node.operation == "known":
+            new[node.index] = operands[0]
         else:
             new[node.index] = _again(graph, node, operands)
     return [new[root.index] for root in roots]

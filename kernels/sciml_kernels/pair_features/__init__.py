@@ -1,0 +1,1 @@
+"""Minkowski features of pairs of four-momenta."""
