@@ -336,9 +336,12 @@ def _flag(order: int) -> str:
 def _call(spec: Spec, plan: Pass, path: Path, start_w: int) -> str:
     """The coupling function of a path, its arrays shifted to the path's own blocks."""
     start = {
-        "x": offsets(spec.irreps_x)[path.x], "y": offsets(spec.irreps_y)[path.y], "g": offsets(spec.irreps_out)[path.out],
-        "w": start_w, "v": start_w,
-    }  # fmt: skip
+        "x": offsets(spec.irreps_x)[path.x],
+        "y": offsets(spec.irreps_y)[path.y],
+        "g": offsets(spec.irreps_out)[path.out],
+        "w": start_w,
+        "v": start_w,
+    }
     bases = {"out_x": "sum_x", "out_y": "sums_y", "y": "y + e * DIM_Y", "vy": "vy + e * DIM_Y"}
     arguments = [f"{bases.get(name, name)} + {start[name[-1]]}" for name in _arrays(plan)]
     return f"{cpp.coupling_name(spec, path)}(rows, {', '.join(arguments)});"

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sciml_kernels.backends import choose
 from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.convolution.op import conv
 from sciml_kernels.convolution_radial import library, reference
 from sciml_kernels.edges import Edges
 from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
@@ -49,6 +50,8 @@ def conv_radial(
     chosen = choose(backend, x)
     if chosen == "reference" or weight.shape[0] == 0:
         out = reference.conv_radial(flat_x, y, h, weight, edges, spec)
+    elif chosen == "triton":
+        out = conv(flat_x, y, h @ weight, edges, spec, chosen)  # TODO the fused kernels
     else:
-        out = library.conv_radial(flat_x, y, h, weight, edges.senders, edges.pointers, spec.key, chosen)
+        out = library.conv_radial(flat_x, y, h, weight, edges.tables(chosen, x.requires_grad), spec.key, chosen)
     return shaped_rows(out, x, spec.dim_out)
