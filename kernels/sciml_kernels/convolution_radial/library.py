@@ -113,8 +113,8 @@ def _double_backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
     found: tuple[Tensor | None, ...] = (None,) * 5
     if wants:
         sides = (g, x, y, h, weight, tables)
-        found = conv_radial_double_backward(*tangents, *sides, ctx.spec, ctx.backend, wants)
-        found = used(found, "g" + _SIDES, wants)
+        computed = conv_radial_double_backward(*tangents, *sides, ctx.spec, ctx.backend, wants)
+        found = used(computed, "g" + _SIDES, wants)
     return *found, [None] * len(tables), None, None, None
 
 
