@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sciml_kernels.autograd import fake, given, refuse_third, used, wanted
 from sciml_kernels.layers import implementation
 from sciml_kernels.layers.reference import fit_components
+from sciml_kernels.operators import operator
 
 
-@torch.library.custom_op("sciml_kernels::degree_linear", mutates_args=())
+@operator("sciml_kernels::degree_linear")
 def linear(
     x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, normed: bool, eps: float, backend: str
 ) -> Tensor:
@@ -24,7 +24,7 @@ def linear(
     return implementation.of(backend).linear(x, w, bias, residual, normed, eps)
 
 
-@torch.library.custom_op("sciml_kernels::degree_linear_backward", mutates_args=())
+@operator("sciml_kernels::degree_linear_backward")
 def linear_backward(
     g: Tensor, x: Tensor, w: Tensor, normed: bool, eps: float, backend: str, wants: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +33,7 @@ def linear_backward(
     return gx, gw, gb
 
 
-@torch.library.custom_op("sciml_kernels::degree_linear_double_backward", mutates_args=())
+@operator("sciml_kernels::degree_linear_double_backward")
 def linear_double_backward(
     vx: Tensor | None,
     vw: Tensor | None,

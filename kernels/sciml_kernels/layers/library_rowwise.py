@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sciml_kernels.autograd import fake, given, refuse_third, used, wanted
 from sciml_kernels.layers import implementation
+from sciml_kernels.operators import operator
 
 
-@torch.library.custom_op("sciml_kernels::degree_norm", mutates_args=())
+@operator("sciml_kernels::degree_norm")
 def norm(x: Tensor, eps: float, backend: str) -> Tensor:
     """The norm; see `sciml_kernels.layers.op.degree_norm`."""
     return implementation.of(backend).norm(x, eps)
 
 
-@torch.library.custom_op("sciml_kernels::degree_norm_backward", mutates_args=())
+@operator("sciml_kernels::degree_norm_backward")
 def norm_backward(g: Tensor, x: Tensor, eps: float, backend: str) -> Tensor:
     """The gradient to x."""
     return implementation.of(backend).norm_backward(g, x, eps)
 
 
-@torch.library.custom_op("sciml_kernels::degree_norm_double_backward", mutates_args=())
+@operator("sciml_kernels::degree_norm_double_backward")
 def norm_double_backward(
     v: Tensor, g: Tensor, x: Tensor, eps: float, backend: str, wants: str
 ) -> tuple[Tensor, Tensor]:
@@ -76,20 +76,20 @@ norm_backward.register_autograd(_norm_double_backward, setup_context=_keep_norm_
 norm_double_backward.register_autograd(refuse_third)
 
 
-@torch.library.custom_op("sciml_kernels::gate", mutates_args=())
+@operator("sciml_kernels::gate")
 def gate(x: Tensor, gates: Tensor, backend: str) -> Tensor:
     """The gate; see `sciml_kernels.layers.op.gate`."""
     return implementation.of(backend).gate(x, gates)
 
 
-@torch.library.custom_op("sciml_kernels::gate_backward", mutates_args=())
+@operator("sciml_kernels::gate_backward")
 def gate_backward(g: Tensor, x: Tensor, gates: Tensor, backend: str, wants: str) -> tuple[Tensor, Tensor]:
     """Gradients to x and the gates."""
     gx, gt = given(implementation.of(backend).gate_backward(g, x, gates, wants), x)
     return gx, gt
 
 
-@torch.library.custom_op("sciml_kernels::gate_double_backward", mutates_args=())
+@operator("sciml_kernels::gate_double_backward")
 def gate_double_backward(
     vx: Tensor | None, vt: Tensor | None, g: Tensor, x: Tensor, gates: Tensor, backend: str, wants: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,19 +143,19 @@ gate_backward.register_autograd(_gate_double_backward, setup_context=_keep_gate_
 gate_double_backward.register_autograd(refuse_third)
 
 
-@torch.library.custom_op("sciml_kernels::silu", mutates_args=())
+@operator("sciml_kernels::silu")
 def silu(x: Tensor, backend: str) -> Tensor:
     """x * sigmoid(x)."""
     return implementation.of(backend).silu(x)
 
 
-@torch.library.custom_op("sciml_kernels::silu_backward", mutates_args=())
+@operator("sciml_kernels::silu_backward")
 def silu_backward(g: Tensor, x: Tensor, backend: str) -> Tensor:
     """The gradient to x."""
     return implementation.of(backend).silu_backward(g, x)
 
 
-@torch.library.custom_op("sciml_kernels::silu_double_backward", mutates_args=())
+@operator("sciml_kernels::silu_double_backward")
 def silu_double_backward(v: Tensor, g: Tensor, x: Tensor, backend: str, wants: str) -> tuple[Tensor, Tensor]:
     """Gradients to g and x."""
     gg, gx = given(implementation.of(backend).silu_double_backward(v, g, x, wants), x)

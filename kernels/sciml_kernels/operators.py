@@ -1,0 +1,83 @@
+"""Torch operators that cost little to call: registered for compilers, without the dispatcher where nothing watches.
+
+`torch.library.custom_op` costs about as much as ten small torch operations in every pass, which on a CPU is more than
+many kernels take. Its registrations are needed by torch.compile, torch.export, tracers and functorch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Operator:
+    """A function of tensors and plain values as `torch.library.custom_op` makes it, with a short way in eager mode.
+
+    Both ways run the same function and the same autograd formula, so they give the same numbers. Use as a decorator:
+
+        @operator("sciml_kernels::name")
+        def name(x: Tensor, backend: str) -> Tensor: ...
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], schema: str | None = None) -> None:
+        self._function = function
+        self._registered = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+        self._node: type[torch.autograd.Function] | None = None
+        self.register_fake = self._registered.register_fake
+        self.__doc__ = function.__doc__
+
+    def register_autograd(
+        self, backward: Callable[..., Any], setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None = None
+    ) -> None:
+        """As `CustomOpDef.register_autograd`; the formula may call other operators and is traced as it is."""
+        self._registered.register_autograd(backward, setup_context=setup_context)
+        self._node = _node(self._function, backward, setup_context)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not _eager(arguments):
+            return self._registered(*arguments)
+        if self._node is None or not torch.is_grad_enabled() or not _differentiable(arguments):
+            return self._function(*arguments)
+        return self._node.apply(*arguments)
+
+
+def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
+    """Decorator: see :class:`Operator`; without a schema the annotations of the function are one."""
+    return lambda function: Operator(name, function, schema)
+
+
+def _eager(arguments: tuple[Any, ...]) -> bool:
+    """Whether the arguments are plain tensors and nothing (a tracer, functorch) watches what is done with them."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(type(value) in (Tensor, torch.nn.Parameter) for value in arguments if isinstance(value, Tensor))
+
+
+def _differentiable(arguments: tuple[Any, ...]) -> bool:
+    return any(value.requires_grad for value in arguments if isinstance(value, Tensor))
+
+
+def _node(
+    function: Callable[..., Any],
+    formula: Callable[..., Any],
+    setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None,
+) -> type[torch.autograd.Function]:
+    """The autograd node of the short way."""
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = function(*arguments)
+            if setup_context is not None:
+                setup_context(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return formula(ctx, *gradients)
+
+    Node.__name__ = Node.__qualname__ = function.__name__
+    return Node
