@@ -11,6 +11,7 @@ from e3nn import o3
 from torch import Tensor
 
 from sciml_kernels import edge_embedding, spherical_harmonics
+from tests.kernels.interpreted import interpreted
 
 SHAPES = {"direction": (3, 8, False, 6), "solid": (2, 5, True, 6), "large": (6, 12, False, 5), "small": (1, 1, True, 4)}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -45,16 +46,36 @@ def derivatives(shape: Shape, at: Tensor, backend: str) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in zip(names, (*values, first, *second), strict=True)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_equals_the_definition(name: str, dtype: torch.dtype, poisoned: None) -> None:
+def check_against_definition(shape: Shape, dtype: torch.dtype, backend: str, tolerance: float) -> None:
     at = vectors(37, dtype)
-    found, expected = derivatives(SHAPES[name], at, "cpu"), derivatives(SHAPES[name], at.double(), "reference")
+    found, expected = derivatives(shape, at, backend), derivatives(shape, at.double(), "reference")
     for key, wanted in expected.items():
         assert found[key].dtype == dtype
         scale = wanted.abs().amax(dim=0).clamp(min=1.0)
         error = ((found[key] - wanted).abs() / scale).amax(dim=0)
-        assert (error <= TOLERANCE[dtype]).all(), f"{key}: column {int(error.argmax())} off by {float(error.max())}"
+        assert (error <= tolerance).all(), f"{key}: column {int(error.argmax())} off by {float(error.max())}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_the_definition(name: str, dtype: torch.dtype, poisoned: None) -> None:
+    check_against_definition(SHAPES[name], dtype, "cpu", TOLERANCE[dtype])
+
+
+@interpreted
+def test_triton_equals_the_definition() -> None:
+    torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
+    for name in ("direction", "solid"):
+        check_against_definition(SHAPES[name], torch.float64, "triton", TOLERANCE[torch.float64])
+    check_against_definition(SHAPES["small"], torch.float32, "triton", TOLERANCE[torch.float32])
+    check_against_definition(SHAPES["small"], torch.bfloat16, "triton", 0.02)
+
+
+@interpreted
+def test_triton_without_edges_and_at_length_zero() -> None:
+    assert edge_embedding(vectors(0), 2, 3, backend="triton").basis.shape == (0, 3)
+    assert all(t.isfinite().all() for t in derivatives((2, 3, True, 6), torch.zeros(2, 3), "triton").values())
+    assert spherical_harmonics(torch.full((2, 3), math.nan), 1, backend="triton")[:, 1:].isnan().all()
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

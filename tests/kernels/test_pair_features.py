@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sciml.physics import lorentz
 from sciml_kernels import Edges, all_pairs, pair_features
+from tests.kernels.interpreted import interpreted
 
 SPURIONS = lorentz.lab_spurions()
 COUNTS = (5, 0, 1, 9)
@@ -40,13 +41,22 @@ def derivatives(momenta: Tensor, pairs: Edges, spurions: Tensor, backend: str) -
     return {name: t.detach() for name, t in zip(names, (value, *first, *second), strict=True)}
 
 
-def test_equals_the_definition() -> None:
+def check_against_definition(backend: str) -> None:
     momenta, pointers = jets()
     pairs = all_pairs(pointers)
-    found, expected = (derivatives(momenta, pairs, SPURIONS, backend) for backend in ("cpu", "reference"))
+    found, expected = (derivatives(momenta, pairs, SPURIONS, name) for name in (backend, "reference"))
     for name, wanted in expected.items():
         scale = wanted.abs().amax(0).clamp(min=1.0)
         assert ((found[name] - wanted).abs() / scale <= 1e-8).all(), name
+
+
+def test_equals_the_definition() -> None:
+    check_against_definition("cpu")
+
+
+@interpreted
+def test_triton_equals_the_definition() -> None:
+    check_against_definition("triton")
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 
 from sciml_kernels.cpp_vector import vector_text
-from sciml_kernels.rowwise.expression import Expression, reachable
 from sciml_kernels.rowwise.function import Pass
-from sciml_kernels.rowwise.special import lowered
+from sciml_kernels.rowwise.statements import Dialect, statements
 
 _SUFFIX = {torch.float32: "f", torch.float64: ""}  # of a number
 
@@ -110,6 +109,7 @@ def source(name: str, work: Pass, dtype: torch.dtype) -> str:
     suffix, lanes = _SUFFIX[dtype], 64 // dtype.itemsize
     head = f"// {name}\n{vector_text(dtype)}{_COLUMNS.format(suffix=suffix, **_shuffles(lanes), **_logarithm(dtype))}"
     writes = {f"out_{array}": len(row) for array, row in work.writes.items()}
+    text = statements(work, torch.finfo(dtype).eps, _dialect(suffix))
     arguments = [
         *(f"const int64_t* {index}" for index in work.indices),
         *(f"const real* {array}" for array in work.reads),
@@ -117,7 +117,8 @@ def source(name: str, work: Pass, dtype: torch.dtype) -> str:
     ]
     lines = [
         *(line for array in work.reads for line in _read(work, array, lanes)),
-        *_arithmetic(work, torch.finfo(dtype).eps, suffix),
+        *(f"const auto {name} = {value};" for name, value in text.assignments),
+        *(f"vec out_{array}_[] = {{{', '.join(columns)}}};" for array, columns in text.columns.items()),
         *(line for array, width in writes.items() for line in _write(array, width, lanes)),
     ]
     by_row = dict.fromkeys(work.indices, 1) | {a: n for a, n in work.reads.items() if a not in work.gathered} | writes
@@ -128,6 +129,10 @@ def source(name: str, work: Pass, dtype: torch.dtype) -> str:
         blocks=", ".join(f"{name} + b * LANES * {by_row[name]}" if name in by_row else name for name in names),
         padded=_indent(_padded(work, by_row, names)),
     )
+
+
+def _dialect(suffix: str) -> Dialect:
+    return Dialect(f"{{}}{suffix}", f"splat({{}}{suffix})", "{array}_[{component}]", "{} ? {} : {}", "{}({})")
 
 
 def _logarithm(dtype: torch.dtype) -> dict[str, object]:
@@ -193,50 +198,6 @@ def _padded(work: Pass, by_row: dict[str, int], names: list[str]) -> list[str]:
             before.append(f"std::memcpy({array}_, {rows}, {size});")
     call = ", ".join(f"{name}_" if name in by_row else name for name in names)
     return [*before, f"block({call});", *after]
-
-
-def _arithmetic(work: Pass, epsilon: float, suffix: str) -> list[str]:
-    """One statement per node, then the columns of the results."""
-    roots = lowered([node for row in work.writes.values() for node in row], epsilon)
-    names = {node.index: _name(node, suffix) for node in reachable(roots)}
-    lines = [
-        f"const auto {names[node.index]} = {_expression(node, names)};"
-        for node in reachable(roots)
-        if node.operation not in ("constant", "input")
-    ]
-    results = iter(roots)
-    for array, row in work.writes.items():
-        columns = [_vector(next(results), names) for _ in row]
-        lines.append(f"vec out_{array}_[{len(row)}] = {{{', '.join(columns)}}};")
-    return lines
-
-
-def _name(node: Expression, suffix: str) -> str:
-    if node.operation == "constant":
-        return f"{node.value!r}{suffix}"
-    if node.operation == "input":
-        assert isinstance(node.detail, tuple)
-        array, component = node.detail
-        return f"{array}_[{component}]"
-    return f"t{node.index}"
-
-
-def _vector(node: Expression, names: dict[int, str]) -> str:
-    name = names[node.index]
-    return f"splat({name})" if node.operation == "constant" else name
-
-
-def _expression(node: Expression, names: dict[int, str]) -> str:
-    if node.operation == "select":
-        condition, yes, no = node.operands
-        return f"{names[condition.index]} ? {_vector(yes, names)} : {_vector(no, names)}"
-    signs = {"add": "+", "multiply": "*", "divide": "/", "less": "<"}
-    operands = [names[operand.index] for operand in node.operands]
-    if node.operation == "add" and node.operands[1].operation == "negate":
-        return f"{operands[0]} - {names[node.operands[1].operands[0].index]}"
-    if node.operation in signs:
-        return f"{operands[0]} {signs[node.operation]} {operands[1]}"
-    return f"-{operands[0]}" if node.operation == "negate" else f"{node.operation}({operands[0]})"
 
 
 def _indent(lines: list[str]) -> str:

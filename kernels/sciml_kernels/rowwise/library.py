@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.autograd import refuse_third, wanted
-from sciml_kernels.rowwise import cpu
+from sciml_kernels.rowwise import cpu, gpu
 from sciml_kernels.rowwise.function import Function, Pass, backward, double_backward, forward
 
 Names = tuple[str, ...]
@@ -98,8 +98,8 @@ class _Operators:
     def _launch(self, order: str, key: str, backend: str, arrays: dict[str, Tensor], wants: Names) -> dict[str, Tensor]:
         """One pass, and the sum over rows for the gradient to a table."""
         like = arrays[self.tables[0]]
-        kernel = _kernel(self.family, order, key, like.dtype, _without("u_", arrays), _without("g_", arrays), wants)
-        found = cpu.launch(kernel, arrays)
+        along, given = _without("u_", arrays), _without("g_", arrays)
+        found = _kernel(self.family, order, key, backend, like.dtype, along, given, wants)(arrays)
         for name, index in self.family.function(key).gathered.items():
             if name in found:
                 found[name] = _sum_rows(found[name], arrays[index], arrays[name].shape[0])
@@ -158,11 +158,14 @@ class _Operators:
 
 @functools.cache
 def _kernel(
-    family: Family, order: str, key: str, dtype: torch.dtype, along: Names, given: Names, wants: Names
-) -> cpu.Kernel:
-    """Compiled on first use; one lookup per call afterwards."""
+    family: Family, order: str, key: str, backend: str, dtype: torch.dtype, along: Names, given: Names, wants: Names
+) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """From arrays to what the pass writes. Compiled on first use; one lookup per call afterwards."""
     title = f"{family.name} {key}: {order} {','.join((*along, *given, *wants))}"
-    return cpu.compiled(title, _pass(family.function(key), order, along, given, wants), dtype)
+    work = _pass(family.function(key), order, along, given, wants)
+    if backend == "cpu":
+        return functools.partial(cpu.launch, cpu.compiled(title, work, dtype))
+    return functools.partial(gpu.launch, gpu.compiled(title, work, dtype))
 
 
 def _pass(function: Function, order: str, along: Names, given: Names, wants: Names) -> Pass:

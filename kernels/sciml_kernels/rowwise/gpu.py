@@ -1,0 +1,40 @@
+"""The Triton backend: from tensors to a jitted function and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml_kernels import triton_source
+from sciml_kernels.rowwise import triton
+from sciml_kernels.rowwise.function import Pass
+
+BLOCK, WARPS = 128, 4  # one row per thread
+
+
+class Kernel(NamedTuple):
+    """A jitted pass: the arrays that it reads (the index arrays first), and those that it writes with their widths."""
+
+    function: Any
+    reads: tuple[str, ...]
+    writes: dict[str, int]
+
+
+def compiled(name: str, work: Pass, dtype: torch.dtype) -> Kernel:
+    """The kernel of a pass; `name` is for the reader of its source."""
+    function = triton_source.load(triton.source(name, work, dtype), triton.NAME)
+    return Kernel(function, (*work.indices, *work.reads), {array: len(row) for array, row in work.writes.items()})
+
+
+def launch(kernel: Kernel, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays that the pass writes."""
+    inputs = [arrays[name].contiguous() for name in kernel.reads]
+    rows, like = inputs[0].shape[0], inputs[-1]
+    outputs = {name: like.new_empty((rows, width)) for name, width in kernel.writes.items()}
+    if rows:
+        with torch.cuda.device_of(like):
+            kernel.function[(-(-rows // BLOCK),)](*inputs, *outputs.values(), rows, BLOCK=BLOCK, num_warps=WARPS)
+    return outputs
