@@ -12,7 +12,7 @@ from sciml_kernels import triton_source
 from sciml_kernels.rowwise import triton
 from sciml_kernels.rowwise.function import Pass
 
-BLOCK, WARPS = 128, 4  # one row per thread
+BLOCK = 128  # rows of a program
 
 
 class Kernel(NamedTuple):
@@ -29,6 +29,11 @@ def compiled(name: str, work: Pass, dtype: torch.dtype) -> Kernel:
     return Kernel(function, (*work.indices, *work.reads), {array: len(row) for array, row in work.writes.items()})
 
 
+def warps(lanes: int) -> int:
+    """As many as make one thread per row."""
+    return BLOCK // lanes
+
+
 def launch(kernel: Kernel, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The arrays that the pass writes."""
     inputs = [arrays[name].contiguous() for name in kernel.reads]
@@ -36,5 +41,6 @@ def launch(kernel: Kernel, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     outputs = {name: like.new_empty((rows, width)) for name, width in kernel.writes.items()}
     if rows:
         with torch.cuda.device_of(like):
-            kernel.function[(-(-rows // BLOCK),)](*inputs, *outputs.values(), rows, BLOCK=BLOCK, num_warps=WARPS)
+            grid, width = (-(-rows // BLOCK),), warps(64 if torch.version.hip else 32)
+            kernel.function[grid](*inputs, *outputs.values(), rows, BLOCK=BLOCK, num_warps=width)
     return outputs
