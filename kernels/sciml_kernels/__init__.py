@@ -7,6 +7,13 @@ from sciml_kernels.edges import Edges
 from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
 from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
+from sciml_kernels.segments.op import (
+    project_charge,
+    remove_net_force,
+    remove_net_force_and_torque,
+    segment_pointers,
+    segment_sum,
+)
 from sciml_kernels.trilinear.spec import Path, Spec
 
 __all__ = [
@@ -23,6 +30,11 @@ __all__ = [
     "gate",
     "pair_features",
     "product",
+    "project_charge",
+    "remove_net_force",
+    "remove_net_force_and_torque",
+    "segment_pointers",
+    "segment_sum",
     "silu",
     "spherical_harmonics",
 ]
