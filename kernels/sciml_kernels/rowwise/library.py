@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.autograd import refuse_third, wanted
+from sciml_kernels.operators import Operator
 from sciml_kernels.rowwise import cpu, gpu
 from sciml_kernels.rowwise.function import Function, Pass, backward, double_backward, forward
 
@@ -38,7 +39,7 @@ class Family(NamedTuple):
     indices: Names = ()
 
 
-def register(family: Family) -> Callable[..., Any]:
+def register(family: Family) -> Operator:
     """The operator sciml_kernels::<name>(*inputs, *indices, key, backend) -> outputs, with its derivatives.
 
     The backward operator takes the gradients g of the outputs before that, the double backward operator the gradients u
@@ -64,7 +65,7 @@ class _Operators:
         for suffix, first, result, body, fake in zip(suffixes, firsts, results, bodies, fakes, strict=True):
             schema = self._schema(first, len(result))
             name = f"sciml_kernels::{family.name}{suffix}"
-            operator = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
+            operator = Operator(name, body, schema)
             operator.register_fake(fake)
             operators.append(operator)
         self.forward, self.backward, self.double_backward = operators
