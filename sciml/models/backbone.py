@@ -9,9 +9,8 @@ from torch_geometric.data import Batch
 from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block
 from sciml.models.embedding import NodeEmbedding
-from sciml.models.layers import DegreeNorm, full_precision
-from sciml.models.radial import EdgeEmbedding
-from sciml_kernels import Edges
+from sciml.models.layers import full_precision
+from sciml_kernels import Edges, degree_norm, edge_embedding
 
 
 def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ class Backbone(nn.Module):
         inputs = {kind: INPUTS[kind] for kind in kinds}
         edge_scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}
         self.embedding = NodeEmbedding(channels, inputs, num_datasets)
-        self.edge_embedding = EdgeEmbedding(lmax_edge, radial["basis"])
+        self.lmax_edge, self.basis, self.backend = lmax_edge, radial["basis"], backend
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))
         first = 1 if any(value.vectors for value in inputs.values()) else 0
@@ -72,7 +71,6 @@ class Backbone(nn.Module):
             )
             for lmax_in, lmax_out in itertools.pairwise(degrees)
         )
-        self.norm = DegreeNorm(channels, 0)
 
     def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Tensor:
         """Return invariant node features (n, C).
@@ -83,11 +81,12 @@ class Backbone(nn.Module):
         index = KINDS.index(kind)
         with full_precision(positions):
             vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
-            geometry = self.edge_embedding(vectors, solid=kind == "jets")
+            # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
+            edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
         edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
         x = self.embedding(batch, kind)
         embedding = x[:, 0]
         edge_scalars = batch.edge_scalars if "edge_scalars" in batch else None
         for block in self.blocks:
-            x = block(x, embedding, geometry, edges, self.mean_neighbors[index], kind, edge_scalars)
-        return self.norm(x)[:, 0]
+            x = block(x, embedding, edge, edges, self.mean_neighbors[index], kind, edge_scalars)
+        return degree_norm(x, backend=self.backend)[:, 0]

@@ -5,10 +5,11 @@ Component ``l * l + m`` holds the m-th component of degree l in e3nn's real basi
 
 import itertools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sciml_kernels import degree_linear, degree_norm, gate, silu
 
 
 def num_components(lmax: int) -> int:
@@ -40,106 +41,52 @@ def split_degrees(x: Tensor) -> tuple[Tensor, ...]:
 
 
 class DegreeLinear(nn.Module):
-    """A linear map of the channels for each degree, with a bias on the invariants.
+    """A linear map of the channels for each degree, with a bias on the invariants; see sciml_kernels.degree_linear.
 
     Maps [node, component, channels_in] to [node, component, channels_out]; accepts any lmax up to its own.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, lmax: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, lmax: int, backend: str = "auto") -> None:
         super().__init__()
-        self.weights = nn.ParameterList(
-            torch.randn(channels_in, channels_out) / math.sqrt(channels_in) for _ in range(lmax + 1)
-        )
+        self.backend = backend
+        self.weights = nn.Parameter(torch.randn(lmax + 1, channels_in, channels_out) / math.sqrt(channels_in))
         self.bias = nn.Parameter(torch.zeros(channels_out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        invariants, *others = split_degrees(x)
-        parts = [torch.addmm(self.bias, invariants.squeeze(1), self.weights[0]).unsqueeze(1)]
-        parts += [part @ weight for part, weight in zip(others, self.weights[1:], strict=False)]
-        return torch.cat(parts, dim=1) if others else parts[0]
-
-
-class DegreeNorm(nn.Module):
-    """Equivariant RMS norm: x / rms, where every degree has the same say in the mean square.
-
-    Follows the degree-balanced RMS norm of EquiformerV2 (Liao et al., 2023), without centring, and without gains, which
-    the linear map that follows would absorb.
-    """
-
-    balance: Tensor
-
-    def __init__(self, channels: int, lmax: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        weights = 1.0 / (channels * (2 * degree_of_component(lmax) + 1.0))
-        self.register_buffer("balance", weights, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = self.balance[: x.shape[1]].to(x.dtype) / (lmax_of(x) + 1)
-        mean_square = (x.square() * weights[:, None]).sum(dim=(1, 2), keepdim=True)
-        return x * torch.rsqrt(mean_square + self.eps)
+    def forward(self, x: Tensor, residual: Tensor | None = None, norm: bool = False, eps: float = 1e-5) -> Tensor:
+        """Add ``residual`` where given (missing degrees count as zero); ``norm`` maps the RMS-normalised x instead."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return degree_linear(x, self.weights, self.bias, residual, norm=norm, eps=eps, backend=self.backend)
+        low = torch.get_autocast_dtype(x.device.type)
+        x = degree_norm(x, eps, self.backend) if norm else x
+        out = degree_linear(x.to(low), self.weights.to(low), self.bias.to(low))
+        return out if residual is None else pad_degrees(residual, lmax_of(out)) + out
 
 
 class FeedForward(nn.Module):
-    """Gated equivariant feed-forward: invariants pass SiLU, every other degree is gated by invariants."""
+    """Gated equivariant feed-forward with its norm and residual: invariants pass SiLU, the other degrees are gated by
+    invariants.
+    """
 
-    def __init__(self, channels: int, lmax: int, expansion: int) -> None:
+    def __init__(self, channels: int, lmax: int, expansion: int, backend: str = "auto") -> None:
         super().__init__()
         hidden = channels * expansion
-        self.expand = DegreeLinear(channels, hidden, lmax)
+        self.backend = backend
+        self.expand = DegreeLinear(channels, hidden, lmax, backend)
         self.gates = nn.Linear(channels, lmax * hidden) if lmax > 0 else None
-        self.contract = DegreeLinear(hidden, channels, lmax)
-        for weight in self.contract.weights:
-            nn.init.zeros_(weight)
+        self.contract = DegreeLinear(hidden, channels, lmax, backend)
+        nn.init.zeros_(self.contract.weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.expand(x)
-        if self.gates is None:
-            return self.contract(silu(hidden))
-        invariants, *others = split_degrees(hidden)
-        gates = torch.sigmoid(self.gates(x[:, 0])).view(x.shape[0], -1, hidden.shape[2]).split(1, dim=1)
-        gated = [part * gate for part, gate in zip(others, gates, strict=False)]
-        return self.contract(torch.cat([silu(invariants), *gated], dim=1))
-
-
-class _SiLU(torch.autograd.Function):
-    """SiLU whose derivatives to second order each take one pass; torch's own second derivative takes a dozen."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.nn.functional.silu(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return _SiLUBackward.apply(gradient, x)
-
-
-class _SiLUBackward(torch.autograd.Function):
-    """gradient * silu'(x)."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient, x)
-        return torch.ops.aten.silu_backward(gradient, x)
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, x = ctx.saved_tensors
-        sigmoid = torch.sigmoid(x)
-        # silu'' = s (1 - s) (2 + x (1 - 2 s)), with s the sigmoid
-        curvature = torch.addcmul(x, x, sigmoid, value=-2.0).add_(2.0).mul_(sigmoid).mul_(1.0 - sigmoid)
-        return torch.ops.aten.silu_backward(outer, x), curvature.mul_(outer).mul_(gradient)
-
-
-def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x), twice differentiable."""
-    return _SiLU.apply(x)
+        normed = degree_norm(x, backend=self.backend)
+        hidden = self.expand(normed)
+        gates = None
+        if self.gates is not None:
+            gates = self.gates(normed[:, 0]).view(x.shape[0], -1, hidden.shape[2])
+        return self.contract(gate(hidden, gates, self.backend), residual=x)
 
 
 class SiLU(nn.Module):
-    """:func:`silu` as a module."""
+    """x * sigmoid(x) with one pass a derivative, to the second."""
 
     def forward(self, x: Tensor) -> Tensor:
         return silu(x)
