@@ -1,8 +1,8 @@
 """The C++ emitter: one source file with one function `run` per spec, hidden size, dtype and pass.
 
-Edges are taken in blocks of 64, paths in panels of about 128 weights. Per block and panel: w = h W by a small matrix
-product into a buffer that stays in the second-level cache; the coupling of every path, on all rows of the block; the
-products of the gradients of w with W^T and h^T, from the same buffers. No weight of an edge reaches memory.
+Edges are taken in blocks, paths in panels. Per block and panel: w = h W by a small matrix product into a buffer that
+stays in the second-level cache; the couplings of all paths, row by row; the products of the gradients of w with W^T and
+h^T, from the same buffers. No weight of an edge reaches memory.
 
 W is copied once per call, panel by panel, with rows an odd number of cache lines apart (rows a power of two apart share
 few sets of a cache), and transposed where gradients to h are wanted. Gradients to x and to W are summed in one slab of
@@ -20,10 +20,10 @@ from sciml_kernels.cpp_matmul import MATMUL
 from sciml_kernels.trilinear import cpp
 from sciml_kernels.trilinear.cpp import indent
 from sciml_kernels.trilinear.emit import emit
-from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
+from sciml_kernels.trilinear.spec import Spec, offsets, weight_offsets
 
 BLOCK = 64  # edges
-PANEL = 128  # weights of an edge
+PANEL, NARROW_PANEL = 128, 384  # most weights of an edge in a panel of several paths; of paths of up to 32 channels
 
 _CONSTANTS = """
 #include <cstdlib>
@@ -102,22 +102,6 @@ struct Rows {  // of a block
 };
 """
 
-_COUPLING = """
-// {title}
-static void {name}(const Rows& rows, {arguments}) {{
-  for (int64_t r = 0; r < rows.count; r++) {{
-{pointers}
-{before}
-    auto step = [&](int c, auto lanes) __attribute__((always_inline)) {{
-{body}
-    }};
-    for (int c = 0; c + LANES <= {mul}; c += LANES) step(c, Lanes<LANES>());
-    if constexpr ({mul} % LANES) step({mul} / LANES * LANES, Lanes<{mul} % LANES>());
-{after}
-  }}
-}}
-"""
-
 _RUN = """
 extern "C" void run(int threads, int64_t nodes, int64_t rows_x, const int64_t* senders, const int64_t* pointers,
                     {arguments}) {{
@@ -168,11 +152,12 @@ class Panel(NamedTuple):
 
 
 def panels(spec: Spec) -> list[Panel]:
-    """All paths in panels of at most `PANEL` weights, or of one path."""
+    """All paths in panels: of several paths up to a limit, or of one."""
     found: list[Panel] = []
     for index, (path, start) in enumerate(zip(spec.paths, weight_offsets(spec), strict=True)):
-        end = start + spec.irreps_x[path.x].mul
-        if found and end - found[-1].begin <= PANEL:
+        mul = spec.irreps_x[path.x].mul
+        end = start + mul
+        if found and end - found[-1].begin <= (NARROW_PANEL if mul <= 32 else PANEL):
             last = found.pop()
             found.append(Panel((*last.paths, index), last.begin, end))
         else:
@@ -226,30 +211,17 @@ def _arrays(plan: Pass) -> dict[str, str]:
     return {name: places[name[-1]] for name in names}
 
 
-def _type(name: str) -> str:
-    """A y gets its gradient as vectors, whose lanes are summed once per block."""
-    return "vec*" if name == "out_y" else "real*" if name.startswith("out") else "const real*"
-
-
 def _couplings(spec: Spec, dtype: torch.dtype, plan: Pass) -> dict[str, str]:
-    """A function per distinct coupling: all channels of one path, in all rows of a block."""
-    arrays = _arrays(plan)
-    functions = {}
-    for path in spec.paths:
-        mul = spec.irreps_x[path.x].mul
-        steps = emit(path, plan.terms, plan.trilinear_wants, cpp.SUFFIX[dtype])
-        before, body, after = cpp.coupling_parts(spec, mul, steps)
-        functions[cpp.coupling_name(spec, path)] = _COUPLING.format(
-            title=cpp.coupling_title(path, mul),
-            name=cpp.coupling_name(spec, path),
-            arguments=", ".join(f"{_type(name)} all_{name}" for name in arrays),
-            pointers=indent([f"{_type(name)} {name} = all_{name} + {place};" for name, place in arrays.items()], 4),
-            mul=mul,
-            before=indent(before, 4),
-            body=indent(body, 6),
-            after=indent(after, 4),
+    """A function per distinct coupling: all channels of one path in one row."""
+    names = list(_arrays(plan))
+    reads = [name for name in names if not name.startswith("out")]
+    writes = [name for name in names if name.startswith("out")]
+    return {
+        cpp.coupling_name(spec, path): cpp.coupling_function(
+            spec, path, emit(path, plan.terms, plan.trilinear_wants, cpp.SUFFIX[dtype]), reads, writes
         )
-    return functions
+        for path in spec.paths
+    }
 
 
 def _run(spec: Spec, hidden: int, dtype: torch.dtype, plan: Pass) -> str:
@@ -315,7 +287,7 @@ def _panel(spec: Spec, dtype: torch.dtype, plan: Pass, index: int, panel: Panel)
                 f"product<{wide}, {_flag(order)}, HIDDEN, 1, WEIGHT_ROW, WEIGHT_ROW>(rows.count, HIDDEN, "
                 f"{rows} + e * HIDDEN, packed_{matrix} + {index} * PANEL_SIZE, {name});"
             )
-    lines += [_call(spec, plan, spec.paths[i], weight_offsets(spec)[i] - panel.begin) for i in panel.paths]
+    lines += _rows(spec, plan, panel)
     for order, (gradient, matrix) in enumerate(plan.products_of_h):
         lines.append(
             f"product<{high}, {_flag(index + order)}, WEIGHT_ROW, 1, HIDDEN_ROW, HIDDEN_ROW>(rows.count, {columns}, "
@@ -333,15 +305,23 @@ def _flag(order: int) -> str:
     return "true" if order else "false"
 
 
-def _call(spec: Spec, plan: Pass, path: Path, start_w: int) -> str:
-    """The coupling function of a path, its arrays shifted to the path's own blocks."""
-    start = {
-        "x": offsets(spec.irreps_x)[path.x],
-        "y": offsets(spec.irreps_y)[path.y],
-        "g": offsets(spec.irreps_out)[path.out],
-        "w": start_w,
-        "v": start_w,
-    }
+def _rows(spec: Spec, plan: Pass, panel: Panel) -> list[str]:
+    """All couplings of a panel, row by row: the rows of x and g that they share stay in the first-level cache."""
     bases = {"out_x": "sum_x", "out_y": "sums_y", "y": "y + e * DIM_Y", "vy": "vy + e * DIM_Y"}
-    arguments = [f"{bases.get(name, name)} + {start[name[-1]]}" for name in _arrays(plan)]
-    return f"{cpp.coupling_name(spec, path)}(rows, {', '.join(arguments)});"
+    lines = ["for (int64_t r = 0; r < rows.count; r++) {"]
+    for name, place in _arrays(plan).items():
+        kind = "vec*" if name == "out_y" else "real*" if name.startswith("out") else "const real*"
+        lines.append(f"  {kind} row_{name} = {bases.get(name, name)} + {place};")
+    starts_w = weight_offsets(spec)
+    for index in panel.paths:
+        path = spec.paths[index]
+        start = {
+            "x": offsets(spec.irreps_x)[path.x],
+            "y": offsets(spec.irreps_y)[path.y],
+            "g": offsets(spec.irreps_out)[path.out],
+            "w": starts_w[index] - panel.begin,
+        }
+        start["v"] = start["w"]
+        arguments = [f"row_{name} + {start[name[-1]]}" for name in _arrays(plan)]
+        lines.append(f"  {cpp.coupling_name(spec, path)}({', '.join(arguments)});")
+    return [*lines, "}"]

@@ -128,7 +128,7 @@ def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...]
     )
     suffix = SUFFIX[dtype]
     couplings = {
-        coupling_name(spec, path): _coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
+        coupling_name(spec, path): coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
         for path in spec.paths
     }
     loop = _conv_loop if gather else _product_loop
@@ -165,28 +165,9 @@ def coupling_name(spec: Spec, path: Path) -> str:
     return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
 
 
-def _coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
+def coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
     """All channels of one path in one row; pointers are those of the path's own blocks."""
     mul = spec.irreps_x[path.x].mul
-    before, body, after = coupling_parts(spec, mul, steps)
-    return _COUPLING.format(
-        title=coupling_title(path, mul),
-        name=coupling_name(spec, path),
-        arguments=_arguments(reads, writes, _vector_output(spec)),
-        mul=mul,
-        before=indent(before, 2),
-        body=indent(body, 4),
-        after=indent(after, 2),
-    )
-
-
-def coupling_title(path: Path, mul: int) -> str:
-    """What a comment says of a path."""
-    return f"{path.degrees[0]} x {path.degrees[1]} -> {path.degrees[2]}, {mul} channels"
-
-
-def coupling_parts(spec: Spec, mul: int, steps: list[Step]) -> tuple[list[str], list[str], list[str]]:
-    """Statements before, within and after the loop over the channels of a row; `lanes` are those of channel c."""
     before, body, after = [], [], []
     declared: set[str] = set()
     for step in steps:
@@ -203,7 +184,15 @@ def coupling_parts(spec: Spec, mul: int, steps: list[Step]) -> tuple[list[str], 
         else:
             body.append(_statement(step, mul, declared))
             declared.add(step.name)
-    return before, body, after
+    return _COUPLING.format(
+        title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
+        name=coupling_name(spec, path),
+        arguments=_arguments(reads, writes, _vector_output(spec)),
+        mul=mul,
+        before=indent(before, 2),
+        body=indent(body, 4),
+        after=indent(after, 2),
+    )
 
 
 def _of_shared_y(step: Step) -> bool:
