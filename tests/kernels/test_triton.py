@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec, conv, product
+from sciml_kernels.edges import cut_rows
 from sciml_kernels.trilinear.emit import FIRST_ORDER
 from sciml_kernels.trilinear.parts import choose_walk
 from tests.kernels.interpreted import interpreted
 from tests.kernels.problems import SPECS, assert_equal_blocks, derivatives, edges, inputs
 
-NODES, EDGES = 3, 7
+NODES, EDGES = 3, 3
+SMALL = Spec.summed("3x0e+3x1o", "0e+1o", "0e+1o")
 # Few outputs: edges are walked by sender in the backward passes.
 BY_SENDER = Spec.summed("3x0e+3x1o", "0e+1o", "0e")
 WITH_GAPS = Spec.summed("3x0e+3x2e", "0e+1o+2e", "1o")  # nothing couples to the harmonics 0e and 2e
@@ -51,13 +53,45 @@ def test_convolution_equals_its_definition(name: str) -> None:
 
 @interpreted
 def test_single_precision() -> None:
-    compare_conv(SPECS["separate"], edges(NODES, EDGES), torch.float32, 1e-5)
+    compare_conv(SMALL, edges(NODES, EDGES), torch.float32, 1e-5)
+
+
+@interpreted
+def test_half_precision_is_summed_in_single() -> None:
+    """Results are rounded once, to one part in 128 (in the interpreter, which cuts the last bits off)."""
+    graph, spec = edges(NODES, 20), Spec.summed("3x0e", "0e", "0e")
+    leaves = [tensor.requires_grad_() for tensor in inputs(spec, NODES, 20, torch.bfloat16)]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    out, wanted = conv(*leaves, graph, spec, "triton"), conv(*exact, graph, spec, "reference")
+    found = (out, *torch.autograd.grad(out.sum(), leaves))
+    for tensor, expected in zip(found, (wanted, *torch.autograd.grad(wanted.sum(), exact)), strict=True):
+        assert tensor.dtype == torch.bfloat16
+        torch.testing.assert_close(tensor.double(), expected, rtol=2**-7, atol=1e-6)
 
 
 @interpreted
 def test_walk_by_sender() -> None:
     assert choose_walk(BY_SENDER, FIRST_ORDER, "xyw", True) == "sender"
+    assert choose_walk(BY_SENDER, FIRST_ORDER, "xyw", False) == "receiver"
+    assert choose_walk(SPECS["separate"], FIRST_ORDER, "xyw", True) == "receiver"
     compare_conv(BY_SENDER, edges(NODES, EDGES))
+
+
+@pytest.mark.parametrize("spec", [SMALL, BY_SENDER], ids=["by receiver", "by sender"])
+@interpreted
+def test_hubs_are_served_by_several_programs(spec: Spec) -> None:
+    graph = Edges(torch.tensor([1, 0, 1, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 1, 1]), 3)
+    vars(graph)["pieces"] = cut_rows(graph.pointers, 6, longest=2)
+    vars(graph)["sender_pieces"] = cut_rows(graph.sender_pointers, 6, longest=3)
+    assert graph.pieces[0].tolist() == [[0, 0, 1], [1, 1, 3], [2, 6, 6], [1, 3, 5], [1, 5, 6], [2, 8, 8]]
+    assert graph.pieces[1].tolist() == [0, 0, 2, 2]
+    compare_conv(spec, graph)
+
+
+@interpreted
+def test_many_channels_in_several_blocks() -> None:
+    """Partial gradients to y from every block of channels; the last one is not full."""
+    compare_conv(Spec.summed("150x0e", "0e+1o", "0e+1o"), edges(NODES, EDGES))
 
 
 @interpreted
@@ -65,8 +99,104 @@ def test_slots_that_no_path_touches() -> None:
     compare_conv(WITH_GAPS, edges(NODES, EDGES))
 
 
-@pytest.mark.parametrize("name", ["separate", "y channels"])
+@pytest.mark.parametrize("size", [(4, 0), (1, 0), (1, 2), (0, 0)], ids=str)
+@interpreted
+def test_empty_edge_sets_and_single_nodes(size: tuple[int, int]) -> None:
+    compare_conv(SMALL, edges(*size))
+    compare_conv(BY_SENDER, edges(*size))
+
+
+@interpreted
+def test_bipartite_edges() -> None:
+    graph = Edges(torch.tensor([0, 3, 4, 1]), torch.tensor([0, 0, 0, 1]), 2, num_senders=5)
+    compare_conv(SMALL, graph)
+    compare_conv(BY_SENDER, graph)
+
+
+@pytest.mark.parametrize("name", ["unequal multiplicities", "y channels"])
 @interpreted
 def test_product_equals_its_definition(name: str) -> None:
     spec = SPECS[name]
-    compare(spec, lambda x, y, w, backend: product(x, y, w, spec, backend), inputs(spec, 5, 5, torch.float64), 1e-13)
+    compare(spec, lambda x, y, w, backend: product(x, y, w, spec, backend), inputs(spec, 3, 3, torch.float64), 1e-13)
+
+
+@pytest.mark.parametrize("needed", ["x", "y", "w", "xw"])
+@interpreted
+def test_partial_gradients(needed: str) -> None:
+    """Only some inputs need gradients: fewer terms and results, the same numbers."""
+    graph = edges(NODES, EDGES)
+    results = []
+    for backend in ("triton", "reference"):
+        named = dict(zip("xyw", inputs(SMALL, NODES, EDGES, torch.float64), strict=True))
+        leaves = [named[name].requires_grad_() for name in needed]
+        value = conv(named["x"], named["y"], named["w"], graph, SMALL, backend)
+        g = value.detach().requires_grad_()
+        first = torch.autograd.grad(value, leaves, g, create_graph=True)
+        loss = sum((gradient**2).sum() for gradient in first)
+        second = torch.autograd.grad(loss, [*leaves, g], allow_unused=True, materialize_grads=True)
+        results.append([value, *first, *second])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_gradgradcheck() -> None:
+    spec, graph = Spec.summed("2x1o", "0e+1o", "1o"), edges(2, 2)
+    arguments = tuple(tensor.requires_grad_() for tensor in inputs(spec, 2, 2, torch.float64))
+
+    def function(*leaves: Tensor) -> Tensor:
+        return conv(*leaves, graph, spec, "triton")
+
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+
+
+@interpreted
+def test_repeatable_bit_for_bit() -> None:
+    graph, arguments = edges(NODES, 8), inputs(SMALL, NODES, 8, torch.float32)
+    first, again = (derivatives(lambda x, y, w: conv(x, y, w, graph, SMALL, "triton"), arguments) for _ in range(2))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@interpreted
+def test_nan_and_inf_propagate(bad: float) -> None:
+    graph = Edges(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]), 3)
+    x, y, w = inputs(SMALL, 3, 3, torch.float32)
+    x[1, :] = bad
+    out = conv(x, y, w, graph, SMALL, "triton")
+    assert not out[1].isfinite().any()
+    assert out[[0, 2]].isfinite().all()
+
+
+@interpreted
+def test_opcheck() -> None:
+    graph = edges(2, 2)
+    leaves = [tensor.requires_grad_() for tensor in inputs(BY_SENDER, 2, 2, torch.float64)]
+    arguments = (*leaves, graph.tables("triton", True), BY_SENDER.key, "triton")
+    torch.library.opcheck(torch.ops.sciml_kernels.trilinear.default, arguments)
+
+
+@interpreted
+def test_a_gradient_to_x_needs_the_tables_of_the_senders() -> None:
+    graph = edges(2, 2)
+    x, y, w = inputs(SMALL, 2, 2, torch.float64)
+    g = torch.zeros(2, SMALL.dim_out, dtype=torch.float64)
+    with pytest.raises(ValueError, match="tables: found those of the receivers alone"):
+        torch.ops.sciml_kernels.trilinear_backward(
+            g, x, y, w, graph.tables("triton", False), SMALL.key, "triton", "xyw"
+        )
+
+
+def test_pieces_cover_every_edge_once() -> None:
+    counts = torch.tensor([0, 5, 130, 1, 0, 700, 64])
+    pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    pieces, extras = cut_rows(pointers, 900, longest=64)
+    assert pieces.shape == (7 + 900 // 64, 3)
+    covered = sorted((node, edge) for node, first, end in pieces.tolist() for edge in range(first, end))
+    assert covered == [(node, edge) for node in range(7) for edge in range(*pointers[node : node + 2].tolist())]
+    for node in range(7):
+        owned = pieces[7 + int(extras[node]) : 7 + int(extras[node + 1])]
+        assert (owned[:, 0] == node).all()
+    assert int((pieces[:, 2] - pieces[:, 1]).max()) <= 64

@@ -12,10 +12,11 @@ from torch import Tensor
 from sciml_kernels import triton_source
 from sciml_kernels.trilinear import triton, tuned
 from sciml_kernels.trilinear.emit import Term
-from sciml_kernels.trilinear.parts import Walk, choose_walk, cut
+from sciml_kernels.trilinear.parts import WARP, Config, Walk, choose_walk, cut
 from sciml_kernels.trilinear.spec import Spec
 
 MOST_PROGRAMS = 65536  # of a product; further rows are served in turn
+POINTER = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
 TILE, BLOCK = 8, 128  # of the sums of rows: rows and columns that a program has in flight
 
 
@@ -72,7 +73,14 @@ def plan(
     spec = Spec.from_key(key)
     walk = choose_walk(spec, terms, wants, by_sender=tables > 5) if tables else "rows"
     config = tuned.config(tuned.name_of(device), key, dtype, walk, terms, wants)
-    parts = cut(spec, 8 if dtype == torch.float64 else 4, terms, wants, config)
+    return build(spec, dtype, walk, terms, wants, config, warp=64 if torch.version.hip else WARP)
+
+
+def build(
+    spec: Spec, dtype: torch.dtype, walk: Walk, terms: tuple[Term, ...], wants: str, config: Config, warp: int = WARP
+) -> Plan:
+    """The kernels of a pass in a launch configuration, jitted but not compiled."""
+    parts = cut(spec, 8 if dtype == torch.float64 else 4, terms, wants, config, warp)
     kernels, slabs = [], 0
     for index, part in enumerate(parts):
         text = triton.source(spec, part, dtype, walk, terms, wants, parts[:index], slabs)
@@ -80,6 +88,14 @@ def plan(
         slabs += text.blocks
     dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
     return Plan(tuple(kernels), walk, 0 if spec.y_channels else slabs, dims, _gaps(spec))
+
+
+def signature(text: triton.Text, dtype: torch.dtype) -> dict[str, str]:
+    """The Triton types of a kernel's arguments, for `sciml_kernels.aot`."""
+    own = POINTER[dtype]
+    wide = POINTER[_wide(dtype)]
+    written = {name: own if name == "out_w" else wide for name in text.writes}
+    return {**dict.fromkeys(text.reads, own), **written, **dict.fromkeys(text.tables, "*i64"), "count": "i64"}
 
 
 def launch(
@@ -122,20 +138,19 @@ def _run(
         programs = pieces.shape[0]
     if programs:
         tensors = [*(inputs[name] for name in kernel.text.reads), *outputs.values(), *index]
-        kernel.function[(programs, kernel.text.blocks)](*tensors, rows, num_warps=kernel.warps)
+        kernel.function[(programs, kernel.text.blocks)](*tensors, rows, num_warps=kernel.warps, num_stages=1)
 
 
 def _allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables | None) -> Tensor:
     """What the kernels write: the result itself, or parts of sums in the precision of the arithmetic."""
     dim = todo.dims[want]
     make = x.new_zeros if want in todo.gaps else x.new_empty
-    wide = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    dtype = x.dtype if want == "w" else _wide(x.dtype)  # alone the gradient to w has one term
     if want == "y" and todo.slabs:
-        return x.new_empty((todo.slabs, rows, dim), dtype=wide)
+        return x.new_empty((todo.slabs, rows, dim), dtype=dtype)
     if tables is not None and want == triton.HELD[todo.walk]:
-        return make((tables.side(want)[0].shape[0], dim), dtype=wide)
-    summed = tables is not None and want == triton.OTHER[todo.walk]
-    return make((rows, dim), dtype=wide if summed or want != "w" else x.dtype)
+        rows = tables.side(want)[0].shape[0]
+    return make((rows, dim), dtype=dtype)
 
 
 def _finish(want: str, tensor: Tensor, todo: Plan, x: Tensor, tables: Tables | None) -> Tensor:
@@ -170,6 +185,11 @@ def _join(out: Tensor, pieces: Tensor, extras: Tensor) -> Tensor:
         grid = (out.shape[0] - nodes, -(-dim // BLOCK))
         join_pieces[grid](out, pieces, extras, nodes, dim, BLOCK=BLOCK)
     return out[:nodes]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision of the arithmetic and of whatever is summed further."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 def _gaps(spec: Spec) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml_kernels.autograd import refuse_third, wanted
 from sciml_kernels.trilinear import cpu, gpu
 from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, reachable, second_order
 from sciml_kernels.trilinear.spec import Spec
@@ -101,7 +102,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    wants = _wanted("xyw", ctx.needs_input_grad[:3])
+    wants = wanted(ctx, "xyw")
     x, y, w, *tables = ctx.saved_tensors
     found = trilinear_backward(g, x, y, w, tables, ctx.spec, ctx.backend, wants)
     return (
@@ -121,7 +122,7 @@ def _keep_first(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _double_backward(ctx: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
     given = [v if name in ctx.wants else None for name, v in zip("xyw", tangents, strict=True)]
     terms = second_order("".join(name for name, v in zip("xyw", given, strict=True) if v is not None))
-    wants = reachable(terms, _wanted("gxyw", ctx.needs_input_grad[:4]))
+    wants = reachable(terms, wanted(ctx, "gxyw"))
     g, x, y, w, *tables = ctx.saved_tensors
     rest = [None] * len(tables), None, None, None
     if not wants:
@@ -131,16 +132,6 @@ def _double_backward(ctx: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
     return *(grad if name in wants else None for name, grad in found.items()), *rest
 
 
-def _third(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sciml_kernels: third derivatives are not available in compiled kernels, use backend='reference' for them"
-    )
-
-
-def _wanted(names: str, needed: tuple[bool, ...]) -> str:
-    return "".join(name for name, need in zip(names, needed, strict=True) if need)
-
-
 trilinear.register_autograd(_backward, setup_context=_keep)
 trilinear_backward.register_autograd(_double_backward, setup_context=_keep_first)
-trilinear_double_backward.register_autograd(_third)
+trilinear_double_backward.register_autograd(refuse_third)

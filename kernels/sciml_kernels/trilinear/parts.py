@@ -8,18 +8,20 @@ large for the registers is cut by output slots, which reads and writes its featu
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from sciml_kernels.trilinear.emit import Term
-from sciml_kernels.trilinear.spec import Spec
+from sciml_kernels.trilinear.emit import Term, emit
+from sciml_kernels.trilinear.spec import Path, Spec
 
 Walk = Literal["rows", "receiver", "sender"]
 Room = Callable[[Sequence[int], int], bool]  # whether these paths fit into a thread that holds so many channels
 
-WARP = 32  # of NVIDIA; AMD's 64 lanes then hold each channel twice in the smallest blocks
+WARP = 32  # threads of a warp on NVIDIA's GPUs; AMD's have 64
 CHANNELS_PER_THREAD = (4, 2, 1)
 WISHED_CHANNELS = 2  # for each thread: what depends on y alone is computed once for both
+MOST_STEPS = 900  # of the couplings of a part: the time that Triton takes to compile grows with their square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Config:
         warps: warps of a program, which share its channels.
     """
 
-    values: int = 168
+    values: int = 144
     warps: int = 1
 
 
@@ -62,8 +64,10 @@ def choose_walk(spec: Spec, terms: tuple[Term, ...], wants: str, by_sender: bool
     return "sender" if by_sender and moved["g"] < moved["x"] else "receiver"
 
 
-def cut(spec: Spec, size: int, terms: tuple[Term, ...], wants: str, config: Config) -> tuple[Part, ...]:
-    """All paths of the spec in parts; `size` is that of a number in bytes."""
+def cut(
+    spec: Spec, size: int, terms: tuple[Term, ...], wants: str, config: Config, warp: int = WARP
+) -> tuple[Part, ...]:
+    """All paths of the spec in parts; `size` is that of a number in bytes, `warp` the threads of a warp."""
     parts: list[Part] = []
     for mul in dict.fromkeys(spec.irreps_x[path.x].mul for path in spec.paths):
         slots: dict[int, list[int]] = {}
@@ -72,12 +76,13 @@ def cut(spec: Spec, size: int, terms: tuple[Term, ...], wants: str, config: Conf
                 slots.setdefault(path.x, []).append(index)
 
         def room(paths: Sequence[int], channels: int) -> bool:
-            vectors, scalars = _values(spec, tuple(paths), terms, wants)
-            return (vectors * channels + scalars) * size // 4 <= config.values
+            vectors, scalars = _values(spec, paths, terms, wants)
+            registers = (vectors * channels + scalars) * size // 4
+            return registers <= config.values and _steps(spec, paths, terms, wants) <= MOST_STEPS
 
         for group in _packed(slots, room):
             channels = next((count for count in CHANNELS_PER_THREAD if room(group, count)), 1)
-            block = min(WARP * config.warps * channels, 1 << (mul - 1).bit_length())
+            block = min(warp * config.warps * channels, 1 << (mul - 1).bit_length())
             parts.append(Part(tuple(group), block))
     return tuple(parts)
 
@@ -105,7 +110,18 @@ def _pieces(paths: list[int], room: Room) -> list[list[int]]:
     return groups
 
 
-def _values(spec: Spec, paths: tuple[int, ...], terms: tuple[Term, ...], wants: str) -> tuple[int, int]:
+def _steps(spec: Spec, paths: Sequence[int], terms: tuple[Term, ...], wants: str) -> int:
+    """Steps of the distinct couplings of these paths."""
+    couplings = {spec.paths[index].degrees: spec.paths[index] for index in paths}
+    return sum(_coupling_steps(path, terms, wants) for path in couplings.values())
+
+
+@functools.cache
+def _coupling_steps(path: Path, terms: tuple[Term, ...], wants: str) -> int:
+    return len(emit(path, terms, wants))
+
+
+def _values(spec: Spec, paths: Sequence[int], terms: tuple[Term, ...], wants: str) -> tuple[int, int]:
     """Values alive in the loop over edges: those with a channel axis, and scalars."""
     chosen = [spec.paths[index] for index in paths]
     components = {

@@ -1,0 +1,113 @@
+"""Every kernel of the benchmark problems, compiled ahead of time at the default configuration."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from sciml_kernels import Spec, aot, triton_source
+from sciml_kernels.trilinear import gpu, triton
+from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, second_order
+from sciml_kernels.trilinear.parts import WARP, choose_walk
+from sciml_kernels.trilinear.tuned import DEFAULT
+
+HARMONICS = "0e+1o+2e+3o"
+PROBLEMS = {
+    1: ("128x0e+128x1o", HARMONICS, HARMONICS),
+    2: ("128x0e+128x1o+128x2e", HARMONICS, HARMONICS),
+    4: ("128x0e+64x1e+32x2e+32x3e", "0e+1e+2e+3e", "0e+1e+2e+3e"),
+}
+PASSES: dict[str, tuple[tuple[Term, ...], str]] = {
+    "forward": (FIRST_ORDER, "g"),
+    "backward": (FIRST_ORDER, "xyw"),
+    "double": (second_order("xyw"), "xywg"),
+}
+MOST_SECONDS = 10.0
+MOST_LINES = 1050
+
+SUMS = {
+    "sum_rows": {"rows": "*fp32", "order": "*i64", "pieces": "*i64", "out": "*fp32", "dim": "i32"},
+    "join_pieces": {"out": "*fp32", "pieces": "*i64", "extras": "*i64", "nodes": "i64", "dim": "i32"},
+}
+
+
+def check(spec: Spec, name: str, target: str, dtype: torch.dtype = torch.float32, product: bool = False) -> None:
+    """All kernels of a pass: no spill, short source, short compilation."""
+    terms, wants = PASSES[name]
+    walk = "rows" if product else choose_walk(spec, terms, wants, by_sender=True)
+    warp = 64 if target.startswith("gfx") else WARP
+    for kernel in gpu.build(spec, dtype, walk, terms, wants, DEFAULT, warp).kernels:
+        types = gpu.signature(kernel.text, dtype)
+        found = aot.report(kernel.function, types, {}, target, kernel.warps)
+        assert found.spills == 0, found
+        assert found.seconds < MOST_SECONDS, found
+        assert len(kernel.text.source.splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_problem_1(name: str, target: str) -> None:
+    check(Spec.separate(*PROBLEMS[1]), name, target)
+
+
+def test_double_backward_of_problem_1() -> None:
+    check(Spec.separate(*PROBLEMS[1]), "double", "sm_90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_kernel(problem: int, name: str, target: str) -> None:
+    check(Spec.separate(*PROBLEMS[problem]), name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PASSES)
+def test_outputs_summed_over_paths(name: str) -> None:
+    """Paths share output slots, and the last layer's few outputs are walked by sender."""
+    check(Spec.summed(*PROBLEMS[1]), name, "sm_90")
+    check(Spec.summed("128x0e+128x1o", HARMONICS, "0e"), name, "sm_90")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    for name in PASSES:
+        check(Spec.summed("32x0e+32x1o", "0e+1o", "0e+1o"), name, "sm_90", dtype)
+
+
+def test_numbers_of_double_precision_are_not_rounded() -> None:
+    from triton import compile as triton_compile
+    from triton.compiler import ASTSource
+
+    spec = Spec.summed("32x1o", "1o", "2e")
+    (kernel,) = gpu.build(spec, torch.float64, "receiver", FIRST_ORDER, "g", DEFAULT).kernels
+    types = gpu.signature(kernel.text, torch.float64)
+    text = triton_compile(ASTSource(kernel.function, types, {}, {}), target=aot._target("sm_90")).asm["ttir"]
+    assert "f32" not in text
+    numbers = {float(number) for number in re.findall(r"constant (-?[\d.]+) : f64", text)}
+    assert numbers == {value for path in spec.paths for *_, value in path.entries}
+
+
+def test_products() -> None:
+    spec = Spec.summed("128x0e+128x1o", "128x0e+128x1o", "0e+1o", y_channels=True, ordered=True)
+    for name in PASSES:
+        check(spec, name, "sm_90", product=True)
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_rows(name: str) -> None:
+    from sciml_kernels.trilinear import sums
+
+    constants = {"BLOCK": gpu.BLOCK, **({"TILE": gpu.TILE, "GATHER": True} if name == "sum_rows" else {})}
+    for target in aot.TARGETS:
+        assert aot.report(getattr(sums, name), SUMS[name], constants, target).spills == 0
+
+
+def test_the_source_of_a_kernel_says_what_it_is() -> None:
+    spec = Spec.separate(*PROBLEMS[1])
+    (kernel,) = gpu.build(spec, torch.float32, "receiver", FIRST_ORDER, "g", DEFAULT).kernels
+    assert kernel.text.source.startswith(f"# {spec.key}")
+    assert triton_source.write(kernel.text.source, triton.NAME).read_text() == kernel.text.source
