@@ -49,7 +49,7 @@ def main() -> int:
         print(json.dumps(measure(arguments.problems[0], arguments.threads, arguments.repeats)))
         return 0
     rows = [_in_subprocess(number, arguments.threads, arguments.repeats) for number in arguments.problems]
-    report = {"machine": _machine(arguments.threads), "nodes": NODES, "edges": EDGES, "dtype": "float32", "rows": rows}
+    report = {"machine": machine(arguments.threads), "nodes": NODES, "edges": EDGES, "dtype": "float32", "rows": rows}
     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
     print(_table(rows))
     return 0 if all(row["correct"] for row in rows) else 1
@@ -176,7 +176,8 @@ def _bandwidth(repeats: int) -> float:
     return 2 * source.numel() * 4 / statistics.median(samples[1:]) / 1e9
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
+    """What the times were measured on, and how busy it was."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     load = round(os.getloadavg()[0], 1)
