@@ -194,7 +194,9 @@ def _split(names: str) -> Names:
 
 
 def _wanted(ctx: Any, names: Names) -> Names:
-    """Those of the operator's tensors whose gradients will be used."""
+    """Those of the operator's tensors whose gradients will be used; the engine is only asked where there is a choice."""
+    if sum(ctx.needs_input_grad) == 1:
+        return (names[ctx.needs_input_grad.index(True)],)
     letters = string.ascii_letters[: len(names)]
     found = wanted(ctx, letters, tuple(tensor is not None for tensor in ctx.saved_tensors))
     return tuple(name for name, letter in zip(names, letters, strict=True) if letter in found)
@@ -207,5 +209,6 @@ def _named(names: Names, results: Any, wants: Names) -> dict[str, Tensor]:
 
 def _results(found: Mapping[str, Tensor], names: Names, like: Tensor) -> Any:
     """In the order of the schema; what was not computed is empty."""
-    tensors = tuple(found[name] if name in found else like.new_empty(0) for name in names)
-    return tensors[0] if len(tensors) == 1 else tensors
+    if len(names) == 1:
+        return found[names[0]]
+    return tuple(found[name] if name in found else like.new_empty(0) for name in names)
