@@ -103,6 +103,29 @@ extern "C" void run(int threads, int64_t rows, {arguments}) {{
 }}
 """
 
+_SUM_ROWS = """
+// out[n] = sum of the rows whose index is n. A thread owns a range of n, so the order of a sum is that of the rows.
+extern "C" void run(int threads, int64_t rows, int64_t count, int64_t width, const int64_t* index, const real* values,
+                    real* out) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+  for (int64_t t = 0; t < threads; t++) {
+    const int64_t first = count * t / threads, last = count * (t + 1) / threads;
+    std::memset(out + first * width, 0, (last - first) * width * sizeof(real));
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t n = index[row];
+      if (n < first || n >= last) continue;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) out[n * width + c] += values[row * width + c];
+    }
+  }
+}
+"""
+
+
+def sum_rows_source(dtype: torch.dtype) -> str:
+    """The C++ file of a sum over rows by an index."""
+    return vector_text(dtype) + _SUM_ROWS
+
 
 def source(name: str, work: Pass, dtype: torch.dtype) -> str:
     """The C++ file; `run(threads, rows, index arrays..., arrays read..., arrays written...)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -52,6 +53,24 @@ def launch(kernel: Kernel, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     threads = torch.get_num_threads() if rows * kernel.width >= PARALLEL_NUMBERS else 1
     kernel.function(threads, rows, *_pointers(inputs), *_pointers(outputs.values()))
     return outputs
+
+
+def sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """out[n] = sum of the rows of values whose index is n, n < count."""
+    values, index = values.contiguous(), index.contiguous()
+    rows, width = values.shape
+    out = values.new_empty(count, width)
+    threads = torch.get_num_threads() if rows * width >= PARALLEL_NUMBERS else 1
+    _sum_rows(values.dtype)(threads, rows, count, width, *_pointers((index, values, out)))
+    return out
+
+
+@functools.cache
+def _sum_rows(dtype: torch.dtype) -> Callable[..., None]:
+    function = cache.load(cpp.sum_rows_source(dtype)).run
+    function.argtypes = [ctypes.c_int] + [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 3
+    function.restype = None
+    return function
 
 
 def _pointers(tensors: Iterable[Tensor]) -> list[int]:

@@ -29,6 +29,11 @@ def compiled(name: str, work: Pass, dtype: torch.dtype) -> Kernel:
     return Kernel(function, (*work.indices, *work.reads), {array: len(row) for array, row in work.writes.items()})
 
 
+def sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """out[n] = sum of the rows of values whose index is n, n < count; torch sorts for it, so the order is fixed."""
+    return values.new_zeros(count, values.shape[1]).index_put_((index,), values, accumulate=True)
+
+
 def warps(lanes: int) -> int:
     """As many as make one thread per row."""
     return BLOCK // lanes

@@ -103,7 +103,8 @@ class _Operators:
         found = _kernel(self.family, order, key, backend, like.dtype, along, given, wants)(arrays)
         for name, index in self.family.function(key).gathered.items():
             if name in found:
-                found[name] = _sum_rows(found[name], arrays[index], arrays[name].shape[0])
+                sum_rows = cpu.sum_rows if backend == "cpu" else gpu.sum_rows
+                found[name] = sum_rows(found[name], arrays[index], arrays[name].shape[0])
         return found
 
     def _fake_forward(self, *arguments: Any) -> Any:
@@ -175,12 +176,6 @@ def _pass(function: Function, order: str, along: Names, given: Names, wants: Nam
     return backward(function, given, wants) if order == "backward" else double_backward(function, along, given, wants)
 
 
-def _sum_rows(rows: Tensor, index: Tensor, count: int) -> Tensor:
-    """out[n] = sum of the rows whose index is n, in an order that does not depend on timing."""
-    out = rows.new_zeros(count, rows.shape[1])
-    return out.index_put_((index,), rows, accumulate=True) if rows.is_cuda else out.index_add_(0, index, rows)
-
-
 def _present(names: Names, tensors: list[Tensor | None]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
 
@@ -194,7 +189,7 @@ def _split(names: str) -> Names:
 
 
 def _wanted(ctx: Any, names: Names) -> Names:
-    """Those of the operator's tensors whose gradients will be used; the engine is only asked where there is a choice."""
+    """The tensors whose gradients will be used; the engine is only asked where there is a choice."""
     if sum(ctx.needs_input_grad) == 1:
         return (names[ctx.needs_input_grad.index(True)],)
     letters = string.ascii_letters[: len(names)]
