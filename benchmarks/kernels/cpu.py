@@ -83,10 +83,10 @@ def measure(problem: int, threads: int, repeats: int) -> dict[str, Any]:
     row["correct"] = row["error"] < TOLERANCE
     if not row["correct"]:
         return row
-    row["bandwidth_GBps"] = round(_bandwidth(repeats), 1)
+    row["bandwidth_GBps"] = round(bandwidth(repeats), 1)
     row["limit_ms"] = {key: round(value / row["bandwidth_GBps"] / 1e6, 3) for key, value in _bytes(spec).items()}
-    row["ours_ms"] = _times(lambda *leaves: conv(*leaves, graph, spec, "cpu"), (x, y, w), repeats)
-    row["e3nn_ms"] = _times(_peer(spec, graph), (x, y, w), max(3, repeats // 3))
+    row["ours_ms"] = times(lambda *leaves: conv(*leaves, graph, spec, "cpu"), (x, y, w), repeats)
+    row["e3nn_ms"] = times(_peer(spec, graph), (x, y, w), max(3, repeats // 3))
     totals = [sum(row[key].values()) for key in ("e3nn_ms", "ours_ms", "limit_ms")]
     row["ratio"], row["of_limit"] = round(totals[0] / totals[1], 1), round(totals[2] / totals[1], 2)
     return row
@@ -133,7 +133,7 @@ def _error(spec: Any, graph: Any, arguments: Sequence[Any]) -> float:
     return max(float((a - b).abs().max().detach() / b.abs().max().detach()) for a, b in zip(found, wanted, strict=True))
 
 
-def _times(function: Callable[..., Any], arguments: Sequence[Any], repeats: int) -> dict[str, float]:
+def times(function: Callable[..., Any], arguments: Sequence[Any], repeats: int) -> dict[str, float]:
     """Medians in ms of the forward, the backward (all inputs) and the double backward pass (all tangents)."""
     import torch
 
@@ -163,7 +163,7 @@ def _bytes(spec: Any) -> dict[str, int]:
     return {name: 4 * count for name, count in zip(PASSES, (forward, backward, double), strict=True)}
 
 
-def _bandwidth(repeats: int) -> float:
+def bandwidth(repeats: int) -> float:
     """GB/s of a copy (bytes read plus bytes written)."""
     import torch
 
