@@ -7,6 +7,7 @@ from sciml_kernels.edges import Edges
 from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
 from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
+from sciml_kernels.product.symmetric import SymmetricSpec, symmetric_contraction
 from sciml_kernels.segments.op import (
     project_charge,
     remove_net_force,
@@ -21,6 +22,7 @@ __all__ = [
     "Edges",
     "Path",
     "Spec",
+    "SymmetricSpec",
     "all_pairs",
     "conv",
     "conv_radial",
@@ -37,4 +39,5 @@ __all__ = [
     "segment_sum",
     "silu",
     "spherical_harmonics",
+    "symmetric_contraction",
 ]
