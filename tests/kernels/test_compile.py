@@ -9,7 +9,7 @@ import torch
 
 from sciml_kernels import Spec, aot, triton_source
 from sciml_kernels.trilinear import gpu, triton
-from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, second_order
+from sciml_kernels.trilinear.emit import FIRST_ORDER, PASSES
 from sciml_kernels.trilinear.parts import WARP, choose_walk
 from sciml_kernels.trilinear.tuned import DEFAULT
 
@@ -18,11 +18,6 @@ PROBLEMS = {
     1: ("128x0e+128x1o", HARMONICS, HARMONICS),
     2: ("128x0e+128x1o+128x2e", HARMONICS, HARMONICS),
     4: ("128x0e+64x1e+32x2e+32x3e", "0e+1e+2e+3e", "0e+1e+2e+3e"),
-}
-PASSES: dict[str, tuple[tuple[Term, ...], str]] = {
-    "forward": (FIRST_ORDER, "g"),
-    "backward": (FIRST_ORDER, "xyw"),
-    "double": (second_order("xyw"), "xywg"),
 }
 MOST_SECONDS = 10.0
 MOST_LINES = 1050

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sciml_kernels import Edges, Spec, conv, product
 from sciml_kernels.edges import cut_rows
-from sciml_kernels.trilinear.emit import FIRST_ORDER
-from sciml_kernels.trilinear.parts import choose_walk
+from sciml_kernels.trilinear import gpu
+from sciml_kernels.trilinear.emit import FIRST_ORDER, second_order
+from sciml_kernels.trilinear.parts import Config, choose_walk
 from tests.kernels.interpreted import interpreted
 from tests.kernels.problems import SPECS, assert_equal_blocks, derivatives, edges, inputs
 
@@ -86,6 +87,28 @@ def test_hubs_are_served_by_several_programs(spec: Spec) -> None:
     assert graph.pieces[0].tolist() == [[0, 0, 1], [1, 1, 3], [2, 6, 6], [1, 3, 5], [1, 5, 6], [2, 8, 8]]
     assert graph.pieces[1].tolist() == [0, 0, 2, 2]
     compare_conv(spec, graph)
+
+
+@pytest.mark.parametrize("spec", [SMALL, BY_SENDER], ids=["by receiver", "by sender"])
+@pytest.mark.parametrize("values", [4, 24])
+@interpreted
+def test_a_pass_cut_into_many_kernels(spec: Spec, values: int) -> None:
+    """With few registers: slots, and paths of one slot, in kernels of their own that add to what is there."""
+    graph, dtype = edges(NODES, EDGES), torch.float64
+    x, y, w = inputs(spec, NODES, EDGES, dtype)
+    vx, vy, vw = inputs(spec, NODES, EDGES, dtype, seed=1)
+    arrays = {"x": x, "y": y, "w": w, "vx": vx, "vy": vy, "vw": vw, "g": torch.ones(NODES, spec.dim_out, dtype=dtype)}
+    tables = graph.tables("triton", True)
+    for terms, wants in ((FIRST_ORDER, "g"), (FIRST_ORDER, "xyw"), (second_order("xyw"), "xywg")):
+        walk = choose_walk(spec, terms, wants, by_sender=True)
+        whole = gpu.build(spec, dtype, walk, terms, wants, Config())
+        cut = gpu.build(spec, dtype, walk, terms, wants, Config(values))
+        assert len(cut.kernels) > len(whole.kernels)
+        expected = gpu.execute(whole, arrays, tables, wants)
+        with poisoned():
+            found = gpu.execute(cut, arrays, tables, wants)
+        for want, tensor in expected.items():
+            torch.testing.assert_close(found[want], tensor, rtol=1e-12, atol=1e-12)
 
 
 @interpreted

@@ -43,6 +43,14 @@ def second_order(tangents: str) -> tuple[Term, ...]:
     return tuple(terms[name] for name in tangents)
 
 
+# The three passes in full: their terms, and the gradients that are wanted.
+PASSES = {
+    "forward": (FIRST_ORDER, "g"),
+    "backward": (FIRST_ORDER, "xyw"),
+    "double": (second_order("xyw"), "xywg"),
+}
+
+
 def reachable(terms: Iterable[Term], wants: str) -> str:
     """The gradients among `wants` (a subset of "xywg") that are not zero: some term has the variable itself."""
     terms = tuple(terms)

@@ -109,9 +109,14 @@ def launch(
         tables: of `Edges.tables`, or none.
         terms, wants: see `sciml_kernels.trilinear.emit`.
     """
-    x, rows = arrays["x"], arrays["w"].shape[0]
+    x = arrays["x"]
     device = x.device if x.is_cuda else None
-    todo = plan(key, x.dtype, terms, wants, len(tables), device)
+    return execute(plan(key, x.dtype, terms, wants, len(tables), device), arrays, tables, wants)
+
+
+def execute(todo: Plan, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], wants: str) -> dict[str, Tensor]:
+    """What `launch` does, with kernels at hand."""
+    x, rows = arrays["x"], arrays["w"].shape[0]
     found = Tables(*(table.contiguous() for table in tables)) if tables else None
     inputs = {name: tensor.contiguous() for name, tensor in arrays.items()}
     outputs = {want: _allocate(want, todo, x, rows, found) for want in wants}
