@@ -48,93 +48,76 @@ def register(family: Family) -> Operator:
     return _Operators(family).forward
 
 
-class _Operators:
-    """The three operators and what autograd needs of them."""
+class _Stage:
+    """One of the three operators: what it takes, what it returns, and how it runs."""
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self.tables = (*family.inputs, *family.indices)
-        self.seeds = tuple(f"g_{name}" for name in family.outputs)
-        self.tangents = tuple(f"u_{name}" for name in family.inputs)
-        results = (family.outputs, family.inputs, (*family.inputs, *family.outputs))
-        firsts: tuple[Names, ...] = ((), self.seeds, (*self.tangents, *self.seeds))
-        bodies = (self._forward, self._backward, self._double_backward)
-        fakes = (self._fake_forward, self._fake_backward, self._fake_double_backward)
-        suffixes = ("", "_backward", "_double_backward")
-        operators = []
-        for suffix, first, result, body, fake in zip(suffixes, firsts, results, bodies, fakes, strict=True):
-            schema = self._schema(first, len(result))
-            name = f"sciml_kernels::{family.name}{suffix}"
-            operator = Operator(name, body, schema)
-            operator.register_fake(fake)
-            operators.append(operator)
-        self.forward, self.backward, self.double_backward = operators
-        self.forward.register_autograd(self._differentiate, setup_context=self._keep)
-        self.backward.register_autograd(self._differentiate_again, setup_context=self._keep)
-        self.double_backward.register_autograd(refuse_third)
-
-    def _schema(self, optional: Names, results: int) -> str:
-        tensors = [*(f"Tensor? {name}" for name in optional), *(f"Tensor {name}" for name in self.tables)]
+    def __init__(self, family: Family, order: str, optional: Names, results: Names) -> None:
+        self.family, self.order, self.results = family, order, results
+        self.names = (*optional, *family.inputs, *family.indices)
+        tensors = [f"Tensor{'?' if name in optional else ''} {name}" for name in self.names]
         plain = ["str key", "str backend", *(["str wants"] if optional else [])]
-        returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
-        return f"({', '.join(tensors + plain)}) -> {returned}"
+        returned = "Tensor" if len(results) == 1 else f"({', '.join(['Tensor'] * len(results))})"
+        suffix = "" if order == "forward" else f"_{order}"
+        schema = f"({', '.join(tensors + plain)}) -> {returned}"
+        self.operator = Operator(f"sciml_kernels::{family.name}{suffix}", self._run, schema)
+        self.operator.register_fake(self._fake)
 
-    def _forward(self, *arguments: Any) -> Any:
-        *tensors, key, backend = arguments
-        found = self._launch("forward", key, backend, _present(self.tables, tensors), ())
-        return _results(found, self.family.outputs, tensors[0])
-
-    def _backward(self, *arguments: Any) -> Any:
-        *tensors, key, backend, wants = arguments
-        arrays = _present((*self.seeds, *self.tables), tensors)
-        found = self._launch("backward", key, backend, arrays, _split(wants))
-        return _results(found, self.family.inputs, arrays[self.tables[0]])
-
-    def _double_backward(self, *arguments: Any) -> Any:
-        *tensors, key, backend, wants = arguments
-        arrays = _present((*self.tangents, *self.seeds, *self.tables), tensors)
-        found = self._launch("double_backward", key, backend, arrays, _split(wants))
-        return _results(found, (*self.family.inputs, *self.family.outputs), arrays[self.tables[0]])
-
-    def _launch(self, order: str, key: str, backend: str, arrays: dict[str, Tensor], wants: Names) -> dict[str, Tensor]:
+    def _run(self, *arguments: Any) -> Any:
         """One pass, and the sum over rows for the gradient to a table."""
-        like = arrays[self.tables[0]]
+        arrays, key, backend, wants = self._parsed(arguments)
+        like = arrays[self.family.inputs[0]]
         along, given = _without("u_", arrays), _without("g_", arrays)
-        found = _kernel(self.family, order, key, backend, like.dtype, along, given, wants)(arrays)
+        found = _kernel(self.family, self.order, key, backend, like.dtype, along, given, wants)(arrays)
         for name, index in self.family.function(key).gathered.items():
             if name in found:
                 sum_rows = cpu.sum_rows if backend == "cpu" else gpu.sum_rows
                 found[name] = sum_rows(found[name], arrays[index], arrays[name].shape[0])
-        return found
+        return self._returned(found, like)
 
-    def _fake_forward(self, *arguments: Any) -> Any:
-        *tensors, key, _ = arguments
-        arrays = _present(self.tables, tensors)
-        return _results(self._empty(key, arrays, self.family.outputs), self.family.outputs, tensors[0])
-
-    def _fake_backward(self, *arguments: Any) -> Any:
-        *tensors, key, _, wants = arguments
-        arrays = _present((*self.seeds, *self.tables), tensors)
-        return _results(self._empty(key, arrays, _split(wants)), self.family.inputs, arrays[self.tables[0]])
-
-    def _fake_double_backward(self, *arguments: Any) -> Any:
-        *tensors, key, _, wants = arguments
-        arrays = _present((*self.tangents, *self.seeds, *self.tables), tensors)
-        names = (*self.family.inputs, *self.family.outputs)
-        return _results(self._empty(key, arrays, _split(wants)), names, arrays[self.tables[0]])
-
-    def _empty(self, key: str, arrays: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-        """Results as they will be: like an input, or one row of an output for each row of the function."""
-        like, widths = arrays[self.tables[0]], self.family.function(key).outputs
+    def _fake(self, *arguments: Any) -> Any:
+        """Results like an input, or with one row of an output for each row of the function."""
+        arrays, key, _, wants = self._parsed(arguments)
+        like, widths = arrays[self.family.inputs[0]], self.family.function(key).outputs
         rows = arrays[self.family.indices[0]].shape[0] if self.family.indices else like.shape[0]
+        names = wants or self.results
         found = {name: like.new_empty(rows, widths[name]) for name in names if name in widths}
-        return found | {name: like.new_empty(arrays[name].shape) for name in names if name in self.family.inputs}
+        found |= {name: like.new_empty(arrays[name].shape) for name in names if name in self.family.inputs}
+        return self._returned(found, like)
+
+    def _parsed(self, arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor], str, str, Names]:
+        """The tensors that are there by name, the key, the backend and the wanted results."""
+        count = len(self.names)
+        named = zip(self.names, arguments[:count], strict=True)
+        key, backend, *wants = arguments[count:]
+        return {name: tensor for name, tensor in named if tensor is not None}, key, backend, _split(*wants)
+
+    def _returned(self, found: dict[str, Tensor], like: Tensor) -> Any:
+        """In the order of the schema; what was not computed is empty."""
+        if len(self.results) == 1:
+            return found[self.results[0]]
+        return tuple(found[name] if name in found else like.new_empty(0) for name in self.results)
+
+
+class _Operators:
+    """The three operators of a family and what autograd needs of them."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.tables = (*family.inputs, *family.indices)
+        seeds = tuple(f"g_{name}" for name in family.outputs)
+        tangents = tuple(f"u_{name}" for name in family.inputs)
+        both = (*family.inputs, *family.outputs)
+        self.forward = _Stage(family, "forward", (), family.outputs).operator
+        self.backward = _Stage(family, "backward", seeds, family.inputs).operator
+        self.double_backward = _Stage(family, "double_backward", (*tangents, *seeds), both).operator
+        self.forward.register_autograd(self._differentiate, setup_context=self._keep)
+        self.backward.register_autograd(self._differentiate_again, setup_context=self._keep)
+        self.double_backward.register_autograd(refuse_third)
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors = len(inputs) - next(i for i, value in enumerate(reversed(inputs)) if not isinstance(value, str))
-        ctx.key, ctx.backend, *ctx.wants = inputs[tensors:]
+        ctx.key, ctx.backend, *ctx.wants = (value for value in inputs if isinstance(value, str))
         ctx.set_materialize_grads(False)  # a gradient that does not arrive drops out of the kernel
-        ctx.save_for_backward(*inputs[:tensors])
+        ctx.save_for_backward(*(value for value in inputs if not isinstance(value, str)))
 
     def _differentiate(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         wants = _wanted(ctx, self.tables)
@@ -148,7 +131,7 @@ class _Operators:
 
     def _differentiate_again(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, outputs = self.family.inputs, self.family.outputs
-        first_wants = _split(ctx.wants[0])
+        first_wants = _split(*ctx.wants)
         along = [u if name in first_wants else None for name, u in zip(inputs, tangents, strict=True)]
         wants = _wanted(ctx, (*outputs, *self.tables))
         found: dict[str, Tensor] = {}
@@ -176,16 +159,12 @@ def _pass(function: Function, order: str, along: Names, given: Names, wants: Nam
     return backward(function, given, wants) if order == "backward" else double_backward(function, along, given, wants)
 
 
-def _present(names: Names, tensors: list[Tensor | None]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
-
-
 def _without(prefix: str, arrays: Mapping[str, Tensor]) -> Names:
     return tuple(name.removeprefix(prefix) for name in arrays if name.startswith(prefix))
 
 
-def _split(names: str) -> Names:
-    return tuple(names.split(","))
+def _split(names: str = "") -> Names:
+    return tuple(names.split(",")) if names else ()
 
 
 def _wanted(ctx: Any, names: Names) -> Names:
@@ -200,10 +179,3 @@ def _wanted(ctx: Any, names: Names) -> Names:
 def _named(names: Names, results: Any, wants: Names) -> dict[str, Tensor]:
     tensors = (results,) if isinstance(results, Tensor) else results
     return {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in wants}
-
-
-def _results(found: Mapping[str, Tensor], names: Names, like: Tensor) -> Any:
-    """In the order of the schema; what was not computed is empty."""
-    if len(names) == 1:
-        return found[names[0]]
-    return tuple(found[name] if name in found else like.new_empty(0) for name in names)
