@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sciml_kernels.layers import cpu
+from sciml_kernels.layers import cpu, gpu
 
 
 def of(backend: str) -> ModuleType:
     """The module of "cpu" or "triton"."""
-    return cpu
+    return gpu if backend == "triton" else cpu
