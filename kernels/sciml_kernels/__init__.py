@@ -4,10 +4,12 @@ from sciml_kernels.convolution.op import conv
 from sciml_kernels.convolution_radial.op import conv_radial
 from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spherical_harmonics
 from sciml_kernels.edges import Edges
+from sciml_kernels.interop import channel_major, component_major, from_e3nn
 from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
 from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
-from sciml_kernels.product.symmetric import SymmetricSpec, symmetric_contraction
+from sciml_kernels.product.symmetric import symmetric_contraction
+from sciml_kernels.product.symmetric_spec import SymmetricSpec
 from sciml_kernels.segments.op import (
     project_charge,
     remove_net_force,
@@ -24,11 +26,14 @@ __all__ = [
     "Spec",
     "SymmetricSpec",
     "all_pairs",
+    "channel_major",
+    "component_major",
     "conv",
     "conv_radial",
     "degree_linear",
     "degree_norm",
     "edge_embedding",
+    "from_e3nn",
     "gate",
     "pair_features",
     "product",
