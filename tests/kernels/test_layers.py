@@ -74,9 +74,16 @@ def linear_inputs(nodes: int, lmax: int, sizes: tuple[int, int], dtype: torch.dt
     return [random(*shape, seed=i).to(dtype) for i, shape in enumerate(shapes)]
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["plain", "normed"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
-@pytest.mark.parametrize(("nodes", "lmax", "sizes"), [(37, 2, (20, 35)), (5, 3, (32, 16)), (33, 0, (3, 40))])
+@pytest.mark.parametrize(
+    ("nodes", "lmax", "sizes", "dtype", "norm"),
+    [  # each compiles a library: ragged channels, whole vectors, more than one panel, invariants alone
+        (37, 2, (20, 35), torch.float64, False),
+        (37, 2, (20, 35), torch.float32, True),
+        (5, 3, (32, 16), torch.float64, True),
+        (5, 3, (32, 16), torch.float32, False),
+        (40, 0, (3, 40), torch.float64, False),
+    ],
+)
 def test_linear_equals_its_definition(
     nodes: int, lmax: int, sizes: tuple[int, int], dtype: torch.dtype, norm: bool, poisoned: None
 ) -> None:
@@ -94,14 +101,14 @@ def test_linear_with_partial_gradients(wanted: tuple[int, ...], norm: bool, pois
     def function(*arguments: Tensor, backend: str) -> Tensor:
         return degree_linear(*arguments, norm=norm, backend=backend)
 
-    assert_equal(function, linear_inputs(9, 1, (5, 18)), wanted)
+    assert_equal(function, linear_inputs(9, 1, (4, 4)), wanted)
 
 
 @pytest.mark.parametrize("residual_lmax", [0, 2])
 def test_linear_with_other_degrees(residual_lmax: int, poisoned: None) -> None:
     """Weights of more degrees than x; a residual of fewer or more."""
-    x, _, bias, _ = linear_inputs(7, 1, (5, 6))
-    arguments = [x, random(4, 5, 6), bias, random(7, (residual_lmax + 1) ** 2, 6)]
+    x, _, bias, _ = linear_inputs(7, 1, (4, 4))
+    arguments = [x, random(4, 4, 4), bias, random(7, (residual_lmax + 1) ** 2, 4)]
     assert_equal(degree_linear, arguments)
 
 
@@ -131,42 +138,42 @@ def test_silu_over_the_whole_range(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_and_inf_propagate(bad: float) -> None:
     """To the node that they are in, and no other."""
-    x, weights, bias, _ = linear_inputs(3, 1, (20, 20))
+    x, weights, bias, _ = linear_inputs(3, 1, (4, 4))
     x[1] = bad
     for out in (degree_norm(x), degree_linear(x, weights, bias), degree_linear(x, weights, norm=True)):
         assert not out[1].isfinite().any()
         assert out[[0, 2]].isfinite().all()
     assert silu(torch.tensor([bad, -float("inf"), 1.0]))[:2].isfinite().logical_not().all()
-    gates = random(3, 1, 20)
+    gates = random(3, 1, 4)
     gates[2] = float("nan")
     assert gate(x, gates)[2, 1:].isnan().all()
-    weights[0, 3, 4] = float("nan")
-    assert degree_linear(x, weights, bias)[0, 0].isnan().nonzero().flatten().tolist() == [4]
+    weights[0, 3, 2] = float("nan")
+    assert degree_linear(x, weights, bias)[0, 0].isnan().nonzero().flatten().tolist() == [2]
 
 
 @pytest.mark.parametrize("nodes", [0, 1])
 def test_empty_inputs_and_single_nodes(nodes: int, poisoned: None) -> None:
-    assert_equal(degree_linear, linear_inputs(nodes, 2, (17, 4)))
+    assert_equal(degree_linear, linear_inputs(nodes, 1, (4, 4)))
     x = random(nodes, 4, 5)
     assert_equal(degree_norm, [x])
     assert_equal(gate, [x, random(nodes, 1, 5)])
 
 
 def test_repeatable_bit_for_bit(two_threads: None) -> None:
-    arguments = linear_inputs(50, 2, (32, 48), torch.float32)
+    arguments = linear_inputs(50, 2, (20, 35), torch.float32)
     runs = [derivatives(lambda *leaves: degree_linear(*leaves, norm=True), arguments, range(4)) for _ in range(3)]
     for name, tensor in runs[0].items():
         assert all(torch.equal(tensor, run[name]) for run in runs[1:]), name
 
 
 def test_two_threads_equal_the_definition(two_threads: None, poisoned: None) -> None:
-    assert_equal(degree_linear, linear_inputs(40, 2, (20, 24)))
-    assert_equal(degree_linear, linear_inputs(1, 1, (20, 24)))
+    assert_equal(degree_linear, linear_inputs(40, 2, (20, 35)))
+    assert_equal(degree_linear, linear_inputs(1, 1, (4, 4)))
     assert_equal(gate, [random(40, 9, 20), random(40, 2, 20)])
 
 
 def test_strided_input() -> None:
-    x, weights, bias, residual = linear_inputs(6, 1, (5, 7))
+    x, weights, bias, residual = linear_inputs(6, 1, (4, 4))
     strided = [tensor.mT.contiguous().mT for tensor in (x, weights, residual)]
     found = degree_linear(strided[0], strided[1], bias, strided[2])
     torch.testing.assert_close(found, degree_linear(x, weights, bias, residual))
@@ -174,10 +181,14 @@ def test_strided_input() -> None:
 
 
 def test_gradgradcheck() -> None:
-    arguments = [tensor.requires_grad_() for tensor in linear_inputs(3, 1, (2, 3))]
+    arguments = [tensor.requires_grad_() for tensor in linear_inputs(2, 1, (4, 4))]
     for norm in (False, True):
-        assert torch.autograd.gradcheck(lambda *leaves, norm=norm: degree_linear(*leaves, norm=norm), arguments)
-        assert torch.autograd.gradgradcheck(lambda *leaves, norm=norm: degree_linear(*leaves, norm=norm), arguments)
+
+        def function(*leaves: Tensor, norm: bool = norm) -> Tensor:
+            return degree_linear(*leaves, norm=norm)
+
+        assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
     x, gates = random(2, 4, 3).requires_grad_(), random(2, 1, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(gate, (x, gates))
     assert torch.autograd.gradgradcheck(degree_norm, (x,))
@@ -192,7 +203,7 @@ def test_equivariance(backend: str) -> None:
     def turned(x: Tensor) -> Tensor:
         return torch.cat([x[:, :1], torch.einsum("ij,njc->nic", rotation, x[:, 1:])], 1)
 
-    x, weights, bias, residual = linear_inputs(4, 1, (6, 6))
+    x, weights, bias, residual = linear_inputs(4, 1, (4, 4))
     functions: list[Function] = [
         lambda x: degree_norm(x, backend=backend),
         lambda x: degree_linear(x, weights, bias, x, norm=True, backend=backend),
@@ -203,7 +214,7 @@ def test_equivariance(backend: str) -> None:
 
 
 def test_third_derivatives_are_refused() -> None:
-    x, weights, *_ = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (2, 2)))
+    x, weights, *_ = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (4, 4)))
     for out in (degree_linear(x, weights), degree_norm(x), gate(x, x[:, :1]), silu(x)):
         first = torch.autograd.grad(out.square().sum(), x, create_graph=True)[0]
         second = torch.autograd.grad(first.square().sum(), x, create_graph=True)[0]
@@ -218,7 +229,7 @@ def test_forces_do_not_pay_for_gradients_to_weights(monkeypatch: pytest.MonkeyPa
     asked = []
     inner = library_linear.linear_backward
     monkeypatch.setattr(library_linear, "linear_backward", lambda *args: (asked.append(args[-1]), inner(*args))[1])
-    x, weights, bias, _ = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (2, 2)))
+    x, weights, bias, _ = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (4, 4)))
     energy = degree_linear(2.0 * x, weights, bias).square().sum()
     forces = torch.autograd.grad(energy, x, create_graph=True)[0]
     forces.square().sum().backward()
@@ -230,15 +241,15 @@ def test_forces_do_not_pay_for_gradients_to_weights(monkeypatch: pytest.MonkeyPa
 
 
 def test_opcheck() -> None:
-    x, w, bias, residual = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (2, 5)))
-    g, operators = random(3, 4, 5).requires_grad_(), torch.ops.sciml_kernels
+    x, w, bias, residual = (tensor.requires_grad_() for tensor in linear_inputs(3, 1, (4, 4)))
+    g, operators = random(3, 4, 4).requires_grad_(), torch.ops.sciml_kernels
     v = [random(*tensor.shape, seed=9) for tensor in (x, w, bias)]
     plain = [tensor.detach() for tensor in (g, x, w)]
     check = torch.library.opcheck
     check(operators.degree_linear.default, (x, w, bias, residual, True, 1e-5, "cpu"))
     check(operators.degree_linear_backward.default, (g, x, w, True, 1e-5, "cpu", "xwb"))
     check(operators.degree_linear_double_backward.default, (*v, *plain, True, 1e-5, "cpu", "gxw"))
-    gates, g = random(3, 1, 2).requires_grad_(), random(3, 4, 2).requires_grad_()
+    gates, g = random(3, 1, 4).requires_grad_(), random(3, 4, 4).requires_grad_()
     check(operators.gate.default, (x, gates, "cpu"))
     check(operators.gate_backward.default, (g, x, gates, "cpu", "xt"))
     check(operators.degree_norm.default, (x, 1e-5, "cpu"))
