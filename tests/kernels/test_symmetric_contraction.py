@@ -8,6 +8,7 @@ from e3nn import o3
 from torch import Tensor
 
 from sciml_kernels import SymmetricSpec, symmetric_contraction
+from sciml_kernels.product import symmetric_cpu, symmetric_library
 
 CASES = {
     "0e+1o to itself, order 3": ("0e+1o", "0e+1o", 3),
@@ -88,6 +89,51 @@ def test_only_independent_chains_are_computed() -> None:
     assert len(spec.steps[-1].paths) == 9
 
 
+def test_the_way_that_is_taken() -> None:
+    """One kernel where it is small; the full third order of lmax 2 takes the chain of products."""
+    large = SymmetricSpec("5x0e+5x1o+5x2e", "0e+1o+2e", 3)
+    assert [symmetric_cpu.fits(problem(case)[0]) for case in CASES] == [True] * len(CASES)
+    assert not symmetric_cpu.fits(large)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 9, 5, dtype=torch.float64, generator=generator)
+    weights = torch.randn(2, len(large.couplings), 5, dtype=torch.float64, generator=generator)
+    species = torch.tensor([0, 1, 1, 0])
+    expected = definition(x, weights, species, "0e+1o+2e", "0e+1o+2e", 3)
+    torch.testing.assert_close(symmetric_contraction(x, weights, species, large), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_any_number_of_channels_and_threads(dtype: torch.dtype) -> None:
+    """Vectors of channels and a ragged rest; the number of threads changes nothing, not even rounding."""
+    spec, x, weights, species = problem("0e+1o to itself, order 3", channels=37, nodes=300)
+    leaves = [x.to(dtype).requires_grad_(), weights.to(dtype).requires_grad_()]
+    before, results = torch.get_num_threads(), []
+    for threads, backend in ((1, "cpu"), (2, "cpu"), (1, "reference")):
+        torch.set_num_threads(threads)
+        value = symmetric_contraction(*leaves, species, spec, backend)
+        results.append([value, *torch.autograd.grad(value.square().sum(), leaves)])
+    torch.set_num_threads(before)
+    for one, two, reference in zip(*results, strict=True):
+        assert torch.equal(one, two)
+        scale = float(reference.detach().abs().max())
+        torch.testing.assert_close(one, reference, rtol=0, atol=(1e-5 if dtype == torch.float32 else 1e-13) * scale)
+
+
+def test_operators_pass_opcheck_and_gradgradcheck() -> None:
+    spec, x, weights, species = problem("order 1")
+    reduced = torch.matmul(spec.reduction_like(x), weights).flatten(1)
+    leaves = [x.flatten(1).requires_grad_(), reduced.requires_grad_()]
+    torch.library.opcheck(symmetric_library.contraction._registered, (*leaves, species, spec.key))
+    g = torch.randn(7, 15, dtype=torch.float64, requires_grad=True)
+    backward, double = symmetric_library.contraction_backward, symmetric_library.contraction_double_backward
+    torch.library.opcheck(backward._registered, (g, *leaves, species, spec.key, "xw"))
+    rest = [tensor.detach() for tensor in (g, *leaves)]
+    torch.library.opcheck(double._registered, (rest[1], None, *rest, species, spec.key, "gw"))
+    spec, x, weights, species = problem("0e+1o to itself, order 3", channels=1, nodes=2)
+    both = (x.requires_grad_(), weights.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda a, b: symmetric_contraction(a, b, species, spec, "cpu"), both)
+
+
 def test_no_nodes_and_one_species() -> None:
     spec, x, weights, species = problem("0e+1o to itself, order 3")
     assert symmetric_contraction(x[:0], weights, species[:0], spec).shape == (0, 4, 5)
@@ -101,6 +147,8 @@ def test_bad_arguments() -> None:
         symmetric_contraction(x, weights[:, 1:], species, spec)
     with pytest.raises(ValueError, match=r"species: found torch.int32"):
         symmetric_contraction(x, weights, species.int(), spec)
+    with pytest.raises(ValueError, match=r"species: found .*, expected within 0\.\.1"):
+        symmetric_contraction(x, weights[:2], torch.full_like(species, 2), spec)
     with pytest.raises(ValueError, match="irreps_x: found 2x0e\\+3x1o, expected irreps of one multiplicity"):
         SymmetricSpec("2x0e+3x1o", "0e", 2)
     with pytest.raises(ValueError, match="keep: found 2o, expected irreps that"):

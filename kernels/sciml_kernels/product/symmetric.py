@@ -1,134 +1,26 @@
-"""The symmetric contraction of MACE (Batatia et al., 2022, equations 10 and 11) by two of our products.
-
-    m[n, LM, c] = sum over v, h, m1..mv of  W[species(n), h, c] U[h][LM, m1..mv] x[n, m1, c] ... x[n, mv, c]
-
-A coupling h of order v is a chain (((l1 l2) l12 l3) ... L), its generalised Clebsch-Gordan tensor U the product of those
-of its links ('component' normalised). All factors being the same x, only the part of U counts that is symmetric in
-m1..mv: most chains are copies or combinations of others, some vanish. So the weights of all chains are first summed to
-those of independent ones (a small matrix, found once per spec), and the sum is evaluated as by Horner:
-
-    T2 = x (x) x,  T3 = T2 (x) x, ... each independent chain once;   m = (1, x, T2, ...) (x) x with the weights.
-
-The last product yields all orders at once: 1 (x) x is the first one. Every derivative is that of `product`.
-"""
+"""The public symmetric contraction: checks the arguments, then one kernel, or the chain of products that defines it."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-from typing import NamedTuple
-
 import torch
-from e3nn import o3
 from torch import Tensor
 
-from sciml_kernels.checks import check_shape, check_type
+from sciml_kernels.backends import choose
+from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.product import symmetric_cpu
 from sciml_kernels.product.op import product
-from sciml_kernels.trilinear.spec import Path, Spec, clebsch_gordan, flat_rows, shaped_rows
-
-_DEPENDENT = 1e-6  # of the norm of a tensor: what is left of one that others combine to
-
-
-class Chain(NamedTuple):
-    """A coupling of successive slots of x, its irrep after each link, and the tensor (2L+1, dim, ..., dim)."""
-
-    slots: tuple[int, ...]
-    irreps: tuple[o3.Irrep, ...]
-    tensor: Tensor
-
-    @property
-    def out(self) -> o3.Irrep:
-        """What it couples to."""
-        return self.irreps[-1] if self.irreps else o3.Irrep("0e")
-
-    @property
-    def symmetric(self) -> Tensor:
-        """The tensor averaged over the order of the factors, flat."""
-        axes = range(1, self.tensor.dim())
-        turned = [self.tensor.permute(0, *order) for order in itertools.permutations(axes)]
-        return torch.stack(turned).mean(0).flatten()
-
-
-class SymmetricSpec:
-    """A symmetric contraction; make it once.
-
-    Attributes:
-        irreps_x, irreps_out: node features and result, all of the same multiplicity.
-        correlation: the highest order v.
-        couplings: (v, chain) for each row of the weights: for each irrep of the result, for v = 1 to correlation, its
-            chains with irreps ascending link by link. That is the order of the U matrices of mace-torch.
-    """
-
-    def __init__(self, irreps_x: str | o3.Irreps, keep: str | o3.Irreps, correlation: int) -> None:
-        """`keep` lists the irreps wanted in the result.
-
-        Raises:
-            ValueError: unequal multiplicities, a repeated irrep, a correlation below 1, or nothing that is wanted.
-        """
-        self.irreps_x = o3.Irreps(irreps_x)
-        muls = {mul for mul, _ in self.irreps_x}
-        if len(muls) != 1:
-            raise ValueError(f"irreps_x: found {self.irreps_x}, expected irreps of one multiplicity")
-        if correlation < 1:
-            raise ValueError(f"correlation: found {correlation}, expected 1 or more")
-        self.correlation, self.channels = correlation, muls.pop()
-        kept = [ir for _, ir in o3.Irreps(keep)]
-        if len(set(kept)) != len(kept):
-            raise ValueError(f"keep: found {keep}, expected every irrep once")
-        self.irreps_out = o3.Irreps([(self.channels, ir) for ir in kept])
-        slots = [ir for _, ir in self.irreps_x]
-        every = _levels(slots, kept, correlation, independent=False)
-        few = _levels(slots, kept, correlation, independent=True)
-        self.couplings = tuple(
-            (v, chain) for ir in kept for v, level in enumerate(every, 1) for chain in level if chain.out == ir
-        )
-        self._last = tuple(chain for ir in kept for level in few for chain in level if chain.out == ir)
-        if not self.couplings or {chain.out for _, chain in self.couplings} != set(kept):
-            raise ValueError(f"keep: found {keep}, expected irreps that {self.irreps_x} couples to")
-        self.powers = few[: correlation - 1]
-        self.reduction = self._reduction()
-
-    @functools.cached_property
-    def steps(self) -> tuple[Spec, ...]:
-        """The specs of T2, T3, ... and of the last product."""
-        steps = []
-        for below, level in itertools.pairwise(self.powers):
-            irreps = [self._times([chain.out for chain in part]) for part in (below, level)]
-            paths = tuple(self._path(below, chain, index) for index, chain in enumerate(level))
-            steps.append(Spec(irreps[0], self.irreps_x, irreps[1], paths, y_channels=True))
-        all_powers = [_ONE, *(chain for level in self.powers for chain in level)]
-        left = self._times([chain.out for chain in all_powers])
-        outputs = [ir for _, ir in self.irreps_out]
-        paths = tuple(self._path(all_powers, chain, outputs.index(chain.out)) for chain in self._last)
-        return *steps, Spec(left, self.irreps_x, self.irreps_out, paths, y_channels=True)
-
-    def _times(self, irreps: list[o3.Irrep]) -> o3.Irreps:
-        return o3.Irreps([(self.channels, ir) for ir in irreps])
-
-    def _path(self, below: list[Chain], chain: Chain, out: int) -> Path:
-        """The last link of a chain: what is left without it stands in slot x."""
-        x = next(i for i, c in enumerate(below) if (c.slots, c.irreps) == (chain.slots[:-1], chain.irreps[:-1]))
-        y = chain.slots[-1]
-        return Path(x, y, out, (below[x].out.l, self.irreps_x[y].ir.l, chain.out.l))
-
-    def _reduction(self) -> Tensor:
-        """(couplings, paths of the last product): the weights of independent chains from those of all chains."""
-        matrix = torch.zeros(len(self.couplings), len(self._last), dtype=torch.float64)
-        for order, ir in {(order, chain.out) for order, chain in self.couplings}:
-            rows = [i for i, (v, chain) in enumerate(self.couplings) if (v, chain.out) == (order, ir)]
-            columns = [i for i, c in enumerate(self._last) if (len(c.slots), c.out) == (order, ir)]
-            if columns:
-                every = torch.stack([self.couplings[i][1].symmetric for i in rows])
-                few = torch.stack([self._last[i].symmetric for i in columns])
-                block = torch.linalg.lstsq(few.T, every.T).solution.T
-                matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = block
-        return torch.where(matrix.abs() > 1e-12, matrix, 0.0)
+from sciml_kernels.product.symmetric_library import contraction
+from sciml_kernels.product.symmetric_spec import SymmetricSpec
+from sciml_kernels.trilinear.spec import flat_rows, shaped_rows
 
 
 def symmetric_contraction(
     x: Tensor, weights: Tensor, species: Tensor, spec: SymmetricSpec, backend: str = "auto"
 ) -> Tensor:
-    """Many-body features of every node, by weights of its species; differentiable twice.
+    """MACE's many-body features of every node, by weights of its species; differentiable twice.
+
+    The definition and its evaluation are described in `sciml_kernels.product.symmetric_spec`. On a CPU a contraction
+    of few entries runs as one kernel; everything else runs as two or more calls of `product`.
 
     Args:
         x: node features, (nodes, components, channels) or flat (nodes, spec.irreps_x.dim).
@@ -141,61 +33,25 @@ def symmetric_contraction(
         ValueError: an argument of wrong shape, dtype or device, or a backend that is not possible here.
     """
     check_type("spec", spec, SymmetricSpec)
-    nodes = x.shape[0]
-    flat = flat_rows("x", x, nodes, spec.irreps_x.dim, spec.channels)
+    flat = flat_rows("x", x, x.shape[0], spec.irreps_x.dim, spec.channels)
     check_shape("weights", weights, (None, len(spec.couplings), spec.channels))
-    check_shape("species", species, (nodes,))
-    if species.dtype != torch.int64:
-        raise ValueError(f"species: found {species.dtype}, expected torch.int64")
+    check_shape("species", species, (x.shape[0],))
+    check_alike("x", x, weights=weights)
+    if species.dtype != torch.int64 or species.device != x.device:
+        raise ValueError(f"species: found {species.dtype} on {species.device}, expected torch.int64 on {x.device} as x")
+    chosen = choose(backend, x)
+    reduced = torch.matmul(spec.reduction_like(x), weights).flatten(1)
+    if chosen == "cpu" and symmetric_cpu.fits(spec):
+        out = contraction(flat, reduced, species, spec.key)
+    else:
+        out = _chained(flat, reduced.index_select(0, species), spec, chosen)
+    return shaped_rows(out, x, spec.irreps_out.dim)
+
+
+def _chained(x: Tensor, weights: Tensor, spec: SymmetricSpec, backend: str) -> Tensor:
+    """T2 = x (x) x, T3 = T2 (x) x, ...; then (1, x, T2, ...) (x) x with the weights of every node."""
     *powers, last = spec.steps
-    parts = [flat.new_ones(nodes, spec.channels), flat][: spec.correlation]
+    parts = [x.new_ones(x.shape[0], spec.channels), x][: spec.correlation]
     for step in powers:
-        ones = flat.new_ones(nodes, step.dim_w)
-        parts.append(product(parts[-1], flat, ones, step, backend))
-    reduced = torch.einsum("spc,pq->sqc", weights, spec.reduction.to(weights)).flatten(1)
-    out = product(torch.cat(parts, dim=1), flat, reduced.index_select(0, species), last, backend)
-    return shaped_rows(out, x, last.dim_out)
-
-
-# The empty product, to which x is the first power.
-_ONE = Chain((), (), torch.ones(1, dtype=torch.float64))
-
-
-def _levels(slots: list[o3.Irrep], keep: list[o3.Irrep], correlation: int, independent: bool) -> list[list[Chain]]:
-    """The chains of order 1, 2, ...; all, or independent ones only. Of the last order, those to wanted irreps."""
-    dims = [ir.dim for ir in slots]
-    eye = torch.eye(sum(dims), dtype=torch.float64).split(dims)
-    levels = [[Chain((i,), (ir,), eye[i]) for i, ir in enumerate(slots)]]
-    for order in range(2, correlation + 1):
-        found = [
-            Chain((*left.slots, i), (*left.irreps, ir), _couple(left, slot, ir, eye[i]))
-            for left in levels[-1]
-            for i, slot in enumerate(slots)
-            for ir in left.out * slot
-            if order < correlation or ir in keep
-        ]
-        levels.append(_independent(found) if independent else sorted(found, key=lambda chain: chain.out))
-    return levels
-
-
-def _couple(left: Chain, slot: o3.Irrep, out: o3.Irrep, place: Tensor) -> Tensor:
-    dense = torch.zeros(left.out.dim, slot.dim, out.dim, dtype=torch.float64)
-    for i, j, k, value in clebsch_gordan(left.out.l, slot.l, out.l):
-        dense[i, j, k] = value
-    return torch.einsum("ijk,jd,i...->k...d", dense, place, left.tensor)
-
-
-def _independent(chains: list[Chain]) -> list[Chain]:
-    """The chains whose symmetric tensors no chains before them combine to."""
-    kept: list[Chain] = []
-    bases: dict[o3.Irrep, list[Tensor]] = {}
-    for chain in chains:
-        rest = chain.symmetric
-        norm = chain.tensor.norm()
-        basis = bases.setdefault(chain.out, [])
-        for vector in basis:
-            rest = rest - (rest @ vector) * vector
-        if rest.norm() > _DEPENDENT * norm:
-            basis.append(rest / rest.norm())
-            kept.append(chain)
-    return kept
+        parts.append(product(parts[-1], x, x.new_ones(x.shape[0], step.dim_w), step, backend))
+    return product(torch.cat(parts, dim=1), x, weights, last, backend)
