@@ -15,7 +15,7 @@ from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
 from sciml.data.records import Field, Record, base_of, prepare, schema
 from sciml.errors import BadRecord, UserError
-from sciml.files import file_sha256
+from sciml.files import file_sha256, sync, write_text
 
 if TYPE_CHECKING:
     from sciml.data.store import Store
@@ -137,13 +137,13 @@ class StoreWriter:
                 raise UserError(f"{self.path}: no good record; the first refused is {first['id']}: {first['reason']}.")
             if self._quarantine:
                 lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self._quarantine)
-                _write_text(self._partial / "quarantine.jsonl", lines)
+                write_text(self._partial / "quarantine.jsonl", lines)
             manifest = self._manifest()
-            _write_text(self._partial / "manifest.json", _json(manifest))
+            write_text(self._partial / "manifest.json", _json(manifest))
             manifest["statistics"] = statistics(Store(self._partial))
             manifest["elements"] = manifest["statistics"].pop("elements", [])
-            _write_text(self._partial / "manifest.json", _json(manifest))
-            _fsync(self._partial)
+            write_text(self._partial / "manifest.json", _json(manifest))
+            sync(self._partial)
             self._rename()
         except BaseException:
             self.abort()
@@ -156,7 +156,7 @@ class StoreWriter:
             return
         file = self._partial / f"shard-{len(self._shards):05d}.arrow"
         write_shard(file, self._records, self._fields)
-        _fsync(file)
+        sync(file)
         entry = {"file": file.name, "records": len(self._records), "bytes": file.stat().st_size}
         self._shards.append({**entry, "sha256": file_sha256(file)})
         self._total_nodes += self._nodes
@@ -206,7 +206,7 @@ class StoreWriter:
             if replacing:
                 os.rename(aside, self.path)
             raise
-        _fsync(self.path.parent)
+        sync(self.path.parent)
         if replacing:
             shutil.rmtree(aside)
 
@@ -269,16 +269,3 @@ def _alive(pid: int) -> bool:
 
 def _json(data: Any) -> str:
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

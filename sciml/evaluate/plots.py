@@ -16,16 +16,19 @@ COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5aa8", "#b8912f", "#5a5a5a")
 MOST_NAMES = 10  # in a legend
 
 
-def write_plots(columns: dict[tuple[str, str], Columns], classes: list[str], folder: Path) -> list[Path]:
+def write_plots(
+    columns: dict[tuple[str, str], Columns], classes: list[str], folder: Path, composition: dict[str, np.ndarray]
+) -> list[Path]:
     """Write every plot that the targets allow; returns their paths.
 
+    ``composition`` {store: eV (m,)} are the energies of the composition fit, which parity plots leave out.
     Jets and residues have a plot per store, with its name in the file's where there are several.
     """
     paths = []
     stores = {target: [store for store, name in columns if name == target] for _, target in columns}
     numeric = {target for _, target in columns} - {"label", "residue_types"}
     if numeric:
-        paths.append(_parity(columns, sorted(numeric), folder / "parity.png"))
+        paths.append(_parity(columns, sorted(numeric), composition, folder / "parity.png"))
     for (store, target), values in columns.items():
         suffix = f"-{store}" if len(stores[target]) > 1 else ""
         if target == "label" and len(classes) > 1:
@@ -50,8 +53,10 @@ def figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
     return drawing, axes
 
 
-def _parity(columns: dict[tuple[str, str], Columns], targets: list[str], path: Path) -> Path:
-    """Predicted against reference; energies per atom, as deviations from the mean of their store."""
+def _parity(
+    columns: dict[tuple[str, str], Columns], targets: list[str], composition: dict[str, np.ndarray], path: Path
+) -> Path:
+    """Predicted against reference; energies per atom, beyond what the composition alone tells."""
     drawing, axes = figure(4.2 * len(targets), 3.8, len(targets))
     for axis, target in zip(axes, targets, strict=True):
         stores = [store for store, name in columns if name == target]
@@ -59,15 +64,14 @@ def _parity(columns: dict[tuple[str, str], Columns], targets: list[str], path: P
             values = columns[store, target]
             labels, predictions = values.labels, values.predictions
             if target == "energy":
-                labels, predictions = labels / values.sizes, predictions / values.sizes
-                labels, predictions = labels - labels.mean(), predictions - labels.mean()
+                labels, predictions = ((side - composition[store]) / values.sizes for side in (labels, predictions))
             labels, predictions = labels.ravel(), predictions.ravel()
             shown = np.random.default_rng(0).permutation(len(labels))[:4000]
             axis.plot(labels[shown], predictions[shown], ".", markersize=2, color=colour, label=store, rasterized=True)
         low, high = axis.get_xlim()
         axis.plot([low, high], [low, high], color=INK, linewidth=0.7)
         unit = UNITS["energy_per_atom"] if target == "energy" else UNITS.get(target, "")
-        what = "energy per atom - mean of the store" if target == "energy" else target
+        what = "energy per atom - composition fit" if target == "energy" else target
         axis.set_xlabel(f"reference {what} / {unit}", fontsize=8)
         axis.set_ylabel("predicted", fontsize=8)
         axis.legend(fontsize=7, frameon=False, markerscale=4)

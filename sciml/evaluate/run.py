@@ -21,12 +21,15 @@ Metrics = dict[str, dict[str, Any]]
 
 @dataclass
 class Evaluation:
-    """Metrics {target: values} over all stores and per store, and the predictions behind them for plots."""
+    """Metrics {target: values} over all stores and per store, and what the plots need: predictions, and the energies
+    of the composition fit {store: eV (m,)}.
+    """
 
     targets: Metrics
     stores: dict[str, Metrics]
     columns: dict[tuple[str, str], Columns]
     classes: list[str]
+    composition: dict[str, np.ndarray] = field(default_factory=dict)
     plots: list[Path] = field(default_factory=list)
 
     @property
@@ -44,7 +47,7 @@ class Evaluation:
         content = _without_nan({"targets": self.targets, "stores": self.stores})
         write_text(folder / "metrics.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         if plots:
-            self.plots = write_plots(self.columns, self.classes, folder)
+            self.plots = write_plots(self.columns, self.classes, folder, self.composition)
 
 
 def evaluate_sources(
@@ -61,6 +64,7 @@ def evaluate_sources(
     stores: dict[str, Metrics] = {name: {} for name in names}
     # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
     parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
+    composition: dict[str, np.ndarray] = {}
     labelled = predict(model, sources, kinds, description["cutoffs"], budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
@@ -71,6 +75,8 @@ def evaluate_sources(
         else:
             references = context["references"].get(context["datasets"][source.dataset], {})
             beside = baseline_predictions(target, source, columns, references)
+        if target == "energy":
+            composition[names[index]] = beside
         parts.setdefault(target, []).append((columns, beside))
         stores[names[index]] |= _measure(target, columns, beside, context["classes"], baselines)
     targets: Metrics = {}
@@ -79,7 +85,7 @@ def evaluate_sources(
         beside = np.concatenate([beside for _, beside in both])
         targets |= _measure(target, joined, beside, context["classes"], baselines)
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
-    return Evaluation(targets, stores, named, context["classes"])
+    return Evaluation(targets, stores, named, context["classes"], composition)
 
 
 def _measure(

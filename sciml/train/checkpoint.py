@@ -1,6 +1,5 @@
 """Checkpoints that are either whole or absent."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,11 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from sciml.errors import UserError
-from sciml.files import sync_folder
+from sciml.files import atomic
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside its final name, fsyncs, renames and fsyncs the folder.
+    """Writes a checkpoint through :func:`sciml.files.atomic`.
 
     Lightning's own writer goes through ``$TMPDIR``, which on a cluster is another filesystem, where a kill during the
     save leaves a truncated file under the final name.
@@ -21,16 +20,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        with atomic(path, "wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

@@ -192,14 +192,14 @@ def test_many_classes_are_drawn_with_a_short_legend(tmp_path, monkeypatch):
     values = Columns(rng.normal(size=(rows, 23)), np.arange(rows) % 23, np.full(rows, 5), np.arange(rows))
     legends = []
     monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, handles, **options: legends.append(handles))
-    assert write_plots({("jets", "label"): values}, classes, tmp_path) == [tmp_path / "roc.png"]
+    assert write_plots({("jets", "label"): values}, classes, tmp_path, {}) == [tmp_path / "roc.png"]
     assert [len(handles) for handles in legends] == [MOST_NAMES]
 
 
 def test_plots_are_drawn_once_for_files_and_report(tmp_path, monkeypatch):
     drawn = []
 
-    def draw(columns, classes, folder):
+    def draw(columns, classes, folder, composition):
         drawn.append(folder)
         figure(1.0, 1.0)[0].savefig(folder / "roc-store.png")
         return [folder / "roc-store.png"]
