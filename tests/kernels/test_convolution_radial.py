@@ -179,13 +179,13 @@ def test_nan_and_inf_propagate(bad: float) -> None:
 def test_operators_pass_opcheck() -> None:
     spec, graph = SHARED["separate"], edges(4, 6)
     arguments = [tensor.requires_grad_() for tensor in inputs(spec, graph, 4, torch.float64)]
-    tables = graph.tables("cpu", True)
-    torch.library.opcheck(library.conv_radial, (*arguments, tables, spec.key, "cpu"))
+    tables = graph.senders, graph.pointers
+    torch.library.opcheck(library.conv_radial._registered, (*arguments, *tables, spec.key))
     g = torch.randn(4, spec.dim_out, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(library.conv_radial_backward, (g, *arguments, tables, spec.key, "cpu", "xyh"))
+    torch.library.opcheck(library.conv_radial_backward._registered, (g, *arguments, *tables, spec.key, "xyh"))
     tangents = [torch.randn_like(argument) for argument in arguments]
-    rest = (g.detach(), *(argument.detach() for argument in arguments), tables, spec.key, "cpu", "gxyhW")
-    torch.library.opcheck(library.conv_radial_double_backward, (*tangents[:3], None, *rest))
+    rest = (g.detach(), *(argument.detach() for argument in arguments), *tables, spec.key, "gxyhW")
+    torch.library.opcheck(library.conv_radial_double_backward._registered, (*tangents[:3], None, *rest))
 
 
 def test_compiled_gradients_equal_eager_ones() -> None:

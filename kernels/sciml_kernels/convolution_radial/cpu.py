@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,20 +30,20 @@ def _kernel(key: str, hidden: int, dtype: torch.dtype, tangents: str, wants: str
 
 
 def launch(
-    key: str, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], tangents: str, wants: str
+    key: str, arrays: Mapping[str, Tensor], senders: Tensor, pointers: Tensor, tangents: str, wants: str
 ) -> dict[str, Tensor]:
     """The gradients `wants` of a pass (see `passes.Pass`).
 
     Args:
         key: of the spec.
         arrays: x, y, h, W and, where the pass needs them, g and tangents vx, vy, vh, vW; all flat.
-        tables: senders and pointers of the edges.
+        senders, pointers: of the edges.
         tangents, wants: the pass.
     """
     x, h, matrix = arrays["x"], arrays["h"], arrays["W"]
     function, plan = _kernel(key, matrix.shape[0], x.dtype, tangents, wants)
     inputs = [arrays[name].contiguous() for name in plan.reads]
-    senders, pointers = (table.contiguous() for table in tables)
+    senders, pointers = senders.contiguous(), pointers.contiguous()
     nodes = pointers.shape[0] - 1
     shapes = {name: arrays[name].shape for name in "xyhW"}
     shapes["g"] = torch.Size((nodes, Spec.from_key(key).dim_out))

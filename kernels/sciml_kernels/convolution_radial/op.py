@@ -18,7 +18,8 @@ def conv_radial(
     """The convolution with weights h @ weight: conv(x, y, h @ weight, edges, spec), the weights of edges never stored.
 
     `h` is the last hidden layer of the network of distances, cutoff envelope included, `weight` its last linear map
-    (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight.
+    (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight. On a GPU the
+    weights are stored: it runs as `conv` of h @ weight.
 
     Args:
         x: node features, (num_senders, components, channels) with equal multiplicities, or flat (num_senders, dim_x).
@@ -50,8 +51,8 @@ def conv_radial(
     chosen = choose(backend, x)
     if chosen == "reference" or weight.shape[0] == 0:
         out = reference.conv_radial(flat_x, y, h, weight, edges, spec)
-    elif chosen == "triton":
-        out = conv(flat_x, y, h @ weight, edges, spec, chosen)  # TODO the fused kernels
+    elif chosen == "cpu":
+        out = library.conv_radial(flat_x, y, h, weight, edges.senders, edges.pointers, spec.key)
     else:
-        out = library.conv_radial(flat_x, y, h, weight, edges.tables(chosen, x.requires_grad), spec.key, chosen)
+        out = conv(flat_x, y, h @ weight, edges, spec, chosen)  # no kernel for GPUs has the layer inside yet
     return shaped_rows(out, x, spec.dim_out)
