@@ -288,6 +288,34 @@ class Preemption(Callback):
         self.on_train_end(trainer, module)
 
 
+class Interruption(Callback):
+    """Repeats Ctrl-C at the next batch where the first was lost: Python drops what is raised in a destructor."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
+
+
 class StepClock(Callback):
     """Times optimizer steps after ``warmup`` of them and stops after ``limit`` seconds or 100 steps.
 

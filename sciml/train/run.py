@@ -18,6 +18,7 @@ from sciml.errors import UserError
 from sciml.train.callbacks import (
     Checkpoints,
     ExponentialAverage,
+    Interruption,
     MetricsFile,
     Preemption,
     Progress,
@@ -107,7 +108,7 @@ def _time_steps(module: Module, data: DataModule, options: Any, limit: float) ->
             **_loop(data, options),
             max_steps=1_000_000,
             limit_val_batches=0,
-            callbacks=[clock],
+            callbacks=[clock, Interruption()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -164,7 +165,7 @@ def fit(
     if limit is not None:
         callbacks.append(limit)
     preemption = Preemption(checkpoints)
-    callbacks.append(preemption)
+    callbacks += [preemption, Interruption()]
     if options.progress:
         callbacks.append(Progress())
     with _quiet():

@@ -199,7 +199,6 @@ def test_termination_finishes_the_step_saves_and_leaves_with_143(place):
     assert not (place / "run" / "package").exists()
 
 
-@pytest.mark.slow
 def test_an_interrupt_by_hand_leaves_with_130(place):
     process = started(place)
     process.send_signal(signal.SIGINT)
