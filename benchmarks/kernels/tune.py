@@ -20,6 +20,7 @@ from cpu import PROBLEMS
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec
+from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import gpu, tuned
 from sciml_kernels.trilinear.emit import PASSES
 from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
@@ -79,7 +80,7 @@ def tune(problem: int, name: str, device: torch.device, end: float) -> dict[str,
     return {entry: {"values": best.values, "warps": best.warps}}
 
 
-def _inputs(spec: Spec, device: torch.device) -> tuple[dict[str, Tensor], list[Tensor]]:
+def _inputs(spec: Spec, device: torch.device) -> tuple[dict[str, Tensor], Tables]:
     torch.manual_seed(0)
     receivers = torch.randint(NODES, (EDGES,), device=device).sort().values
     graph = Edges(torch.randint(NODES, (EDGES,), device=device), receivers, NODES)
@@ -93,7 +94,7 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
 
 
-def _milliseconds(todo: gpu.Plan, arrays: dict[str, Tensor], tables: list[Tensor], wants: str) -> float:
+def _milliseconds(todo: gpu.Plan, arrays: dict[str, Tensor], tables: Tables, wants: str) -> float:
     from triton.testing import do_bench
 
     result: Any = do_bench(lambda: gpu.execute(todo, arrays, tables, wants), return_mode="median")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,24 +77,36 @@ class Edges:
         return _pointers(self.senders[self.order], self.num_senders)
 
     @cached_property
-    def pieces(self) -> tuple[Tensor, Tensor]:
+    def pieces(self) -> Tensor:
         """The edges of the receivers in pieces of limited length, see `cut_rows`."""
         return cut_rows(self.pointers, self.num_edges)
 
     @cached_property
-    def sender_pieces(self) -> tuple[Tensor, Tensor]:
+    def sender_pieces(self) -> Tensor:
         """The same of the senders."""
         return cut_rows(self.sender_pointers, self.num_edges)
 
-    def tables(self, backend: str, by_sender: bool) -> list[Tensor]:
+    def tables(self, backend: str, by_sender: bool) -> Tables:
         """What a compiled convolution walks along; `by_sender` adds what the gradient to x needs."""
         if backend == "cpu":
-            return [self.senders, self.pointers]
-        tables = [self.senders, self.pointers, self.receivers, *self.pieces]
-        return [*tables, self.order, *self.sender_pieces] if by_sender else tables
+            return Tables(self.senders, self.pointers)
+        if not by_sender:
+            return Tables(self.senders, self.pointers, self.pieces)
+        return Tables(self.senders, self.pointers, self.pieces, self.receivers, self.order, self.sender_pieces)
 
 
-def cut_rows(pointers: Tensor, num_edges: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+class Tables(NamedTuple):
+    """Index tables of edges by name, see `Edges`; those that nobody needs are None, all of them for a product."""
+
+    senders: Tensor | None = None
+    pointers: Tensor | None = None
+    pieces: Tensor | None = None
+    receivers: Tensor | None = None
+    order: Tensor | None = None
+    sender_pieces: Tensor | None = None
+
+
+def cut_rows(pointers: Tensor, num_edges: int, longest: int | None = None) -> Tensor:
     """Cut compressed rows into pieces, so that one program of a GPU never walks a very long one alone.
 
     The number of pieces depends on shapes only, so that nothing waits for the device: nodes + edges // longest.
@@ -104,9 +117,9 @@ def cut_rows(pointers: Tensor, num_edges: int, longest: int | None = None) -> tu
         longest: the most entries of a piece; by default 8 times the mean, and 64 at least.
 
     Returns:
-        pieces (pieces, 3): node, first entry, end. Piece n < nodes is the first of node n, the further ones follow in
-        order of their nodes; those that are not needed are empty.
-        extras (nodes + 1,): the further pieces of node n are nodes + extras[n] to nodes + extras[n + 1].
+        (pieces, 5): the node of a piece, its first entry, their end, the first further piece of this node and their
+        end. Piece n < nodes is the first of node n; the further ones follow in order of their nodes and are counted
+        from there. Those that are not needed are empty.
     """
     nodes = pointers.shape[0] - 1
     longest = longest or max(64, 8 * -(-num_edges // max(nodes, 1)))
@@ -120,7 +133,7 @@ def cut_rows(pointers: Tensor, num_edges: int, longest: int | None = None) -> tu
     first = torch.cat([pointers[:-1], pointers[owner] + (index - extras[owner] + 1) * longest])
     end = torch.minimum(first + longest, pointers[node + 1])
     end[nodes:] = torch.where(needed, end[nodes:], first[nodes:])
-    return torch.stack([node, first, end], 1), extras
+    return torch.stack([node, first, end, extras[node], extras[node + 1]], 1)
 
 
 def _pointers(ascending: Tensor, nodes: int) -> Tensor:

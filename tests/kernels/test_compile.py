@@ -24,7 +24,7 @@ MOST_LINES = 1050
 
 SUMS = {
     "sum_rows": {"rows": "*fp32", "order": "*i64", "pieces": "*i64", "out": "*fp32", "dim": "i32"},
-    "join_pieces": {"out": "*fp32", "pieces": "*i64", "extras": "*i64", "nodes": "i64", "dim": "i32"},
+    "join_pieces": {"out": "*fp32", "pieces": "*i64", "nodes": "i64", "dim": "i32"},
 }
 
 

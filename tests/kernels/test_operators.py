@@ -10,6 +10,7 @@ from e3nn import o3
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec, conv, product
+from sciml_kernels.edges import Tables
 from tests.kernels.problems import SPECS, edges, inputs
 
 
@@ -77,7 +78,7 @@ def test_equivariance(name: str, backend: str, inversion: int, double: None) -> 
 def test_opcheck(gather: bool) -> None:
     spec, graph = SPECS["separate"], edges(6, 25)
     x, y, w = inputs(spec, 6, 25 if gather else 6, torch.float64)
-    rest = (graph.tables("cpu", True) if gather else [], spec.key, "cpu")
+    rest = (*(graph.tables("cpu", True) if gather else Tables()), spec.key, "cpu")
     g = torch.randn(6, spec.dim_out, dtype=torch.float64)
     vx, vy, vw = (torch.randn_like(tensor) for tensor in (x, y, w))
     leaves = [tensor.requires_grad_() for tensor in (x, y, w)]

@@ -84,8 +84,8 @@ def test_hubs_are_served_by_several_programs(spec: Spec) -> None:
     graph = Edges(torch.tensor([1, 0, 1, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 1, 1]), 3)
     vars(graph)["pieces"] = cut_rows(graph.pointers, 6, longest=2)
     vars(graph)["sender_pieces"] = cut_rows(graph.sender_pointers, 6, longest=3)
-    assert graph.pieces[0].tolist() == [[0, 0, 1], [1, 1, 3], [2, 6, 6], [1, 3, 5], [1, 5, 6], [2, 8, 8]]
-    assert graph.pieces[1].tolist() == [0, 0, 2, 2]
+    assert graph.pieces[:, :3].tolist() == [[0, 0, 1], [1, 1, 3], [2, 6, 6], [1, 3, 5], [1, 5, 6], [2, 8, 8]]
+    assert graph.pieces[:, 3:].tolist() == [[0, 0], [0, 2], [2, 2], [0, 2], [0, 2], [2, 2]]
     compare_conv(spec, graph)
 
 
@@ -197,7 +197,7 @@ def test_nan_and_inf_propagate(bad: float) -> None:
 def test_opcheck() -> None:
     graph = edges(2, 2)
     leaves = [tensor.requires_grad_() for tensor in inputs(BY_SENDER, 2, 2, torch.float64)]
-    arguments = (*leaves, graph.tables("triton", True), BY_SENDER.key, "triton")
+    arguments = (*leaves, *graph.tables("triton", True), BY_SENDER.key, "triton")
     torch.library.opcheck(torch.ops.sciml_kernels.trilinear.default, arguments)
 
 
@@ -208,18 +208,19 @@ def test_a_gradient_to_x_needs_the_tables_of_the_senders() -> None:
     g = torch.zeros(2, SMALL.dim_out, dtype=torch.float64)
     with pytest.raises(ValueError, match="tables: found those of the receivers alone"):
         torch.ops.sciml_kernels.trilinear_backward(
-            g, x, y, w, graph.tables("triton", False), SMALL.key, "triton", "xyw"
+            g, x, y, w, *graph.tables("triton", False), SMALL.key, "triton", "xyw"
         )
 
 
 def test_pieces_cover_every_edge_once() -> None:
     counts = torch.tensor([0, 5, 130, 1, 0, 700, 64])
     pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    pieces, extras = cut_rows(pointers, 900, longest=64)
-    assert pieces.shape == (7 + 900 // 64, 3)
-    covered = sorted((node, edge) for node, first, end in pieces.tolist() for edge in range(first, end))
+    pieces = cut_rows(pointers, 900, longest=64)
+    assert pieces.shape == (7 + 900 // 64, 5)
+    covered = sorted((node, edge) for node, first, end, *_ in pieces.tolist() for edge in range(first, end))
     assert covered == [(node, edge) for node in range(7) for edge in range(*pointers[node : node + 2].tolist())]
     for node in range(7):
-        owned = pieces[7 + int(extras[node]) : 7 + int(extras[node + 1])]
+        first, end = pieces[node, 3:].tolist()
+        owned = pieces[7 + first : 7 + end]
         assert (owned[:, 0] == node).all()
     assert int((pieces[:, 2] - pieces[:, 1]).max()) <= 64

@@ -42,5 +42,5 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str
     if chosen == "reference":
         out = reference.conv(flat_x, flat_y, flat_w, edges, spec)
     else:
-        out = trilinear(flat_x, flat_y, flat_w, edges.tables(chosen, x.requires_grad), spec.key, chosen)
+        out = trilinear(flat_x, flat_y, flat_w, *edges.tables(chosen, x.requires_grad), spec.key, chosen)
     return shaped_rows(out, x, spec.dim_out)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sciml_kernels.backends import choose
 from sciml_kernels.checks import check_alike, check_type
+from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear.library import trilinear
 from sciml_kernels.trilinear.reference import contract
 from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
@@ -27,5 +28,5 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
     if chosen == "reference":
         out = contract(flat_x, flat_y, flat_w, spec)
     else:
-        out = trilinear(flat_x, flat_y, flat_w, [], spec.key, chosen)
+        out = trilinear(flat_x, flat_y, flat_w, *Tables(), spec.key, chosen)
     return shaped_rows(out, x, spec.dim_out)

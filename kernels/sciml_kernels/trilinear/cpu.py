@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sciml_kernels import cache
+from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import cpp
 from sciml_kernels.trilinear.emit import Term
 from sciml_kernels.trilinear.spec import Spec
@@ -41,7 +42,7 @@ def kernel(key: str, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], 
 
 
 def launch(
-    key: str, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], terms: tuple[Term, ...], wants: str
+    key: str, arrays: Mapping[str, Tensor], tables: Tables, terms: tuple[Term, ...], wants: str
 ) -> dict[str, Tensor]:
     """Gradients `wants` of the sum of `terms`, of a convolution where there are tables, else of a node-wise product.
 
@@ -52,13 +53,13 @@ def launch(
         terms, wants: see `sciml_kernels.trilinear.emit`.
     """
     x, w = arrays["x"], arrays["w"]
-    function, reads, dims = kernel(key, x.dtype, bool(tables), terms, wants)
+    function, reads, dims = kernel(key, x.dtype, tables.senders is not None, terms, wants)
     inputs = [arrays[name].contiguous() for name in reads]
     rows_x, rows = x.shape[0], w.shape[0]
     index: tuple[int, ...] = ()
     nodes = rows_x
-    if tables:
-        senders, pointers = (table.contiguous() for table in tables)
+    if tables.senders is not None and tables.pointers is not None:
+        senders, pointers = tables.senders.contiguous(), tables.pointers.contiguous()
         nodes = pointers.shape[0] - 1
         index = (rows_x, senders.data_ptr(), pointers.data_ptr())
     counts = {"x": rows_x, "y": rows, "w": rows, "g": nodes}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sciml_kernels import triton_source
+from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import triton, tuned
 from sciml_kernels.trilinear.emit import Term
 from sciml_kernels.trilinear.parts import WARP, Config, Walk, choose_walk, cut
@@ -18,26 +19,6 @@ from sciml_kernels.trilinear.spec import Spec
 MOST_PROGRAMS = 65536  # of a product; further rows are served in turn
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
 TILE, BLOCK = 8, 128  # of the sums of rows: rows and columns that a program has in flight
-
-
-class Tables(NamedTuple):
-    """The tables of `Edges.tables`, by name; the last three are absent where x needs no gradient."""
-
-    senders: Tensor
-    pointers: Tensor
-    receivers: Tensor
-    pieces: Tensor
-    extras: Tensor
-    order: Tensor | None = None
-    sender_pieces: Tensor | None = None
-    sender_extras: Tensor | None = None
-
-    def side(self, kind: str) -> tuple[Tensor, Tensor]:
-        """Pieces and extras of the receivers ("g") or the senders ("x")."""
-        pieces, extras = (self.pieces, self.extras) if kind == "g" else (self.sender_pieces, self.sender_extras)
-        if pieces is None or extras is None:
-            raise ValueError("tables: found those of the receivers alone, expected those of the senders too")
-        return pieces, extras
 
 
 class Kernel(NamedTuple):
@@ -67,11 +48,17 @@ class Plan(NamedTuple):
 
 @functools.cache
 def plan(
-    key: str, dtype: torch.dtype, terms: tuple[Term, ...], wants: str, tables: int, device: torch.device | None
+    key: str,
+    dtype: torch.dtype,
+    edges: bool,
+    by_sender: bool,
+    terms: tuple[Term, ...],
+    wants: str,
+    device: torch.device | None,
 ) -> Plan:
-    """Generated on first use; one lookup per call afterwards. `tables` is how many the edges have, 0 for a product."""
+    """Generated on first use, one lookup per call afterwards; of a product where there are no edges."""
     spec = Spec.from_key(key)
-    walk = choose_walk(spec, terms, wants, by_sender=tables > 5) if tables else "rows"
+    walk = choose_walk(spec, terms, wants, by_sender) if edges else "rows"
     config = tuned.config(tuned.name_of(device), key, dtype, walk, terms, wants)
     return build(spec, dtype, walk, terms, wants, config, warp=64 if torch.version.hip else WARP)
 
@@ -99,31 +86,32 @@ def signature(text: triton.Text, dtype: torch.dtype) -> dict[str, str]:
 
 
 def launch(
-    key: str, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], terms: tuple[Term, ...], wants: str
+    key: str, arrays: Mapping[str, Tensor], tables: Tables, terms: tuple[Term, ...], wants: str
 ) -> dict[str, Tensor]:
     """Gradients `wants` of the sum of `terms`, of a convolution where there are tables, else of a node-wise product.
 
     Args:
         key: of the spec.
         arrays: x, y, w and, where the terms need them, g and tangents vx, vy, vw, all flat.
-        tables: of `Edges.tables`, or none.
+        tables: of `Edges.tables`; empty for a product.
         terms, wants: see `sciml_kernels.trilinear.emit`.
     """
     x = arrays["x"]
     device = x.device if x.is_cuda else None
-    return execute(plan(key, x.dtype, terms, wants, len(tables), device), arrays, tables, wants)
+    edges, by_sender = tables.senders is not None, tables.sender_pieces is not None
+    return execute(plan(key, x.dtype, edges, by_sender, terms, wants, device), arrays, tables, wants)
 
 
-def execute(todo: Plan, arrays: Mapping[str, Tensor], tables: Sequence[Tensor], wants: str) -> dict[str, Tensor]:
+def execute(todo: Plan, arrays: Mapping[str, Tensor], tables: Tables, wants: str) -> dict[str, Tensor]:
     """What `launch` does, with kernels at hand."""
     x, rows = arrays["x"], arrays["w"].shape[0]
-    found = Tables(*(table.contiguous() for table in tables)) if tables else None
+    tables = Tables(*(None if table is None else table.contiguous() for table in tables))
     inputs = {name: tensor.contiguous() for name, tensor in arrays.items()}
-    outputs = {want: _allocate(want, todo, x, rows, found) for want in wants}
+    outputs = {want: _allocate(want, todo, x, rows, tables) for want in wants}
     with torch.cuda.device_of(x):
         for kernel in todo.kernels:
-            _run(kernel, inputs, outputs, rows, todo.walk, found)
-        return {want: _finish(want, tensor, todo, x, found) for want, tensor in outputs.items()}
+            _run(kernel, inputs, outputs, rows, todo.walk, tables)
+        return {want: _finish(want, tensor, todo, x, tables) for want, tensor in outputs.items()}
 
 
 def _run(
@@ -132,42 +120,46 @@ def _run(
     outputs: Mapping[str, Tensor],
     rows: int,
     walk: Walk,
-    tables: Tables | None,
+    tables: Tables,
 ) -> None:
-    if tables is None:
-        index: list[Tensor | None] = []
-        programs = min(rows, MOST_PROGRAMS)
-    else:
-        pieces, _ = tables.side(triton.HELD[walk])
-        index = [pieces, tables.senders] if walk == "receiver" else [pieces, tables.order, tables.receivers]
-        programs = pieces.shape[0]
+    index = {**tables._asdict(), "pieces": None if walk == "rows" else _pieces(tables, triton.HELD[walk])}
+    listed = [index[name] for name in kernel.text.tables]
+    programs = min(rows, MOST_PROGRAMS) if walk == "rows" else listed[0].shape[0]
     if programs:
-        tensors = [*(inputs[name] for name in kernel.text.reads), *outputs.values(), *index]
+        tensors = [*(inputs[name] for name in kernel.text.reads), *outputs.values(), *listed]
         kernel.function[(programs, kernel.text.blocks)](*tensors, rows, num_warps=kernel.warps, num_stages=1)
 
 
-def _allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables | None) -> Tensor:
+def _allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables) -> Tensor:
     """What the kernels write: the result itself, or parts of sums in the precision of the arithmetic."""
     dim = todo.dims[want]
     make = x.new_zeros if want in todo.gaps else x.new_empty
     dtype = x.dtype if want == "w" else _wide(x.dtype)  # alone the gradient to w has one term
     if want == "y" and todo.slabs:
         return x.new_empty((todo.slabs, rows, dim), dtype=dtype)
-    if tables is not None and want == triton.HELD[todo.walk]:
-        rows = tables.side(want)[0].shape[0]
+    if want == triton.HELD[todo.walk]:
+        rows = _pieces(tables, want).shape[0]
     return make((rows, dim), dtype=dtype)
 
 
-def _finish(want: str, tensor: Tensor, todo: Plan, x: Tensor, tables: Tables | None) -> Tensor:
+def _finish(want: str, tensor: Tensor, todo: Plan, x: Tensor, tables: Tables) -> Tensor:
     """The result: slabs are added, rows of edges summed per node, pieces of a node joined."""
     if want == "y" and todo.slabs:
         tensor = tensor[0] if todo.slabs == 1 else tensor.sum(0)
-    elif tables is not None and want in "xg":
-        pieces, extras = tables.side(want)
+    elif todo.walk != "rows" and want in "xg":
+        pieces, pointers = _pieces(tables, want), tables.pointers
         if want == triton.OTHER[todo.walk]:
             tensor = _sum_rows(tensor, tables.order if want == "x" else None, pieces)
-        tensor = _join(tensor, pieces, extras)
+        tensor = _join(tensor, pieces, x.shape[0] if want == "x" or pointers is None else pointers.shape[0] - 1)
     return tensor.to(x.dtype)
+
+
+def _pieces(tables: Tables, kind: str) -> Tensor:
+    """Of the receivers ("g") or the senders ("x")."""
+    pieces = tables.pieces if kind == "g" else tables.sender_pieces
+    if pieces is None:
+        raise ValueError("tables: found those of the receivers alone, expected those of the senders too")
+    return pieces
 
 
 def _sum_rows(rows: Tensor, order: Tensor | None, pieces: Tensor) -> Tensor:
@@ -182,13 +174,13 @@ def _sum_rows(rows: Tensor, order: Tensor | None, pieces: Tensor) -> Tensor:
     return out
 
 
-def _join(out: Tensor, pieces: Tensor, extras: Tensor) -> Tensor:
+def _join(out: Tensor, pieces: Tensor, nodes: int) -> Tensor:
     from sciml_kernels.trilinear.sums import join_pieces
 
-    nodes, dim = extras.shape[0] - 1, out.shape[1]
+    dim = out.shape[1]
     if out.shape[0] > nodes and dim:
         grid = (out.shape[0] - nodes, -(-dim // BLOCK))
-        join_pieces[grid](out, pieces, extras, nodes, dim, BLOCK=BLOCK)
+        join_pieces[grid](out, pieces, nodes, dim, BLOCK=BLOCK)
     return out[:nodes]
 
 

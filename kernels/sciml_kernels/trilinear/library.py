@@ -7,42 +7,65 @@ that one operator serves every device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sciml_kernels.autograd import refuse_third, wanted
+from sciml_kernels.autograd import fake, given, refuse_third, used, wanted
+from sciml_kernels.edges import Tables
+from sciml_kernels.operators import operator
 from sciml_kernels.trilinear import cpu, gpu
 from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, reachable, second_order
 from sciml_kernels.trilinear.spec import Spec
 
+# No gradients to the index tables (a list of them would be slow where torch registers it), the spec and the backend.
+REST = (None,) * (len(Tables._fields) + 2)
 
-@torch.library.custom_op("sciml_kernels::trilinear", mutates_args=())
-def trilinear(x: Tensor, y: Tensor, w: Tensor, tables: Sequence[Tensor], spec: str, backend: str) -> Tensor:
-    """Flat rows in, flat rows out; `tables` of `Edges.tables`, or none."""
+
+@operator("sciml_kernels::trilinear")
+def trilinear(
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    senders: Tensor | None,
+    pointers: Tensor | None,
+    pieces: Tensor | None,
+    receivers: Tensor | None,
+    order: Tensor | None,
+    sender_pieces: Tensor | None,
+    spec: str,
+    backend: str,
+) -> Tensor:
+    """Flat rows in, flat rows out; the index tables are those of `Edges.tables`, all None for a product."""
+    tables = Tables(senders, pointers, pieces, receivers, order, sender_pieces)
     return _launch(backend, spec, {"x": x, "y": y, "w": w}, tables, FIRST_ORDER, "g")["g"]
 
 
-@torch.library.custom_op("sciml_kernels::trilinear_backward", mutates_args=())
+@operator("sciml_kernels::trilinear_backward")
 def trilinear_backward(
     g: Tensor,
     x: Tensor,
     y: Tensor,
     w: Tensor,
-    tables: Sequence[Tensor],
+    senders: Tensor | None,
+    pointers: Tensor | None,
+    pieces: Tensor | None,
+    receivers: Tensor | None,
+    order: Tensor | None,
+    sender_pieces: Tensor | None,
     spec: str,
     backend: str,
     wants: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to x, y, w; those not in `wants` are empty."""
+    tables = Tables(senders, pointers, pieces, receivers, order, sender_pieces)
     found = _launch(backend, spec, {"g": g, "x": x, "y": y, "w": w}, tables, FIRST_ORDER, wants)
-    gx, gy, gw = (found[name] if name in found else x.new_empty(0) for name in "xyw")
+    gx, gy, gw = given({name: found.get(name) for name in "xyw"}, x)
     return gx, gy, gw
 
 
-@torch.library.custom_op("sciml_kernels::trilinear_double_backward", mutates_args=())
+@operator("sciml_kernels::trilinear_double_backward")
 def trilinear_double_backward(
     vx: Tensor | None,
     vy: Tensor | None,
@@ -51,85 +74,72 @@ def trilinear_double_backward(
     x: Tensor,
     y: Tensor,
     w: Tensor,
-    tables: Sequence[Tensor],
+    senders: Tensor | None,
+    pointers: Tensor | None,
+    pieces: Tensor | None,
+    receivers: Tensor | None,
+    order: Tensor | None,
+    sender_pieces: Tensor | None,
     spec: str,
     backend: str,
     wants: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to x, y, w, g for gradients vx, vy, vw arriving at the first-order ones; the unwanted are empty."""
+    """Gradients to g, x, y, w for gradients vx, vy, vw arriving at the first-order ones; the unwanted are empty."""
+    tables = Tables(senders, pointers, pieces, receivers, order, sender_pieces)
     tangents = {name: v for name, v in zip("xyw", (vx, vy, vw), strict=True) if v is not None}
     arrays = {"g": g, "x": x, "y": y, "w": w, **{"v" + name: v for name, v in tangents.items()}}
     found = _launch(backend, spec, arrays, tables, second_order("".join(tangents)), wants)
-    gx, gy, gw, gg = (found[name] if name in found else x.new_empty(0) for name in "xywg")
-    return gx, gy, gw, gg
+    gg, gx, gy, gw = given({name: found.get(name) for name in "gxyw"}, x)
+    return gg, gx, gy, gw
 
 
 def _launch(
-    backend: str,
-    spec: str,
-    arrays: Mapping[str, Tensor],
-    tables: Sequence[Tensor],
-    terms: tuple[Term, ...],
-    wants: str,
+    backend: str, spec: str, arrays: Mapping[str, Tensor], tables: Tables, terms: tuple[Term, ...], wants: str
 ) -> dict[str, Tensor]:
     launch = cpu.launch if backend == "cpu" else gpu.launch
     return launch(spec, arrays, tables, terms, wants)
 
 
 @trilinear.register_fake
-def _(x: Tensor, y: Tensor, w: Tensor, tables: Sequence[Tensor], spec: str, backend: str) -> Tensor:
-    nodes = tables[1].shape[0] - 1 if tables else x.shape[0]
+def _(x, y, w, senders, pointers, pieces, receivers, order, sender_pieces, spec, backend):  # type: ignore[no-untyped-def]
+    nodes = x.shape[0] if pointers is None else pointers.shape[0] - 1
     return x.new_empty(nodes, Spec.from_key(spec).dim_out)
 
 
 @trilinear_backward.register_fake
-def _(g, x, y, w, tables, spec, backend, wants):  # type: ignore[no-untyped-def]
-    return tuple(_like(t) if name in wants else t.new_empty(0) for name, t in zip("xyw", (x, y, w), strict=True))
+def _(g, x, y, w, *rest):  # type: ignore[no-untyped-def]
+    return fake("xyw", (x, y, w), rest[-1])
 
 
 @trilinear_double_backward.register_fake
-def _(vx, vy, vw, g, x, y, w, tables, spec, backend, wants):  # type: ignore[no-untyped-def]
-    return tuple(_like(t) if name in wants else t.new_empty(0) for name, t in zip("xywg", (x, y, w, g), strict=True))
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return tensor.new_empty(tensor.shape)
+def _(vx, vy, vw, g, x, y, w, *rest):  # type: ignore[no-untyped-def]
+    return fake("gxyw", (g, x, y, w), rest[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, y, w, tables, ctx.spec, ctx.backend = inputs
-    ctx.save_for_backward(x, y, w, *tables)
+    *tensors, ctx.spec, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     wants = wanted(ctx, "xyw")
-    x, y, w, *tables = ctx.saved_tensors
-    found = trilinear_backward(g, x, y, w, tables, ctx.spec, ctx.backend, wants)
-    return (
-        *(grad if name in wants else None for name, grad in zip("xyw", found, strict=True)),
-        [None] * len(tables),
-        None,
-        None,
-    )
+    return *used(trilinear_backward(g, *ctx.saved_tensors, ctx.spec, ctx.backend, wants), "xyw", wants), *REST
 
 
 def _keep_first(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    g, x, y, w, tables, ctx.spec, ctx.backend, ctx.wants = inputs
+    *tensors, ctx.spec, ctx.backend, ctx.wants = inputs
     ctx.set_materialize_grads(False)  # an absent tangent drops its term
-    ctx.save_for_backward(g, x, y, w, *tables)
+    ctx.save_for_backward(*tensors)
 
 
-def _double_backward(ctx: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
-    given = [v if name in ctx.wants else None for name, v in zip("xyw", tangents, strict=True)]
-    terms = second_order("".join(name for name, v in zip("xyw", given, strict=True) if v is not None))
-    wants = reachable(terms, wanted(ctx, "gxyw"))
-    g, x, y, w, *tables = ctx.saved_tensors
-    rest = [None] * len(tables), None, None, None
+def _double_backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    arriving = {name: v for name, v in zip("xyw", tangents, strict=True) if v is not None and name in ctx.wants}
+    wants = reachable(second_order("".join(arriving)), wanted(ctx, "gxyw"))
     if not wants:
-        return None, None, None, None, *rest
-    gx, gy, gw, gg = trilinear_double_backward(*given, g, x, y, w, tables, ctx.spec, ctx.backend, wants)
-    found = {"g": gg, "x": gx, "y": gy, "w": gw}
-    return *(grad if name in wants else None for name, grad in found.items()), *rest
+        return None, None, None, None, *REST, None
+    first = (arriving.get(name) for name in "xyw")
+    found = trilinear_double_backward(*first, *ctx.saved_tensors, ctx.spec, ctx.backend, wants)
+    return *used(found, "gxyw", wants), *REST, None
 
 
 trilinear.register_autograd(_backward, setup_context=_keep)

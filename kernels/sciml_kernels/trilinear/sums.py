@@ -11,9 +11,9 @@ def sum_rows(rows, order, pieces, out, dim: tl.int32, GATHER: tl.constexpr, TILE
     """Row p of out is the sum of the rows of piece p, which are listed in `order` (or lie one after another)."""
     piece = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    last = tl.load(pieces + 3 * piece + 2)
+    last = tl.load(pieces + 5 * piece + 2)
     total = tl.zeros([TILE, BLOCK], out.dtype.element_ty)
-    for first in range(tl.load(pieces + 3 * piece + 1), last, TILE):
+    for first in range(tl.load(pieces + 5 * piece + 1), last, TILE):
         at = first + tl.arange(0, TILE)
         row = tl.load(order + at, mask=at < last, other=0) if GATHER else at
         inside = (at < last)[:, None] & (c < dim)[None, :]
@@ -22,11 +22,11 @@ def sum_rows(rows, order, pieces, out, dim: tl.int32, GATHER: tl.constexpr, TILE
 
 
 @triton.jit(do_not_specialize=["nodes", "dim"])
-def join_pieces(out, pieces, extras, nodes: tl.int64, dim: tl.int32, BLOCK: tl.constexpr):
+def join_pieces(out, pieces, nodes: tl.int64, dim: tl.int32, BLOCK: tl.constexpr):
     """Add to the row of a node with many edges those of its further pieces, which lie behind the rows of all nodes."""
     extra = tl.program_id(0).to(tl.int64)
-    node = tl.load(pieces + 3 * (nodes + extra))
-    first, last = tl.load(extras + node), tl.load(extras + node + 1)
+    own = pieces + 5 * (nodes + extra)
+    node, first, last = tl.load(own), tl.load(own + 3), tl.load(own + 4)
     if (first == extra) & (first < last):  # one program serves a node, that of its first further piece
         c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         total = tl.load(out + node * dim + c, mask=c < dim, other=0)

@@ -37,16 +37,16 @@ def {name}({arguments}, count: tl.int64):
 """
 
 _PIECE = """    piece = tl.program_id(0).to(tl.int64)
-    node = tl.load(pieces + 3 * piece)
+    node = tl.load(pieces + 5 * piece)
 """
 
 _LOOP = {
     "rows": """    for row in range(tl.program_id(0).to(tl.int64), count, tl.num_programs(0)):
 """,
-    "receiver": """    for row in range(tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)):
+    "receiver": """    for row in range(tl.load(pieces + 5 * piece + 1), tl.load(pieces + 5 * piece + 2)):
         other = tl.load(senders + row)
 """,
-    "sender": """    for at in range(tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)):
+    "sender": """    for at in range(tl.load(pieces + 5 * piece + 1), tl.load(pieces + 5 * piece + 2)):
         row = tl.load(order + at)
         other = tl.load(receivers + row)
 """,
