@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from sciml_kernels import Spec, aot, triton_source
-from sciml_kernels.trilinear import gpu, triton
+from sciml_kernels.trilinear import gpu, triton, tuned
 from sciml_kernels.trilinear.emit import FIRST_ORDER, PASSES
-from sciml_kernels.trilinear.parts import WARP, choose_walk
+from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
 from sciml_kernels.trilinear.tuned import DEFAULT
 
 HARMONICS = "0e+1o+2e+3o"
@@ -99,6 +103,26 @@ def test_sums_of_rows(name: str) -> None:
     constants = {"BLOCK": gpu.BLOCK, **({"TILE": gpu.TILE, "GATHER": True} if name == "sum_rows" else {})}
     for target in aot.TARGETS:
         assert aot.report(getattr(sums, name), SUMS[name], constants, target).spills == 0
+
+
+def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, (terms, wants) = Spec.separate(*PROBLEMS[1]), PASSES["backward"]
+    name = tuned.entry(spec.key, torch.float32, "receiver", terms, wants)
+    (tmp_path / "some_gpu.json").write_text(json.dumps({"configurations": {name: {"values": 80, "warps": 2}}}))
+    monkeypatch.setattr(tuned, "FOLDER", tmp_path)
+    tuned._measured.cache_clear()
+    assert tuned.config("some_gpu", spec.key, torch.float32, "receiver", terms, wants) == Config(80, 2)
+    assert tuned.config("another_gpu", spec.key, torch.float32, "receiver", terms, wants) == DEFAULT
+    assert tuned.config("some_gpu", spec.key, torch.float64, "receiver", terms, wants) == DEFAULT
+    tuned._measured.cache_clear()
+
+
+def test_tuning_needs_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels" / "tune.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "tune.py measures on a GPU, and torch finds none here.\n")
 
 
 def test_the_source_of_a_kernel_says_what_it_is() -> None:
