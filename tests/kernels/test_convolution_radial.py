@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sciml_kernels import Edges, Spec, conv, conv_radial
 from sciml_kernels.convolution_radial import library
+from tests.kernels.interpreted import interpreted
 from tests.kernels.problems import SPECS, blocks, edges
 
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
 SHARED = {name: spec for name, spec in SPECS.items() if not spec.y_channels}
 # Two panels of weights, one of them filled by several paths; three blocks of edges, the last one ragged.
 WIDE = Spec.summed("48x0e+48x1o", "0e+1o+2e", "0e+1o")
@@ -60,13 +60,15 @@ def derivatives(function: Callable[..., Tensor], arguments: Sequence[Tensor]) ->
     return {name: tensor.detach() for name, tensor in zip(NAMES, (value, *first, *second), strict=True)}
 
 
-def both(spec: Spec, graph: Edges, arguments: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+def both(
+    spec: Spec, graph: Edges, arguments: Sequence[Tensor], compiled: str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """By the compiled kernels and by the definition."""
 
     def by(backend: str) -> dict[str, Tensor]:
         return derivatives(lambda *leaves: conv_radial(*leaves, graph, spec, backend), arguments)
 
-    return [by("cpu"), by("reference")]
+    return by(compiled), by("reference")
 
 
 def assert_equal(spec: Spec, found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
@@ -81,15 +83,14 @@ def assert_equal(spec: Spec, found: dict[str, Tensor], expected: dict[str, Tenso
             assert error <= tolerance * scale, f"{name}, {block}: off by {error} of {scale}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 @pytest.mark.parametrize("name", SHARED)
-def test_equals_its_definition(name: str, dtype: torch.dtype, poisoned: None) -> None:
+def test_equals_its_definition(name: str, poisoned: None) -> None:
     spec, graph = SHARED[name], edges(6, 25)
-    assert_equal(spec, *both(spec, graph, inputs(spec, graph, 4, dtype)), TOLERANCE[dtype])
+    assert_equal(spec, *both(spec, graph, inputs(spec, graph, 4, torch.float64)), 1e-13)
 
 
 @pytest.mark.parametrize("hidden", [16, 33])
-def test_several_blocks_of_edges_and_panels_of_weights(hidden: int, poisoned: None) -> None:
+def test_single_precision_in_several_blocks_of_edges_and_panels_of_weights(hidden: int, poisoned: None) -> None:
     graph = edges(9, 150)
     assert_equal(WIDE, *both(WIDE, graph, inputs(WIDE, graph, hidden, torch.float32)), 1e-5)
 
@@ -108,6 +109,22 @@ def test_partial_gradients(needed: str, poisoned: None) -> None:
         loss = sum((gradient**2).sum() for gradient in first)
         second = torch.autograd.grad(loss, [*leaves, g], allow_unused=True, materialize_grads=True)
         results.append([value, *first, *second])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_triton_backend() -> None:
+    """All tangents at once; and those of force training, which take other products."""
+    graph = edges(3, 3)
+    arguments = inputs(SMALL, graph, 4, torch.float64)
+    assert_equal(SMALL, *both(SMALL, graph, arguments, "triton"), 1e-13)
+    results = []
+    for backend in ("triton", "reference"):
+        leaves = [tensor.clone().requires_grad_() for tensor in arguments]
+        value = conv_radial(*leaves, graph, SMALL, backend)
+        first = torch.autograd.grad(value.square().sum(), leaves[:3], create_graph=True)
+        results.append(torch.autograd.grad(sum((gradient**2).sum() for gradient in first), leaves))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -179,12 +196,12 @@ def test_nan_and_inf_propagate(bad: float) -> None:
 def test_operators_pass_opcheck() -> None:
     spec, graph = SHARED["separate"], edges(4, 6)
     arguments = [tensor.requires_grad_() for tensor in inputs(spec, graph, 4, torch.float64)]
-    tables = graph.senders, graph.pointers
-    torch.library.opcheck(library.conv_radial._registered, (*arguments, *tables, spec.key))
+    tables = graph.tables("cpu", True)
+    torch.library.opcheck(library.conv_radial._registered, (*arguments, *tables, spec.key, "cpu"))
     g = torch.randn(4, spec.dim_out, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(library.conv_radial_backward._registered, (g, *arguments, *tables, spec.key, "xyh"))
+    torch.library.opcheck(library.conv_radial_backward._registered, (g, *arguments, *tables, spec.key, "cpu", "xyh"))
     tangents = [torch.randn_like(argument) for argument in arguments]
-    rest = (g.detach(), *(argument.detach() for argument in arguments), *tables, spec.key, "gxyhW")
+    rest = (g.detach(), *(argument.detach() for argument in arguments), *tables, spec.key, "cpu", "gxyhW")
     torch.library.opcheck(library.conv_radial_double_backward._registered, (*tangents[:3], None, *rest))
 
 

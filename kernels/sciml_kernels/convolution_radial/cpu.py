@@ -12,6 +12,7 @@ from torch import Tensor
 from sciml_kernels import cache
 from sciml_kernels.convolution_radial import cpp
 from sciml_kernels.convolution_radial.passes import Pass
+from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear.spec import Spec
 
 # Below this many weights waking a second thread costs more than it brings.
@@ -29,21 +30,19 @@ def _kernel(key: str, hidden: int, dtype: torch.dtype, tangents: str, wants: str
     return function, plan
 
 
-def launch(
-    key: str, arrays: Mapping[str, Tensor], senders: Tensor, pointers: Tensor, tangents: str, wants: str
-) -> dict[str, Tensor]:
+def launch(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str, wants: str) -> dict[str, Tensor]:
     """The gradients `wants` of a pass (see `passes.Pass`).
 
     Args:
         key: of the spec.
         arrays: x, y, h, W and, where the pass needs them, g and tangents vx, vy, vh, vW; all flat.
-        senders, pointers: of the edges.
+        tables: of `Edges.tables`.
         tangents, wants: the pass.
     """
     x, h, matrix = arrays["x"], arrays["h"], arrays["W"]
     function, plan = _kernel(key, matrix.shape[0], x.dtype, tangents, wants)
     inputs = [arrays[name].contiguous() for name in plan.reads]
-    senders, pointers = senders.contiguous(), pointers.contiguous()
+    senders, pointers = (table.contiguous() for table in tables[:2] if table is not None)
     nodes = pointers.shape[0] - 1
     shapes = {name: arrays[name].shape for name in "xyhW"}
     shapes["g"] = torch.Size((nodes, Spec.from_key(key).dim_out))

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from sciml_kernels.backends import choose
 from sciml_kernels.checks import check_alike, check_shape, check_type
-from sciml_kernels.convolution.op import conv
 from sciml_kernels.convolution_radial import library, reference
 from sciml_kernels.edges import Edges
 from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
@@ -19,7 +18,7 @@ def conv_radial(
 
     `h` is the last hidden layer of the network of distances, cutoff envelope included, `weight` its last linear map
     (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight. On a GPU the
-    weights are stored: it runs as `conv` of h @ weight.
+    weights live for one pass: memory is saved, time is not.
 
     Args:
         x: node features, (num_senders, components, channels) with equal multiplicities, or flat (num_senders, dim_x).
@@ -51,8 +50,7 @@ def conv_radial(
     chosen = choose(backend, x)
     if chosen == "reference" or weight.shape[0] == 0:
         out = reference.conv_radial(flat_x, y, h, weight, edges, spec)
-    elif chosen == "cpu":
-        out = library.conv_radial(flat_x, y, h, weight, edges.senders, edges.pointers, spec.key)
     else:
-        out = conv(flat_x, y, h @ weight, edges, spec, chosen)  # no kernel for GPUs has the layer inside yet
+        tables = edges.tables(chosen, x.requires_grad)
+        out = library.conv_radial(flat_x, y, h, weight, *tables, spec.key, chosen)
     return shaped_rows(out, x, spec.dim_out)

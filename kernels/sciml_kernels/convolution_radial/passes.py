@@ -60,14 +60,16 @@ class Pass:
         return [f"out_{want}" for want in self.wants]
 
     @property
+    def products_of_tangent(self) -> list[tuple[str, str]]:
+        """The rows and matrices whose products sum to vw."""
+        return [("vh", "W")] * ("h" in self.tangents) + [("h", "vW")] * ("W" in self.tangents)
+
+    @property
     def products_of_weights(self) -> dict[str, list[tuple[str, str]]]:
-        """The rows and matrices whose products sum to w and to vw, where those are read."""
+        """What sums to w and to vw, where those are read."""
         if not set(self.wants) & set("xyg"):
             return {}
-        sums = {
-            "w": [("h", "W")],
-            "vw": [("vh", "W")] * ("h" in self.tangents) + [("h", "vW")] * ("W" in self.tangents),
-        }
+        sums = {"w": [("h", "W")], "vw": self.products_of_tangent}
         used = {term.w for term in self.terms}
         return {name: products for name, products in sums.items() if name in used}
 
