@@ -1,12 +1,14 @@
 """C++ text of small matrix products in registers, for kernels whose sizes are known when their source is written.
 
-A tile is ROWS x VECTORS sums of 64 bytes: with two vectors of b and one broadcast element of a, 14 rows fill the
-32 registers of AVX-512. The text goes after `cpp_vector.vector_text`.
+A tile is ROWS x VECTORS vectors of sums, TILE_ROWS x TILE_VECTORS at most: these, the vectors of b and one broadcast
+element of a fill the registers. The text goes after `cpp_vector.vector_text`.
 """
 
 from __future__ import annotations
 
 MATMUL = """
+constexpr int TILE_ROWS = VECTOR_BYTES == 64 ? 14 : 6, TILE_VECTORS = 2;  // for 32 registers, or 16
+
 // sum[r][v] += sum over k < inner of  a[row(r) + k * step] * b[k * stride + lanes of v]; the last vector of b has TAIL
 // lanes. Pass offsets that are known when this is compiled, so that a row costs no register.
 template <int ROWS, int VECTORS, int TAIL = LANES, class Row>

@@ -1,4 +1,4 @@
-"""C++ text that hand-written kernels begin with: vectors of 64 bytes, their partial loads and stores, exp and sigmoid.
+"""C++ text that kernels begin with: vectors, their partial loads and stores, exp and sigmoid.
 
 No operation here is reordered by the compiler (no -ffast-math), so that NaN and Inf propagate.
 """
@@ -14,9 +14,10 @@ _VECTOR = """#include <cstdint>
 
 typedef {real} real;
 typedef {integer} integer;  // as wide as real
-typedef real vec __attribute__((vector_size(64)));
-typedef integer ivec __attribute__((vector_size(64)));
-constexpr int LANES = 64 / sizeof(real);
+{width}
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+constexpr int LANES = VECTOR_BYTES / sizeof(real);
 
 #define INLINE static inline __attribute__((always_inline))
 template <int N = LANES> INLINE vec load(const real* p) {{  // the first N lanes; the others are 0
@@ -34,18 +35,15 @@ template <int COUNT, class F> INLINE void each_vector(F f) {{
 }}
 
 INLINE real sum_lanes(vec v) {{  // in halves that stay in registers, an order of its own: the same on every processor
-  typedef real half __attribute__((vector_size(32)));
   typedef real quarter __attribute__((vector_size(16)));
-  half low, high;
-  std::memcpy(&low, &v, 32);
-  std::memcpy(&high, (const char*)&v + 32, 32);
-  low += high;
-  quarter first, second;
-  std::memcpy(&first, &low, 16);
-  std::memcpy(&second, (const char*)&low + 16, 16);
-  first += second;
-  real sum = first[0];
-  for (int lane = 1; lane < 16 / (int)sizeof(real); lane++) sum += first[lane];
+  quarter parts[VECTOR_BYTES / 16];
+  std::memcpy(parts, &v, sizeof v);
+#pragma GCC unroll 4
+  for (int half = VECTOR_BYTES / 32; half > 0; half /= 2)
+#pragma GCC unroll 4
+    for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+  real sum = parts[0][0];
+  for (int lane = 1; lane < 16 / (int)sizeof(real); lane++) sum += parts[0][lane];
   return sum;
 }}
 
@@ -65,6 +63,15 @@ INLINE vec exponential(vec x) {{
 
 INLINE vec sigmoid(vec x) {{ return (real)1 / ((real)1 + exponential(-x)); }}
 """
+
+_WIDTH = "#define VECTOR_BYTES 64"
+_NATIVE_WIDTH = """#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif"""
 
 _EXPONENTIAL: dict[torch.dtype, dict[str, object]] = {
     torch.float32: {
@@ -91,11 +98,20 @@ _EXPONENTIAL: dict[torch.dtype, dict[str, object]] = {
 _TAYLOR_DEGREE = {torch.float32: 7, torch.float64: 13}
 
 
-def vector_text(dtype: torch.dtype) -> str:
-    """The head of a C++ file for float32 or float64: `real`, `vec`, `load`, `put`, `each_vector`, `sigmoid`, ..."""
+def vector_text(dtype: torch.dtype, native: bool = False) -> str:
+    """The head of a C++ file for float32 or float64: `real`, `vec`, `load`, `put`, `each_vector`, `sigmoid`, ...
+
+    Vectors have 64 bytes, or are as wide as the registers of the processor where `native`: compilers keep wider ones
+    in memory, which loops with many of them at a time (products of matrices) cannot afford.
+    """
     coefficients = [1.0]
     for k in range(1, _TAYLOR_DEGREE[dtype] + 1):
         coefficients.append(coefficients[-1] / k)
     first, *others = reversed(coefficients)
-    horner = "\n".join(f"  sum = sum * r + (real){value!r};" for value in others)
-    return _VECTOR.format(real=REAL[dtype], first_coefficient=repr(first), horner=horner, **_EXPONENTIAL[dtype])
+    return _VECTOR.format(
+        real=REAL[dtype],
+        width=_NATIVE_WIDTH if native else _WIDTH,
+        first_coefficient=repr(first),
+        horner="\n".join(f"  sum = sum * r + (real){value!r};" for value in others),
+        **_EXPONENTIAL[dtype],
+    )

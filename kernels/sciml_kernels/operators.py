@@ -37,9 +37,15 @@ class Operator:
         self._node = _node(self._function, backward, setup_context)
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or not _eager(arguments):
+        if torch.compiler.is_compiling() or _watched():
             return self._registered(*arguments)
-        if self._node is None or not torch.is_grad_enabled() or not _differentiable(arguments):
+        differentiable = False
+        for value in arguments:
+            if isinstance(value, Tensor):
+                if type(value) not in _PLAIN:
+                    return self._registered(*arguments)
+                differentiable = differentiable or value.requires_grad
+        if self._node is None or not differentiable or not torch.is_grad_enabled():
             return self._function(*arguments)
         return self._node.apply(*arguments)
 
@@ -49,15 +55,12 @@ def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., An
     return lambda function: Operator(name, function, schema)
 
 
-def _eager(arguments: tuple[Any, ...]) -> bool:
-    """Whether the arguments are plain tensors and nothing (a tracer, functorch) watches what is done with them."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
-        return False
-    return all(type(value) in (Tensor, torch.nn.Parameter) for value in arguments if isinstance(value, Tensor))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _differentiable(arguments: tuple[Any, ...]) -> bool:
-    return any(value.requires_grad for value in arguments if isinstance(value, Tensor))
+def _watched() -> bool:
+    """Whether a tracer or functorch watches what is done with tensors."""
+    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._are_functorch_transforms_active()
 
 
 def _node(

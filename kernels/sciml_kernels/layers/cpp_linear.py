@@ -82,12 +82,12 @@ INLINE void product_panel(int64_t nodes, const real* a, const real* b, Start sta
                                                          out + n * COMPONENTS * TO);
 }
 
-// f(position, number of vectors, lanes of the last) for pairs of vectors that cover COUNT channels.
+// f(position, number of vectors, lanes of the last) for panels that cover COUNT channels.
 template <int COUNT, class F> INLINE void each_panel(F f) {
-  constexpr int WHOLE = COUNT / (2 * LANES) * 2 * LANES, REST = COUNT - WHOLE;
-  for (int j = 0; j < WHOLE; j += 2 * LANES) f(j, Lanes<2>(), Lanes<LANES>());
-  if constexpr (REST > LANES) f(WHOLE, Lanes<2>(), Lanes<REST - LANES>());
-  else if constexpr (REST > 0) f(WHOLE, Lanes<1>(), Lanes<REST>());
+  constexpr int PANEL = TILE_VECTORS * LANES, WHOLE = COUNT / PANEL * PANEL, REST = COUNT - WHOLE;
+  constexpr int VECTORS = (REST + LANES - 1) / LANES;
+  for (int j = 0; j < WHOLE; j += PANEL) f(j, Lanes<TILE_VECTORS>(), Lanes<LANES>());
+  if constexpr (REST > 0) f(WHOLE, Lanes<VECTORS>(), Lanes<REST - (VECTORS - 1) * LANES>());
 }
 
 // out = a b + start for all degrees from L on; b is (DEGREES, FROM, TO) with padded rows.
@@ -96,7 +96,7 @@ static void product(int64_t nodes, const real* a, const real* b, Start start, re
   constexpr int WIDTH = 2 * L + 1, FIRST = L * L;
   const Start own = start.degree(L, TO);
   each_panel<TO>([&](int j, auto vectors, auto tail) __attribute__((always_inline)) {
-    product_panel<L, (WIDTH < 14 ? 14 / WIDTH : 1), vectors(), tail(), FROM, TO>(
+    product_panel<L, (WIDTH < TILE_ROWS ? TILE_ROWS / WIDTH : 1), vectors(), tail(), FROM, TO>(
         nodes, a + FIRST * FROM, b + L * FROM * padded(TO) + j, own.from(0, j, TO), out + FIRST * TO + j);
   });
   if constexpr (L + 1 < DEGREES) product<FROM, TO, L + 1>(nodes, a, b, start, out);
@@ -109,7 +109,8 @@ INLINE void outer_tile(int64_t nodes, const real* a, const real* b, real* out) {
   vec sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++) {
-    if (LAST) sum[r][0] = load(out + r * OUT);
+#pragma GCC unroll 4
+    for (int v = 0; v < LAST; v++) sum[r][v] = load(out + r * OUT + v * LANES);
     sum[r][LAST] = load<TAIL>(out + r * OUT + LAST * LANES);
   }
   for (int64_t n = 0; n < nodes; n++)
@@ -117,14 +118,16 @@ INLINE void outer_tile(int64_t nodes, const real* a, const real* b, real* out) {
                                   b + n * COMPONENTS * OUT, OUT, 2 * L + 1);
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++) {
-    if (LAST) put(out + r * OUT, sum[r][0]);
+#pragma GCC unroll 4
+    for (int v = 0; v < LAST; v++) put(out + r * OUT + v * LANES, sum[r][v]);
     put<TAIL>(out + r * OUT + LAST * LANES, sum[r][LAST]);
   }
 }
 
 // out[l] += a[l]^T b[l] for all degrees from L on; a has CHANNELS, b has OUT channels.
 template <int L = 0> static void outer(int64_t nodes, const real* a, const real* b, real* out) {
-  constexpr int TILES = (CHANNELS + 13) / 14, ROWS = (CHANNELS + TILES - 1) / TILES, REST = CHANNELS % ROWS;
+  constexpr int TILES = (CHANNELS + TILE_ROWS - 1) / TILE_ROWS;
+  constexpr int ROWS = (CHANNELS + TILES - 1) / TILES, REST = CHANNELS % ROWS;
   a += L * L * CHANNELS, b += L * L * OUT;
   each_panel<OUT>([&](int j, auto vectors, auto tail) __attribute__((always_inline)) {
     int i = 0;
@@ -299,7 +302,7 @@ extern "C" void double_backward(int threads, int64_t nodes, double eps, const re
 def source(degrees: int, channels_in: int, channels_out: int, normed: bool, dtype: torch.dtype) -> str:
     """The C++ file of one shape; `degrees` are those of the rows, the weights may have more."""
     constants = _CONSTANTS.format(
-        vector=vector_text(dtype),
+        vector=vector_text(dtype, native=True),
         degrees=degrees,
         channels_in=channels_in,
         channels_out=channels_out,
