@@ -68,19 +68,16 @@ def _node(
     formula: Callable[..., Any],
     setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None,
 ) -> type[torch.autograd.Function]:
-    """The autograd node of the short way."""
+    """The autograd node of the short way, named as the function: profilers show it."""
 
-    class Node(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            output = function(*arguments)
-            if setup_context is not None:
-                setup_context(ctx, arguments, output)
-            return output
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = function(*arguments)
+        if setup_context is not None:
+            setup_context(ctx, arguments, output)
+        return output
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return formula(ctx, *gradients)
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return formula(ctx, *gradients)
 
-    Node.__name__ = Node.__qualname__ = function.__name__
-    return Node
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(function.__name__, (torch.autograd.Function,), methods)

@@ -14,9 +14,9 @@ from torch import Tensor
 from sciml_kernels import cache
 from sciml_kernels.layers import cpp_gate, cpp_linear, cpp_norm
 
-# Waking a second thread costs about as much as this many multiplications, and this many steps of a row-wise function.
-PARALLEL_PRODUCTS = 1 << 21
-PARALLEL_ELEMENTS = 1 << 16
+# With less work than this (multiplications, elements of row-wise functions) waking a thread costs more than it brings.
+PARALLEL_PRODUCTS = 1 << 22
+PARALLEL_ELEMENTS = 1 << 17
 
 
 class Passes(NamedTuple):
