@@ -17,6 +17,8 @@ from sciml_kernels.segments.op import (
     segment_pointers,
     segment_sum,
 )
+from sciml_kernels.structure_factors.ewald import Waves, ewald_reciprocal_energy, half_space
+from sciml_kernels.structure_factors.op import structure_factors
 from sciml_kernels.trilinear.spec import Path, Spec
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Path",
     "Spec",
     "SymmetricSpec",
+    "Waves",
     "all_pairs",
     "channel_major",
     "component_major",
@@ -33,8 +36,10 @@ __all__ = [
     "degree_linear",
     "degree_norm",
     "edge_embedding",
+    "ewald_reciprocal_energy",
     "from_e3nn",
     "gate",
+    "half_space",
     "pair_features",
     "product",
     "project_charge",
@@ -44,5 +49,6 @@ __all__ = [
     "segment_sum",
     "silu",
     "spherical_harmonics",
+    "structure_factors",
     "symmetric_contraction",
 ]

@@ -28,11 +28,11 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     return library
 
 
-def check_pointers(pointers: Tensor, rows: int) -> None:
+def check_pointers(pointers: Tensor, rows: int, name: str = "pointers") -> None:
     """Raise ValueError unless the pointers ascend from 0 to the number of rows: kernels would read elsewhere."""
     pointers = pointers.contiguous()
     if not _library(torch.float32).ascending(pointers.shape[0] - 1, rows, pointers.data_ptr()):
-        raise ValueError(f"pointers: found {_shown(pointers)}, expected ascending from 0 to {rows}")
+        raise ValueError(f"{name}: found {_shown(pointers)}, expected ascending from 0 to {rows}")
 
 
 def _shown(pointers: Tensor) -> str:

@@ -1,0 +1,1 @@
+"""Structure factors of periodic systems and the reciprocal part of Ewald sums."""

@@ -1,0 +1,98 @@
+"""The Triton kernels of structure factors: interpreted against their definition, and compiled ahead of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sciml_kernels import aot, structure_factors
+from tests.kernels.interpreted import interpreted
+from tests.kernels.test_layers import random
+from tests.kernels.test_layers_triton import compare
+
+# A ragged second block, no atoms, no waves, one of each.
+ATOMS, WAVES = torch.tensor([0, 34, 34, 36, 37]), torch.tensor([0, 3, 4, 4, 5])
+
+
+def function(*leaves: Tensor, backend: str) -> Tensor:
+    return structure_factors(*leaves, ATOMS, WAVES, backend)
+
+
+def arguments(channels: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    shapes = ((37, 3), (37, channels), (5, 3))
+    return [random(*shape, seed=seed).to(dtype) for seed, shape in enumerate(shapes)]
+
+
+@interpreted
+def test_everything_equals_the_definition() -> None:
+    compare(function, arguments(2))
+    compare(function, arguments(33), (0, 1))
+    compare(function, arguments(2, torch.float32), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (1, 2)])
+@interpreted
+def test_partial_gradients(wanted: tuple[int, ...]) -> None:
+    compare(function, arguments(1), wanted)
+
+
+@interpreted
+def test_empty() -> None:
+    ends = torch.zeros(3, dtype=torch.int64)
+
+    def nothing(*leaves: Tensor, backend: str) -> Tensor:
+        return structure_factors(*leaves, ends, ends, backend)
+
+    compare(nothing, [random(0, 3), random(0, 2), random(0, 3)])
+
+
+def kernels(channels: int, dtype: torch.dtype) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Every kernel with its signature and constants: forward and backward, and all that a second order can need."""
+    from sciml_kernels.structure_factors import gpu, triton_pairs
+
+    sizes, kind = gpu.constants(channels, dtype), {torch.float32: "*fp32", torch.float64: "*fp64"}[dtype]
+    still, moved = {"MOVED": False, "OTHER_MOVED": False}, {"MOVED": True, "OTHER_MOVED": True}
+    parts = {"ROW_PARTS": 1, "OTHER_PARTS": 2}
+    found = [
+        (triton_pairs.waves, {"PLAIN": True, "TURNED": False, **still}),
+        (triton_pairs.waves, {"PLAIN": True, "TURNED": True, **moved}),
+        (triton_pairs.charges, still),
+        (triton_pairs.charges, moved),
+        (triton_pairs.points, {"PLAIN": True, "TURNED": False, **still, **parts}),
+        (triton_pairs.points, {"PLAIN": True, "TURNED": True, **moved, **parts}),
+    ]
+    return [
+        (
+            kernel,
+            {
+                name: "*i64" if name == "table" else kind
+                for name, parameter in zip(kernel.arg_names, kernel.params, strict=True)
+                if not parameter.is_constexpr
+            },
+            {**flags, **sizes},
+        )
+        for kernel, flags in found
+    ]
+
+
+def assert_compiles(channels: int, dtype: torch.dtype, target: str) -> None:
+    for kernel, types, constants in kernels(channels, dtype):
+        found = aot.report(kernel, types, constants, target)
+        assert found.spills == 0, (kernel.__name__, found)
+        assert found.seconds < 10.0, (kernel.__name__, found)
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_kernels_compile_ahead_of_time(target: str) -> None:
+    assert_compiles(1, torch.float32, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("channels", [1, 16, 40])
+def test_all_sizes_compile_ahead_of_time(channels: int, target: str, dtype: torch.dtype) -> None:
+    assert_compiles(channels, dtype, target)
