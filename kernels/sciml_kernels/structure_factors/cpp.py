@@ -149,16 +149,23 @@ struct Weights {{
 struct Products {{
   vec u[TILE], v[TILE];
   void compute(const vec* row_u, const vec* row_v, Weights weights, int64_t begin, int count) {{
+    int o = 0;
+    for (; o + 4 <= count; o += 4) some<4>(row_u, row_v, weights, begin, o);  // sums that do not wait for each other
+    for (; o < count; o++) some<1>(row_u, row_v, weights, begin, o);
+  }}
+  template <int N>
+  inline __attribute__((always_inline)) void some(const vec* row_u, const vec* row_v, Weights weights, int64_t begin,
+                                                  int o) {{
     const int64_t stride = weights.other_parts * CHANNELS, sine = stride - CHANNELS;
-    for (int o = 0; o < count; o++) {{
-      const real* other = weights.other + (begin + o) * stride;
-      vec sum_u = {{}}, sum_v = {{}};
-      for (int i = 0; i < CHANNELS; i++) {{
-        sum_u += row_u[i] * other[i];
-        sum_v += row_v[i] * other[sine + i];
+    const real* other = weights.other + (begin + o) * stride;
+    vec sum_u[N] = {{}}, sum_v[N] = {{}};
+    for (int i = 0; i < CHANNELS; i++)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) {{
+        sum_u[n] += row_u[i] * other[n * stride + i];
+        sum_v[n] += row_v[i] * other[n * stride + sine + i];
       }}
-      u[o] = sum_u, v[o] = sum_v;
-    }}
+    for (int n = 0; n < N; n++) u[o + n] = sum_u[n], v[o + n] = sum_v[n];
   }}
 }};
 struct RowWeights {{
