@@ -46,11 +46,12 @@ def statistics(store: "Store | Subset", indices: np.ndarray | None = None) -> di
 
 def joint_statistics(
     stores: "Sequence[Store | Subset]", known: Mapping[str, float] | None = None
-) -> tuple[dict[str, float], float | None]:
-    """Return reference energies {"Z": eV} and the scale of several stores of one level of theory, fitted at once.
+) -> tuple[dict[str, float], float | None, float | None]:
+    """Return reference energies {"Z": eV}, scale and spread of several stores of one level of theory, fitted at once.
 
     ``known`` references stay as they are and the elements beyond them are fitted to what they leave. The scale is the
-    RMS of all force components (eV/Å), without forces the deviation of the energy per atom (eV), or None.
+    RMS of all force components (eV/Å), without forces the spread, or None. The spread is the deviation of the energy
+    per atom that the references leave (eV), at least a thousandth of the scale (times 1 Å); without energies None.
     """
     counts, energies, forces = [], [], []
     for store in stores:
@@ -60,7 +61,8 @@ def joint_statistics(
         energies.append(_values(origin, "energy", labelled))
         forces.append(_values(origin, "forces", selected).ravel())
     references, deviation = _fit(np.concatenate(counts), np.concatenate(energies), known or {})
-    return references, _rms(np.concatenate(forces)) or deviation
+    scale = _rms(np.concatenate(forces)) or deviation
+    return references, scale, max(deviation, 1e-3 * scale) if deviation is not None and scale else None
 
 
 def elements_of(store: "Store | Subset") -> list[int]:

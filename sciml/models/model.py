@@ -89,7 +89,7 @@ def build_model(description: dict[str, Any]) -> Model:
     """Build an untrained model from its description, the ``model`` part of a package's ``config.json``.
 
     Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
-    ``context`` {datasets, references, scales, classes}, ``mean_neighbors`` {kind: count}.
+    ``context`` {datasets, references, scales, spreads, classes}, ``mean_neighbors`` {kind: count}.
     Raises UserError for an unknown name or option.
     """
     backbone_options = dict(description["backbone"])

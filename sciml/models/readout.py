@@ -13,13 +13,15 @@ class HeadContext:
     """Facts of the training data that heads are built from: plain data, stored in the package.
 
     ``datasets`` names of the levels of theory in the order of their index; ``references`` {dataset: {atomic number:
-    eV}}; ``scales`` {dataset: eV/Å}; ``classes`` names of the graph classes.
+    eV}}; ``scales`` {dataset: eV/Å} the RMS of forces; ``spreads`` {dataset: eV} the deviation of energies per atom
+    that the references leave; ``classes`` names of the graph classes.
     """
 
     channels: int
     datasets: list[str]
     references: dict[str, dict[str, float]] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
+    spreads: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
 
 

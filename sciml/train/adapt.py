@@ -24,6 +24,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "datasets": new["context"]["datasets"],
         "references": references,
         "scales": {**new["context"]["scales"], **old["context"]["scales"]},
+        "spreads": {**new["context"]["spreads"], **old["context"]["spreads"]},
         "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
     }
     return {
@@ -101,7 +102,7 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
         elif name.endswith("embedding.dataset.weight") and known is not None:
             value[: len(known)] = known
             value[len(known) :] = known.mean(dim=0)
-        elif not name.endswith(("references", "scales")):
+        elif not name.endswith(("references", "scales", "spreads")):
             fresh.append(name)
     with torch.no_grad():
         model.load_state_dict(target)

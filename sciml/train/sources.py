@@ -204,7 +204,8 @@ def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, i
 def context_of(
     sources: list[Source], datasets: list[str], references: dict[str, dict[str, float]] | None = None
 ) -> dict[str, Any]:
-    """Facts of the training data for the heads: reference energies and scales per dataset, classes; see HeadContext.
+    """Facts of the training data for the heads: reference energies, scales and spreads per dataset,
+    classes; see HeadContext.
 
     Sources of one dataset are fitted together. ``references`` that are known already keep their values. Raises
     UserError for jets without labels or names of classes.
@@ -215,12 +216,21 @@ def context_of(
             groups.setdefault(datasets[source.dataset], []).append(source.data)
     fitted: dict[str, dict[str, float]] = {}
     scales: dict[str, float] = {}
+    spreads: dict[str, float] = {}
     for name, parts in groups.items():
-        fitted[name], scale = joint_statistics(parts, (references or {}).get(name))
+        fitted[name], scale, spread = joint_statistics(parts, (references or {}).get(name))
         if scale:
             scales[name] = scale
+        if spread:
+            spreads[name] = spread
     classes = _classes_of([source.data for source in sources if source.data.base == "hep"])
-    return {"datasets": list(datasets), "references": fitted, "scales": scales, "classes": classes}
+    return {
+        "datasets": list(datasets),
+        "references": fitted,
+        "scales": scales,
+        "spreads": spreads,
+        "classes": classes,
+    }
 
 
 def _classes_of(stores: list[Data]) -> list[str]:

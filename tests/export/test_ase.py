@@ -170,7 +170,7 @@ def test_the_level_of_theory_must_be_named_where_there_are_several(package):
 
 def test_one_level_of_theory_needs_no_name(tmp_path):
     description = describe_model()
-    for table in ("references", "scales"):
+    for table in ("references", "scales", "spreads"):
         description["context"][table].pop("first")
     save(tmp_path / "package", random_model(torch.float32), {"model": description}, "")
     assert sciml.calculator(tmp_path / "package").dataset == 1

@@ -44,7 +44,7 @@ def named_jets(path: Path, classes: list[str], labels: list[int | None]) -> Stor
 
 
 def known(classes: list[str] | None = None, references: dict | None = None) -> dict:
-    return {"datasets": ["pbe"], "references": references or {}, "scales": {}, "classes": classes or []}
+    return {"datasets": ["pbe"], "references": references or {}, "scales": {}, "spreads": {}, "classes": classes or []}
 
 
 def test_classes_of_other_names_or_order_are_refused(tmp_path):
@@ -110,12 +110,13 @@ def test_references_of_one_level_of_theory_are_fitted_over_all_its_stores(tmp_pa
     assert statistics(first)["reference_energies"]["1"] != pytest.approx(TRUE[1])
     squares = [0.1**2 * (1 + n) ** 2 for n in (2, 4, 2, 3, 2) for _ in range(n)]
     assert context["scales"]["pbe"] == pytest.approx(np.sqrt(np.mean(squares)))
+    assert context["spreads"]["pbe"] == pytest.approx(1e-3 * context["scales"]["pbe"])  # the composition tells all
 
 
 def test_known_references_stay_and_new_elements_are_fitted_to_the_rest(tmp_path):
     store = atoms_store(tmp_path / "new", [[1, 6], [6, 8], [8, 8, 1]])
     old = {"1": -10.0, "6": TRUE[6]}
-    references, _ = joint_statistics([Subset(store, [0, 1])], old)
+    references, _, _ = joint_statistics([Subset(store, [0, 1])], old)
     assert references == pytest.approx({**old, "8": TRUE[8]})
     assert joint_statistics([atoms_store(tmp_path / "bare", [[8]], energies=False)], old)[0] == old
 

@@ -22,6 +22,7 @@ class EnergyHead(Head):
     differentiates = True
     references: Tensor
     scales: Tensor
+    spreads: Tensor
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
@@ -33,12 +34,15 @@ class EnergyHead(Head):
             last.bias.zero_()
         references = torch.zeros(len(context.datasets), ELEMENTS + 1, dtype=torch.float64)
         scales = torch.ones(len(context.datasets), dtype=torch.float64)
+        spreads = torch.ones_like(scales)
         for index, dataset in enumerate(context.datasets):
             for number, energy in context.references.get(dataset, {}).items():
                 references[index, int(number)] = energy
             scales[index] = context.scales.get(dataset, 1.0)
+            spreads[index] = context.spreads.get(dataset, scales[index])
         self.register_buffer("references", references)
         self.register_buffer("scales", scales)
+        self.register_buffer("spreads", spreads)
 
     def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         graphs = batch.num_graphs
@@ -66,7 +70,11 @@ class EnergyHead(Head):
         return torch.where(batch.pbc.all(dim=1)[:, None, None], stress, torch.nan)
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
-        """The dataset's force scale (times 1 Å for energies); a stress counts as the virial per atom, in that unit."""
+        """Of the dataset: the spread of energies per atom, the RMS of forces; a stress counts as the virial per atom,
+        in the unit of forces times 1 Å.
+        """
+        if target == "energy":
+            return self.spreads[batch.dataset]
         scale = self.scales[batch.dataset]
         if target != "stress":
             return scale
