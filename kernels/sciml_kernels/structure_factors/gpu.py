@@ -11,8 +11,8 @@ from sciml_kernels.structure_factors.cpp import terms
 from sciml_kernels.structure_factors.passes import Pair, Points, either
 from sciml_kernels.triton_launch import on_device
 
-ROWS, TILE = 32, 32  # of a program: rows, and others at a time
-MOST_CHANNELS = 32  # of a program
+TILE = {torch.float32: 32, torch.float64: 16}  # rows of a program, and others at a time; more spill registers
+CHANNELS = 16  # of a program, the least that a matrix product takes
 
 
 def constants(channels: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -20,27 +20,26 @@ def constants(channels: int, dtype: torch.dtype) -> dict[str, Any]:
     import triton.language as tl
 
     real = torch.float64 if dtype == torch.float64 else torch.float32
-    block = min(MOST_CHANNELS, max(16, 1 << (channels - 1).bit_length()))
     return {
         "CHANNELS": channels,
         "TERMS": terms(0, real) - 1,
         "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
-        "ROWS": ROWS,
-        "TILE": TILE,
-        "BLOCK": block,
+        "ROWS": TILE[real],
+        "TILE": TILE[real],
+        "BLOCK": CHANNELS,
     }
 
 
-def table(rows: Points, others: Points) -> Tensor:
+def table(rows: Points, others: Points, tile: int) -> Tensor:
     """First row, end of rows, first and end of the others for each block; as many blocks as any pointers can need."""
-    ends = rows.pointers.diff().add(ROWS - 1).div(ROWS, rounding_mode="floor").cumsum(0)
-    count = rows.values.shape[0] // ROWS + ends.shape[0]
+    ends = rows.pointers.diff().add(tile - 1).div(tile, rounding_mode="floor").cumsum(0)
+    count = rows.values.shape[0] // tile + ends.shape[0]
     block = torch.arange(count, device=ends.device)
     graph = torch.searchsorted(ends, block, right=True)
     live = graph < ends.shape[0]
     graph = graph.clamp(max=ends.shape[0] - 1)
     starts = torch.nn.functional.pad(ends, (1, 0))
-    first = rows.pointers[graph] + (block - starts[graph]) * ROWS
+    first = rows.pointers[graph] + (block - starts[graph]) * tile
     columns = (first, rows.pointers[graph + 1], others.pointers[graph], others.pointers[graph + 1])
     return torch.stack([column * live for column in columns], 1)
 
@@ -92,7 +91,8 @@ def _run(
     """Launch with contiguous tensors; in the place of one that is not there stands the output, which is not read."""
     if not out.numel():
         return
-    blocks, sizes = table(rows, others), constants(channels, out.dtype)
+    sizes = constants(channels, out.dtype)
+    blocks = table(rows, others, sizes["ROWS"])
     given = (rows.values, rows.changes, others.values, others.changes, *tensors)
     arguments = [out if tensor is None else tensor.contiguous() for tensor in given]
     moved = {"MOVED": rows.changes is not None, "OTHER_MOVED": others.changes is not None}
