@@ -22,23 +22,23 @@ from typing import Any
 
 import torch
 import triton
-from cpu import PROBLEMS
+from limits import COPY_BYTES, FLOPS, operations, traffic
+from problems import PROBLEMS, SIZES
 
-from sciml_kernels import Spec, aot
+from sciml_kernels import aot
 from sciml_kernels.trilinear import gpu
-from sciml_kernels.trilinear.emit import PASSES, Term, emit
-from sciml_kernels.trilinear.parts import WARP, arrays_read, choose_walk
-from sciml_kernels.trilinear.triton import HELD, OTHER
+from sciml_kernels.trilinear.emit import PASSES
+from sciml_kernels.trilinear.parts import WARP, choose_walk
 from sciml_kernels.trilinear.tuned import DEFAULT
 
-NODES, EDGES = 5000, 250_000
-COPY_BYTES, FLOPS = 4.3e12, 67e12  # a second, on an H200
+NODES, EDGES = SIZES["gpu"]
+CONVOLUTIONS = [key for key, problem in PROBLEMS.items() if problem.operation == "conv"]
 
 
 def main() -> int:
     """Compile, write the report, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="+", choices=CONVOLUTIONS, default=CONVOLUTIONS)
     parser.add_argument("--targets", nargs="+", default=list(aot.TARGETS))
     default = Path(__file__).resolve().parents[1] / "results" / "kernels_compile.json"
     parser.add_argument("--output", type=Path, default=default)
@@ -62,10 +62,9 @@ def main() -> int:
     return 0 if all(kernel["spills"] == 0 for row in rows for kernel in row["kernels"]) else 1
 
 
-def report(problem: int, name: str, targets: list[str]) -> dict[str, Any]:
+def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     """One pass of one problem."""
-    title, *irreps = PROBLEMS[problem]
-    spec, (terms, wants) = Spec.separate(*irreps), PASSES[name]
+    spec, (terms, wants) = PROBLEMS[key].spec(), PASSES[name]
     walk = choose_walk(spec, terms, wants, by_sender=True)
     kernels = []
     for target in targets:
@@ -74,13 +73,13 @@ def report(problem: int, name: str, targets: list[str]) -> dict[str, Any]:
             found = aot.report(kernel.function, gpu.signature(kernel.text, torch.float32), {}, target, kernel.warps)
             lines = len(kernel.text.source.splitlines())
             kernels.append({"target": target, "lines": lines, **vars(found)})
-    moved, cached = traffic(spec, name)
-    flops = operations(spec, terms, wants) * EDGES
+    moved, cached = traffic(spec, name, NODES, EDGES)
+    flops = operations(spec, name) * EDGES
     limits = {"bytes": moved / COPY_BYTES, "flops": flops / FLOPS}
     bound = max(limits, key=lambda key: limits[key])
     return {
-        "problem": problem,
-        "name": title,
+        "problem": int(key),
+        "name": PROBLEMS[key].name,
         "pass": name,
         "walk": walk,
         "bytes": moved,
@@ -90,40 +89,6 @@ def report(problem: int, name: str, targets: list[str]) -> dict[str, Any]:
         "bound": bound,
         "kernels": kernels,
     }
-
-
-def traffic(spec: Spec, name: str) -> tuple[int, int]:
-    """Bytes that a pass must move, and those that every edge reads again of the node that is not walked."""
-    terms, wants = PASSES[name]
-    walk = choose_walk(spec, terms, wants, by_sender=True)
-    todo = gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT)
-    rows = {"x": NODES, "y": EDGES, "w": EDGES, "g": NODES}
-    dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
-    reads = [name[-1] for name in arrays_read(terms, wants)]
-    numbers = sum(rows[kind] * dims[kind] for kind in (*reads, *wants))
-    other = OTHER[walk]
-    numbers += 2 * EDGES * dims[other] * (other in wants)
-    numbers += 2 * EDGES * dims["y"] * todo.slabs * ("y" in wants and todo.slabs > 1)
-    index = 8 * EDGES * (1 + (HELD[walk] == "x") + (other in wants))
-    return 4 * numbers + index, 4 * EDGES * dims[other] * reads.count(other)
-
-
-def operations(spec: Spec, terms: tuple[Term, ...], wants: str) -> int:
-    """Additions and multiplications for one edge; those of y alone once for all channels and paths that share them."""
-    shared: set[tuple[int, str]] = set()
-    total = 0
-    for path in spec.paths:
-        seen: set[str] = set()
-        for step in emit(path, terms, wants):
-            count = step.expression.count("*") + step.expression.count(" + ")
-            count += step.kind == "add" or step.name in seen
-            seen.add(step.name)
-            if step.kind != "matrix":
-                total += count * spec.irreps_x[path.x].mul
-            elif (path.y, step.expression) not in shared:
-                shared.add((path.y, step.expression))
-                total += count
-    return total
 
 
 def _line(row: dict[str, Any]) -> str:

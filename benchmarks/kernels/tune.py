@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cpu import PROBLEMS
+from problems import PROBLEMS, SIZES
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec
@@ -25,7 +25,8 @@ from sciml_kernels.trilinear import gpu, tuned
 from sciml_kernels.trilinear.emit import PASSES
 from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
 
-NODES, EDGES = 5000, 250_000
+NODES, EDGES = SIZES["gpu"]
+CONVOLUTIONS = [key for key, problem in PROBLEMS.items() if problem.operation == "conv"]
 CANDIDATES = [tuned.DEFAULT] + [
     config
     for config in (Config(values, warps) for values in (80, 112, 144, 184) for warps in (1, 2, 4))
@@ -37,7 +38,7 @@ TOLERANCE = 1e-4  # of the largest entry, fp32
 def main() -> int:
     """Tune every pass of every problem until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="+", choices=CONVOLUTIONS, default=CONVOLUTIONS)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -56,9 +57,9 @@ def main() -> int:
     return 0
 
 
-def tune(problem: int, name: str, device: torch.device, end: float) -> dict[str, dict[str, int]]:
+def tune(problem: str, name: str, device: torch.device, end: float) -> dict[str, dict[str, int]]:
     """The fastest configuration of a pass, by the name of its entry; none where the time is over."""
-    spec, (terms, wants) = Spec.separate(*PROBLEMS[problem][1:]), PASSES[name]
+    spec, (terms, wants) = PROBLEMS[problem].spec(), PASSES[name]
     walk = choose_walk(spec, terms, wants, by_sender=True)
     arrays, tables = _inputs(spec, device)
     warp = 64 if torch.version.hip else WARP
