@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import torch
-from measure import TOLERANCE, Work, bandwidth, error
+from measure import TOLERANCE, Work, bandwidth, error, flops
 from problems import Instance
 from providers import prepare
 
@@ -23,7 +23,7 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         payload: "provider", "device", "repeats"; the described problem as "tiny", "gate" and "plain", in rising size;
-            "expected" (results at the gate, in fp64), "bandwidth" (whether to measure that of a copy).
+            "expected" (results at the gate, in fp64), "hardware" (whether to measure its speed).
     """
     provider, device = payload["provider"], payload["device"]
 
@@ -38,8 +38,8 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"error": deviation, "correct": deviation < TOLERANCE}
     if found["correct"]:
         found |= {"memory": memory, "ms": large.times(payload["repeats"])}
-        if payload["bandwidth"]:
-            found["bandwidth_GBps"] = round(bandwidth(device), 1)
+        if payload["hardware"]:
+            found |= {"copy_GBps": round(bandwidth(device) / 1e9, 1), "product_GFLOPps": round(flops(device) / 1e9, 1)}
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the hardware asks at least of each pass: bytes that must move, and the operations of convolutions on a GPU."""
+"""What the hardware asks at least of each pass: bytes that must move, and the operations of convolutions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from measure import PASSES
 COPY_BYTES, FLOPS = 4.3e12, 67e12  # a second, on an H200: a copy, and its fp32 rate
 
 
-def limits(plain: dict[str, Any], device: str, bytes_per_second: float) -> dict[str, float]:
-    """ms of each pass at least: bytes over the bandwidth of a copy; for a convolution on a GPU the larger of that, with
-    the rows of edges that a deterministic sum needs, and operations over the fp32 rate.
+PRODUCTS = (1, 2, 5)  # matrix products h W, or as large, that each pass of conv_radial needs
+
+
+def limits(plain: dict[str, Any], device: str, bytes_per_second: float, flops_per_second: float) -> dict[str, float]:
+    """ms of each pass at least: bytes at the speed of a copy or, for convolutions, operations at that of a product of
+    matrices, whichever takes longer. On a GPU the rows of edges that a deterministic sum needs count as well.
     """
-    least = {name: count / bytes_per_second for name, count in smallest_traffic(plain).items()}
-    if device == "cuda" and plain["operation"] == "conv":
+    moved, flops = smallest_traffic(plain), dict.fromkeys(PASSES, 0)
+    if plain["operation"] in ("conv", "radial"):
         from sciml_kernels import Spec
 
         spec = Spec.from_key(plain["key"])
-        for name in PASSES:
-            moved, _ = traffic(spec, name, plain["nodes"], plain["edges"])
-            least[name] = max(moved / bytes_per_second, operations(spec, name) * plain["edges"] / FLOPS)
-    return {name: round(1e3 * seconds, 3) for name, seconds in least.items()}
+        flops = {name: operations(spec, name) * plain["edges"] for name in PASSES}
+        if device == "cuda" and plain["operation"] == "conv":
+            moved = {name: traffic(spec, name, plain["nodes"], plain["edges"])[0] for name in PASSES}
+    if plain["operation"] == "radial":
+        product = 2 * plain["edges"] * math.prod(plain["shapes"][3])
+        flops = {name: flops[name] + count * product for name, count in zip(PASSES, PRODUCTS, strict=True)}
+    seconds = {name: max(moved[name] / bytes_per_second, flops[name] / flops_per_second) for name in PASSES}
+    return {name: round(1e3 * value, 3) for name, value in seconds.items()}
 
 
 def smallest_traffic(plain: dict[str, Any]) -> dict[str, int]:

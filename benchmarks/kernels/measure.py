@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import os
 import platform
-import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +87,11 @@ class Work:
     def memory(self) -> dict[str, float]:
         """MB that the three passes add at their peak, results included, and MB that the forward pass keeps.
 
-        On a CPU the peak is that of the resident memory of the process: ask once, before anything as large has run.
+        On a CPU this is the resident memory of the process.
         """
-        _memory(self.g.is_cuda)
-        before = _memory(self.g.is_cuda)
+        before = _used(self.g.is_cuda)
         self.run(lambda: None)
-        peak = _memory(self.g.is_cuda) - before
+        peak = _peak(self.g.is_cuda) - before
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -103,13 +104,26 @@ class Work:
         return {"peak_MB": round(peak / 1e6, 2), "saved_MB": round(sum(kept.values()) / 1e6, 4)}
 
 
-def _memory(cuda: bool) -> float:
-    """Bytes at the peak so far; on a GPU since the last call."""
-    if not cuda:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    peak = torch.cuda.max_memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    return float(peak)
+def _used(cuda: bool) -> float:
+    """Bytes in use now; the peak counts from here. Free memory that the allocator keeps goes back to the system."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.memory_allocated())
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak(cuda: bool) -> float:
+    """Bytes at the peak since `_used`."""
+    return float(torch.cuda.max_memory_allocated()) if cuda else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    """Bytes of a line of /proc/self/status. (The ru_maxrss of a process begins with that of its parent.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def error(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -118,20 +132,29 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
     return max(errors) if all(value == value for value in errors) else float("nan")
 
 
-def bandwidth(device: str, repeats: int = 9) -> float:
-    """GB/s of a copy (bytes read plus bytes written)."""
+def bandwidth(device: str) -> float:
+    """Bytes a second of a copy, read and written."""
     count = 2**28 if device == "cuda" else 2**25
     source, target = torch.ones(count, device=device), torch.ones(count, device=device)
+    return 8 * count / _median_seconds(lambda: target.copy_(source), device)
+
+
+def flops(device: str) -> float:
+    """Additions and multiplications a second of a product of matrices in fp32."""
+    size = 8192 if device == "cuda" else 1024
+    a, b = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
+    return 2 * size**3 / _median_seconds(lambda: a @ b, device)
+
+
+def _median_seconds(work: Callable[[], object], device: str, repeats: int = 9) -> float:
     samples = []
     for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
         start = time.perf_counter()
-        target.copy_(source)
+        work()
         if device == "cuda":
             torch.cuda.synchronize()
         samples.append(time.perf_counter() - start)
-    return 2 * source.numel() * 4 / statistics.median(samples[1:]) / 1e9
+    return statistics.median(samples[1:])
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def measure(key: str, device: str, arguments: argparse.Namespace, end: float) ->
     for name in problem.peers:
         reason = "not asked for"
         if name in arguments.providers:
-            answer, reason = _in_subprocess({**shared, "provider": name, "bandwidth": name == "ours"}, end)
+            answer, reason = _in_subprocess({**shared, "provider": name, "hardware": name == "ours"}, end)
             if answer:
                 found[name] = answer
         if name not in found:
@@ -134,8 +134,8 @@ def summary(found: dict[str, dict[str, Any]], plain: dict[str, Any], device: str
     if "ours" not in right:
         return row
     ours = right.pop("ours")
-    row["bandwidth_GBps"] = ours["bandwidth_GBps"]
-    row["limit_ms"] = limits(plain, device, 1e9 * ours["bandwidth_GBps"])
+    row |= {name: ours[name] for name in ("copy_GBps", "product_GFLOPps")}
+    row["limit_ms"] = limits(plain, device, 1e9 * ours["copy_GBps"], 1e9 * ours["product_GFLOPps"])
     total = sum(ours["ms"].values())
     row["of_limit"] = round(sum(row["limit_ms"].values()) / total, 2)
     if right:

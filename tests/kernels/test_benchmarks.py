@@ -30,7 +30,7 @@ def answer(bench: Any, key: str, provider: str = "ours") -> dict[str, Any]:
     """What the process of a provider says, at a tiny size."""
     problem = bench.problems.REGISTRY[key]
     tiny = problem.describe("tiny")
-    payload = {"provider": provider, "device": "cpu", "repeats": 1, "bandwidth": False}
+    payload = {"provider": provider, "device": "cpu", "repeats": 1, "hardware": False}
     expected = bench.run.expected(problem, "tiny")
     found: dict[str, Any] = bench.child.answer({**payload, **dict.fromkeys(("tiny", "gate", "plain"), tiny),
                                                 "expected": expected})  # fmt: skip
@@ -106,15 +106,18 @@ def test_limits_of_an_h200(bench: Any) -> None:
     plain = bench.problems.REGISTRY["1"].describe("gpu")
     numbers = 250_000 * (1280 + 16) + 5000 * 128 * (4 + 40)
     assert bench.limits.smallest_traffic(plain)["forward"] == 4 * numbers
-    least = bench.limits.limits(plain, "cuda", bench.limits.COPY_BYTES)
+    least = bench.limits.limits(plain, "cuda", bench.limits.COPY_BYTES, bench.limits.FLOPS)
     assert least["forward"] == pytest.approx(0.33, abs=0.01)
     assert least["forward"] < least["backward"] < least["double"]
+    radial = bench.problems.REGISTRY["1-radial"].describe("gpu")
+    product = 2e3 * 250_000 * 64 * 1280 / bench.limits.FLOPS
+    assert bench.limits.limits(radial, "cuda", bench.limits.COPY_BYTES, bench.limits.FLOPS)["forward"] > product
 
 
 def test_the_plot_and_the_table_show_what_was_measured(bench: Any, tmp_path: Path) -> None:
     times = dict.fromkeys(bench.measure.PASSES, 2.0)
     memory = {"peak_MB": 3.0, "saved_MB": 1.0}
-    ours = {"error": 1e-7, "correct": True, "ms": times, "memory": memory, "bandwidth_GBps": 10.0}
+    ours = {"error": 1e-7, "correct": True, "ms": times, "memory": memory, "copy_GBps": 10.0, "product_GFLOPps": 100.0}
     peer = {"error": 2e-7, "correct": True, "ms": dict.fromkeys(times, 8.0), "memory": memory}
     plain = bench.problems.REGISTRY["6"].describe("tiny")
     row = {"problem": "6", "name": "harmonics", "skipped": {"mace": "it has no such thing"}}
