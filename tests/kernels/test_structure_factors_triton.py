@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciml_kernels import aot, structure_factors
+from sciml_kernels import aot, ewald_reciprocal_energy, half_space, structure_factors
 from tests.kernels.interpreted import interpreted
 from tests.kernels.test_layers import random
 from tests.kernels.test_layers_triton import compare
@@ -37,6 +37,28 @@ def test_everything_equals_the_definition() -> None:
 @interpreted
 def test_partial_gradients(wanted: tuple[int, ...]) -> None:
     compare(function, arguments(1), wanted)
+
+
+@interpreted
+def test_the_reciprocal_energy() -> None:
+    """Of two systems, with its derivatives to positions, charges and cells."""
+    cell = 4.0 * torch.eye(3, dtype=torch.float64) + 0.2 * random(2, 3, 3, seed=7)
+    ends, waves = torch.tensor([0, 2, 5]), half_space(cell, 2.0)
+
+    def energy(*leaves: Tensor, backend: str) -> Tensor:
+        return ewald_reciprocal_energy(*leaves, ends, waves, 0.5, backend)
+
+    compare(energy, [random(5, 3), random(5, 2, seed=1), cell], tolerance=1e-10)
+
+
+@interpreted
+def test_half_precision_is_computed_in_single() -> None:
+    given = arguments(2, torch.bfloat16)
+    found = function(*given, backend="triton")
+    exact = function(*(tensor.double() for tensor in given), backend="reference")
+    assert found.dtype == torch.bfloat16
+    # wave vectors are divided by 2 pi before the kernel, in their own precision
+    torch.testing.assert_close(found.double(), exact, rtol=0.1, atol=0.3)
 
 
 @interpreted

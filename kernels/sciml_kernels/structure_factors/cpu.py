@@ -14,7 +14,7 @@ from sciml_kernels.structure_factors import cpp
 from sciml_kernels.structure_factors.passes import Pair, Points, either
 
 # Waking a second thread costs about as much as this many pairs.
-PARALLEL_PAIRS = 1 << 13
+PARALLEL_PAIRS = 1 << 16
 
 
 @functools.cache
