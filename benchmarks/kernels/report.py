@@ -53,7 +53,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row["errors"] if f"{name}_ms" in row))
-    figure, axes = pyplot.subplots(1, len(rows), figsize=(2.2 * len(rows) + 1.5, 3.2), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(rows), figsize=(2.2 * len(rows) + 1.5, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, row in zip(axes[0], rows, strict=True):
         for index, name in enumerate(names):
             if f"{name}_ms" in row:
@@ -67,4 +69,4 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes[0][0].set_ylabel("ms (line: limit of the hardware)")
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=150)
