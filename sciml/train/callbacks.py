@@ -173,6 +173,7 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if self._bar is not None:
+            self._bar.total = module.total_steps
             self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -240,6 +241,32 @@ class TimeLimit(Callback):
         over = time.perf_counter() - self.start > self.seconds
         if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.should_stop = True
+
+
+class TimeBudget(Callback):
+    """Shortens the run where the machine turned slower than it was when the steps were timed.
+
+    Every ``every`` steps the end is projected from their pace; past ``seconds`` since ``start``, the number of steps,
+    and with it the schedule, shrinks to what still fits. Faster machines change nothing.
+    """
+
+    def __init__(self, seconds: float, start: float, every: int = 50) -> None:
+        self.seconds, self.start, self.every = seconds, start, every
+        self._step, self._clock = 0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._step, self._clock = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        steps = trainer.global_step - self._step
+        if steps < self.every:
+            return
+        now = time.perf_counter()
+        pace = (now - self._clock) / steps
+        self._step, self._clock = trainer.global_step, now
+        fitting = self._step + max(1, int((self.start + self.seconds - now) / pace))
+        if fitting < module.total_steps:
+            module.total_steps = trainer.fit_loop.epoch_loop.max_steps = fitting
 
 
 class Preemption(Callback):

@@ -23,6 +23,7 @@ from sciml.train.callbacks import (
     Preemption,
     Progress,
     StepClock,
+    TimeBudget,
     TimeLimit,
     say,
 )
@@ -164,6 +165,8 @@ def fit(
     limit = TimeLimit(segment, start) if segment is not None else None
     if limit is not None:
         callbacks.append(limit)
+    if options.max_seconds is not None and checkpoint is None:  # a resumed run keeps the steps that it was given
+        callbacks.append(TimeBudget(options.max_seconds, start))
     preemption = Preemption(checkpoints)
     callbacks += [preemption, Interruption()]
     if options.progress:

@@ -2,10 +2,11 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
-from sciml.train.callbacks import Interruption
+from sciml.train.callbacks import Interruption, TimeBudget
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -23,3 +24,18 @@ def test_an_interrupt_that_python_dropped_is_repeated_at_the_next_batch():
         callback.on_train_batch_end(None, None)
     callback.on_exception(None, None, KeyboardInterrupt())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_machine_that_turned_slower_shortens_the_run_to_what_fits(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("sciml.train.callbacks.time", SimpleNamespace(perf_counter=lambda: now))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=1000))
+    trainer, module = SimpleNamespace(global_step=0, fit_loop=loop), SimpleNamespace(total_steps=1000)
+    budget = TimeBudget(1000.0, start=now)
+    budget.on_train_start(trainer, module)
+    for pace, step, expected in ((0.9, 50, 1000), (1.0, 100, 1000), (2.0, 150, 552), (1.0, 200, 552)):
+        now += 50 * pace
+        trainer.global_step = step
+        budget.on_train_batch_end(trainer, module)
+        assert module.total_steps == expected
+    assert loop.epoch_loop.max_steps == 552

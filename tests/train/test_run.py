@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 import sciml
 from sciml import build
 from sciml.errors import UserError
+from sciml.graph import KINDS
 from sciml.train import run as run_module
 from sciml.train.callbacks import Checkpoints, TimeLimit
 from tests.helpers import random_crystal
@@ -92,6 +94,7 @@ def test_joint_training_moves_every_head_and_the_backbone(finished):
         "backbone.mean_neighbors",
         "heads.energy.references",
         "heads.energy.scales",
+        "heads.energy.spreads",
     }
 
 
@@ -179,7 +182,8 @@ def test_a_damaged_checkpoint_is_named_when_it_is_resumed_from(workplace):
 def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, monkeypatch, capsys):
     """Steps are timed once; schedule, checkpoint and a resumed run all follow the number."""
     shutil.rmtree(workplace / "run")
-    monkeypatch.setattr(run_module, "_time_steps", lambda *a, **k: (7.0, 0.5))
+    clock = SimpleNamespace(seconds=lambda: 7.0, graphs_per_step=lambda: dict.fromkeys(KINDS, 0.0))
+    monkeypatch.setattr(run_module, "_time_steps", lambda *a, **k: (clock, 0.5))
     monkeypatch.setattr(run_module, "SAFETY", 1.0)
     budget = ("trainer.max_steps=null", "trainer.max_time=00:01:45", "optimizer.final_fraction=0.1")
     assert build.train(train_config(workplace, *budget, "trainer.checkpoint_every=6", stores=("molecules",))) == 0
