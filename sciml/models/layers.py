@@ -22,22 +22,12 @@ def lmax_of(x: Tensor) -> int:
     return math.isqrt(x.shape[1]) - 1
 
 
-def degree_of_component(lmax: int) -> Tensor:
-    """Degree of each component, shape ((lmax + 1)^2,)."""
-    return torch.repeat_interleave(torch.arange(lmax + 1), 2 * torch.arange(lmax + 1) + 1)
-
-
 def pad_degrees(x: Tensor, lmax: int) -> Tensor:
     """Add zero components up to degree ``lmax``, or drop those above it."""
     missing = num_components(lmax) - x.shape[1]
     if missing <= 0:
         return x[:, : num_components(lmax)]
     return torch.nn.functional.pad(x, (0, 0, 0, missing))
-
-
-def split_degrees(x: Tensor) -> tuple[Tensor, ...]:
-    """The components of each degree, (n, 2 l + 1, C)."""
-    return x.split([2 * degree + 1 for degree in range(lmax_of(x) + 1)], dim=1)
 
 
 class DegreeLinear(nn.Module):

@@ -247,24 +247,25 @@ class TimeBudget(Callback):
     """Shortens the run where the machine turned slower than it was when the steps were timed.
 
     Every ``every`` steps the end is projected from their pace; past ``seconds`` since ``start``, the number of steps,
-    and with it the schedule, shrinks to what still fits. Faster machines change nothing.
+    and with it the schedule, shrinks to what still fits. Faster machines change nothing. As for the step clock, the
+    time in which ``data`` makes its graphs is no part of the pace.
     """
 
-    def __init__(self, seconds: float, start: float, every: int = 50) -> None:
-        self.seconds, self.start, self.every = seconds, start, every
+    def __init__(self, data: GraphDataset, seconds: float, start: float, every: int = 50) -> None:
+        self.data, self.end, self.every = data, start + seconds, every
         self._step, self._clock = 0, 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._step, self._clock = trainer.global_step, time.perf_counter()
+        self._step, self._clock = trainer.global_step, computing_time(self.data)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         steps = trainer.global_step - self._step
         if steps < self.every:
             return
-        now = time.perf_counter()
+        now = computing_time(self.data)
         pace = (now - self._clock) / steps
         self._step, self._clock = trainer.global_step, now
-        fitting = self._step + max(1, int((self.start + self.seconds - now) / pace))
+        fitting = self._step + max(1, int((self.end - time.perf_counter()) / pace))
         if fitting < module.total_steps:
             module.total_steps = trainer.fit_loop.epoch_loop.max_steps = fitting
 
@@ -352,17 +353,13 @@ class StepClock(Callback):
     def __init__(self, data: GraphDataset, warmup: int, limit: float) -> None:
         self.data, self.warmup = data, warmup
         self._step, self._end = 0, time.perf_counter() + limit
-        self._last = self._computing()
+        self._last = computing_time(data)
         self.times: list[float] = []
-
-    def _computing(self) -> float:
-        """The time, without that of making graphs."""
-        return time.perf_counter() - sum(built.seconds for built in self.data.built.values())
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if trainer.global_step == self._step:
             return
-        self._step, now = trainer.global_step, self._computing()
+        self._step, now = trainer.global_step, computing_time(self.data)
         if self._step > self.warmup:
             self.times.append(now - self._last)
         self._last = now
@@ -377,6 +374,11 @@ class StepClock(Callback):
     def graphs_per_step(self) -> dict[str, float]:
         """How many graphs of each kind a step draws; early on all of them are made."""
         return {kind: built.graphs / max(self._step, 1) for kind, built in self.data.built.items()}
+
+
+def computing_time(data: GraphDataset) -> float:
+    """The time in seconds on a clock that stands still while ``data`` makes graphs."""
+    return time.perf_counter() - sum(built.seconds for built in data.built.values())
 
 
 def say(text: str) -> None:

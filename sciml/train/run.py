@@ -166,7 +166,7 @@ def fit(
     if limit is not None:
         callbacks.append(limit)
     if options.max_seconds is not None and checkpoint is None:  # a resumed run keeps the steps that it was given
-        callbacks.append(TimeBudget(options.max_seconds, start))
+        callbacks.append(TimeBudget(data.training, options.max_seconds, start))
     preemption = Preemption(checkpoints)
     callbacks += [preemption, Interruption()]
     if options.progress:

@@ -31,10 +31,17 @@ def test_a_machine_that_turned_slower_shortens_the_run_to_what_fits(monkeypatch)
     monkeypatch.setattr("sciml.train.callbacks.time", SimpleNamespace(perf_counter=lambda: now))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=1000))
     trainer, module = SimpleNamespace(global_step=0, fit_loop=loop), SimpleNamespace(total_steps=1000)
-    budget = TimeBudget(1000.0, start=now)
+    built = SimpleNamespace(seconds=0.0)
+    budget = TimeBudget(SimpleNamespace(built={"atoms": built}), 1000.0, start=now)
     budget.on_train_start(trainer, module)
-    for pace, step, expected in ((0.9, 50, 1000), (1.0, 100, 1000), (2.0, 150, 552), (1.0, 200, 552)):
-        now += 50 * pace
+    for pace, making, step, expected in (
+        (0.7, 0.2, 50, 1000),  # slow because graphs are made, once
+        (1.0, 0.0, 100, 1000),
+        (2.0, 0.0, 150, 552),
+        (1.0, 0.0, 200, 552),
+    ):
+        now += 50 * (pace + making)
+        built.seconds += 50 * making
         trainer.global_step = step
         budget.on_train_batch_end(trainer, module)
         assert module.total_steps == expected
