@@ -23,7 +23,7 @@ import torch
 from sciml.data.records import Field
 from sciml.domains.materials import graphs
 from sciml.models.backbone import Backbone
-from sciml.models.readout import Head, pool_sum
+from sciml.models.readout import Features, Head, pool_sum
 
 BASE = "materials"
 KINDS = ("atoms",)
@@ -67,7 +67,7 @@ class DipoleHead(Head):
         )
 
     def forward(self, features, batch, geometry):
-        charges = self.readout(features)
+        charges = self.readout(features.invariants)
         sizes = torch.bincount(batch.batch, minlength=batch.num_graphs)[:, None]
         charges = charges - (pool_sum(charges, batch.batch, batch.num_graphs) / sizes)[batch.batch]
         return {"dipole": pool_sum(charges * geometry.positions, batch.batch, batch.num_graphs)}
@@ -86,7 +86,7 @@ class Doubled(Backbone):
         self.factor = factor
 
     def forward(self, *inputs):
-        return self.factor * super().forward(*inputs)
+        return Features(self.factor * super().forward(*inputs).fine)
 
 
 class Impostor:

@@ -10,6 +10,7 @@ from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import full_precision
+from sciml.models.readout import Features
 from sciml_kernels import Edges, degree_norm, edge_embedding
 
 
@@ -27,7 +28,8 @@ class Backbone(nn.Module):
     Parameters: ``kinds`` the kinds of graph it takes; ``cutoffs`` {kind: Å, or chord length for jets};
     ``num_datasets`` levels of theory; ``channels``; ``layers`` blocks; ``lmax_node`` highest degree between blocks;
     ``lmax_edge`` highest degree of the edge harmonics and of the messages; ``correlation`` order of the many-body
-    product; ``radial`` {basis, hidden}; ``feed_forward`` expansion; ``backend`` of sciml_kernels.
+    product; ``radial`` {basis, hidden}; ``feed_forward`` expansion; ``backend`` of sciml_kernels; ``lmax_out`` highest
+    degree of the features that the heads read.
     """
 
     mean_neighbors: Tensor
@@ -46,6 +48,7 @@ class Backbone(nn.Module):
         radial: dict,
         feed_forward: int,
         backend: str = "auto",
+        lmax_out: int = 0,
     ) -> None:
         super().__init__()
         inputs = {kind: INPUTS[kind] for kind in kinds}
@@ -55,7 +58,7 @@ class Backbone(nn.Module):
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))
         first = 1 if any(value.vectors for value in inputs.values()) else 0
-        degrees = [first] + [lmax_node] * (layers - 1) + [0]
+        degrees = [first] + [lmax_node] * (layers - 1) + [lmax_out]
         self.blocks = nn.ModuleList(
             Block(
                 channels,
@@ -72,8 +75,8 @@ class Backbone(nn.Module):
             for lmax_in, lmax_out in itertools.pairwise(degrees)
         )
 
-    def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Tensor:
-        """Return invariant node features (n, C).
+    def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Features:
+        """Return the features of the nodes, normalised.
 
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
@@ -89,4 +92,4 @@ class Backbone(nn.Module):
         edge_scalars = batch.edge_scalars if "edge_scalars" in batch else None
         for block in self.blocks:
             x = block(x, embedding, edge, edges, self.mean_neighbors[index], kind, edge_scalars)
-        return degree_norm(x, backend=self.backend)[:, 0]
+        return Features(degree_norm(x, backend=self.backend))

@@ -11,7 +11,7 @@ from sciml import registry
 from sciml.errors import UserError
 from sciml.graph import KINDS, LABELS
 from sciml.models.layers import full_precision
-from sciml.models.readout import Geometry, Head, HeadContext
+from sciml.models.readout import Features, Geometry, Head, HeadContext
 
 
 class Model(nn.Module):
@@ -45,12 +45,16 @@ class Model(nn.Module):
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
             geometry, cell = self._geometry(batch, differentiate, create_graph)
-            features = self.backbone(batch, kind, geometry.positions_strained, cell).to(self.dtype)
+            features = self._in_own_precision(self.backbone(batch, kind, geometry.positions_strained, cell))
             predictions: dict[str, Tensor] = {}
-            with full_precision(features):
+            with full_precision(features.fine):
                 for head in heads:
                     predictions |= head(features, batch, geometry)
         return predictions if torch.is_grad_enabled() else {name: value.detach() for name, value in predictions.items()}
+
+    def _in_own_precision(self, features: Features) -> Features:
+        coarse = features.coarse
+        return Features(features.fine.to(self.dtype), None if coarse is None else coarse.to(self.dtype))
 
     def _geometry(self, batch: Batch, differentiate: bool, create_graph: bool) -> tuple[Geometry, Tensor]:
         """Leaf positions, and the same strained by a symmetric zero tensor where a stress is defined."""
@@ -95,21 +99,22 @@ def build_model(description: dict[str, Any]) -> Model:
     backbone_options = dict(description["backbone"])
     backbone_class = registry.resolve("models", backbone_options.pop("name"))
     context = HeadContext(channels=backbone_options["channels"], **description["context"])
+    head_options = {key: dict(options) for key, options in description["heads"].items()}
+    head_classes = {key: registry.resolve("heads", options.pop("name", key)) for key, options in head_options.items()}
     backbone = _construct(
         backbone_class,
         f"model {description['backbone']['name']}",
         kinds=description["kinds"],
         cutoffs=description["cutoffs"],
         num_datasets=len(context.datasets),
+        lmax_out=max((head.lmax for head in head_classes.values()), default=0),
         **backbone_options,
     )
     for kind, mean in description["mean_neighbors"].items():
         backbone.mean_neighbors[KINDS.index(kind)] = mean
-    heads = {}
-    for key, options in description["heads"].items():
-        options = dict(options)
-        head_class = registry.resolve("heads", options.pop("name", key))
-        heads[key] = _construct(head_class, f"heads.{key}", context, **options)
+    heads = {
+        key: _construct(head, f"heads.{key}", context, **head_options[key]) for key, head in head_classes.items()
+    }
     return Model(backbone, heads)
 
 

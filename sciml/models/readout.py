@@ -26,6 +26,22 @@ class HeadContext:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What the backbone made of a batch: [node, component, channel] with degrees 0 up to the highest that a head reads.
+
+    ``fine`` (n, (lmax + 1)^2, C); ``coarse`` (r, (lmax + 1)^2, C), None where the backbone has no coarse level.
+    """
+
+    fine: Tensor
+    coarse: Tensor | None = None
+
+    @property
+    def invariants(self) -> Tensor:
+        """The degree 0 of the fine level, (n, C)."""
+        return self.fine[:, 0]
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Positions (n, 3) to differentiate, the same under the strain (B, 3, 3) that is zero, and whether to keep the
     graph.
@@ -38,20 +54,22 @@ class Geometry:
 
 
 class Head(nn.Module):
-    """Base of all heads: turns invariant node features (n, C) into named predictions.
+    """Base of all heads: turns the features of nodes into named predictions.
 
-    A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns) and
-    ``differentiates`` (whether it needs gradients of the geometry), and takes (context, **options) to build.
+    A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
+    highest degree of features it reads) and ``differentiates`` (whether it needs gradients of the geometry), and takes
+    (context, **options) to build.
     """
 
     kind: str
     targets: tuple[str, ...]
+    lmax: int = 0
     differentiates: bool = False
 
     def __init__(self, context: HeadContext, **options: Any) -> None:
         super().__init__()
 
-    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+    def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {target: prediction}."""
         raise NotImplementedError
 

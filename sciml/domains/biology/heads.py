@@ -5,7 +5,7 @@ from torch_geometric.data import Batch
 
 from sciml.graph import RESIDUES
 from sciml.models.layers import multilayer_perceptron
-from sciml.models.readout import Geometry, Head, HeadContext, pool_mean
+from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean
 
 
 class ResidueTypeHead(Head):
@@ -18,5 +18,6 @@ class ResidueTypeHead(Head):
         super().__init__(context)
         self.readout = multilayer_perceptron([context.channels, hidden, len(RESIDUES)])
 
-    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
-        return {"residue_types": self.readout(pool_mean(features, batch.parent, batch.coarse_types.shape[0]))}
+    def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        pooled = pool_mean(features.invariants, batch.parent, batch.coarse_types.shape[0])
+        return {"residue_types": self.readout(pooled)}

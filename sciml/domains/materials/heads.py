@@ -6,7 +6,7 @@ from torch_geometric.data import Batch
 
 from sciml.graph import ELEMENTS
 from sciml.models.layers import multilayer_perceptron
-from sciml.models.readout import Geometry, Head, HeadContext, pool_sum
+from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_sum
 
 
 class EnergyHead(Head):
@@ -44,9 +44,9 @@ class EnergyHead(Head):
         self.register_buffer("scales", scales)
         self.register_buffer("spreads", spreads)
 
-    def forward(self, features: Tensor, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+    def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         graphs = batch.num_graphs
-        per_atom = self.readout(features)[:, 0].double()
+        per_atom = self.readout(features.invariants)[:, 0].double()
         interaction = pool_sum(per_atom, batch.batch, graphs) * self.scales[batch.dataset]
         reference = pool_sum(self.references[batch.dataset[batch.batch], batch.types], batch.batch, graphs)
         gradients = self._gradients(interaction, geometry)
