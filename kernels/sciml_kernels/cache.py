@@ -93,6 +93,18 @@ def _command(cxx: str) -> tuple[str, ...]:
 
 
 @functools.cache
+def vector_bytes() -> int:
+    """How wide the vector registers are for which the compiler writes code here: 64, 32 or 16 bytes.
+
+    Raises:
+        CompilerError: no compiler is there.
+    """
+    command = [*_command(compiler()), "-dM", "-E", "-x", "c++", os.devnull]
+    defined = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return 64 if "__AVX512F__" in defined else 32 if "__AVX__" in defined else 16
+
+
+@functools.cache
 def _version(cxx: str) -> str:
     return subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from sciml_kernels import cache
+
 REAL = {torch.float32: "float", torch.float64: "double"}
 
 _VECTOR = """#include <cstdint>
@@ -14,7 +16,7 @@ _VECTOR = """#include <cstdint>
 
 typedef {real} real;
 typedef {integer} integer;  // as wide as real
-{width}
+#define VECTOR_BYTES {bytes}
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int LANES = VECTOR_BYTES / sizeof(real);
@@ -64,15 +66,6 @@ INLINE vec exponential(vec x) {{
 INLINE vec sigmoid(vec x) {{ return (real)1 / ((real)1 + exponential(-x)); }}
 """
 
-_WIDTH = "#define VECTOR_BYTES 64"
-_NATIVE_WIDTH = """#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif"""
-
 _EXPONENTIAL: dict[torch.dtype, dict[str, object]] = {
     torch.float32: {
         "integer": "int32_t",
@@ -98,11 +91,11 @@ _EXPONENTIAL: dict[torch.dtype, dict[str, object]] = {
 _TAYLOR_DEGREE = {torch.float32: 7, torch.float64: 13}
 
 
-def vector_text(dtype: torch.dtype, native: bool = False) -> str:
+def vector_text(dtype: torch.dtype) -> str:
     """The head of a C++ file for float32 or float64: `real`, `vec`, `load`, `put`, `each_vector`, `sigmoid`, ...
 
-    Vectors have 64 bytes, or are as wide as the registers of the processor where `native`: compilers keep wider ones
-    in memory, which loops with many of them at a time (products of matrices) cannot afford.
+    Vectors are as wide as the registers of the processor: compilers keep wider ones in memory, which costs more than
+    it brings (four times the time of a training step, where registers have 32 bytes).
     """
     coefficients = [1.0]
     for k in range(1, _TAYLOR_DEGREE[dtype] + 1):
@@ -110,7 +103,7 @@ def vector_text(dtype: torch.dtype, native: bool = False) -> str:
     first, *others = reversed(coefficients)
     return _VECTOR.format(
         real=REAL[dtype],
-        width=_NATIVE_WIDTH if native else _WIDTH,
+        bytes=cache.vector_bytes(),
         first_coefficient=repr(first),
         horner="\n".join(f"  sum = sum * r + (real){value!r};" for value in others),
         **_EXPONENTIAL[dtype],

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from sciml_kernels import cache
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.cpp_matmul import MATMUL
 from sciml_kernels.trilinear import cpp
@@ -23,6 +24,7 @@ from sciml_kernels.trilinear.emit import emit
 from sciml_kernels.trilinear.spec import Spec, offsets, weight_offsets
 
 BLOCK = 64  # edges
+LINE = 64  # bytes of a line of the cache
 PANEL, NARROW_PANEL = 128, 384  # most weights of an edge in a panel of several paths; of paths of up to 32 channels
 
 _CONSTANTS = """
@@ -54,17 +56,18 @@ static __attribute__((noinline)) void tile(int64_t k, const real* a, const real*
     }
 }
 
-// Tiles of 8 rows by 3 vectors: 24 sums, 3 vectors of b and one number of a fit 32 registers.
+// The largest tile: 24 sums, 3 vectors of b and one number of a fit 32 registers; 12, 2 and 1 fit 16.
+constexpr int MOST_ROWS = VECTOR_BYTES == 64 ? 8 : 6, MOST_VECTORS = VECTOR_BYTES == 64 ? 3 : 2;
 template <int VECTORS, bool ADD, int A_ROW, int A_STEP, int B_ROW, int C_ROW>
 static void product(int64_t m, int64_t k, const real* a, const real* b, real* c) {
-  constexpr int width = VECTORS == 4 ? 2 : VECTORS < 3 ? VECTORS : 3;
+  constexpr int width = VECTORS == 4 ? 2 : VECTORS < MOST_VECTORS ? VECTORS : MOST_VECTORS;
   int64_t r = 0;
   auto rows = [&](auto count) __attribute__((always_inline)) {
     for (; r + count() <= m; r += count())
       tile<count(), width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(k, a + r * A_ROW, b, c + r * C_ROW);
   };
-  rows(std::integral_constant<int, 8>());
-  rows(std::integral_constant<int, 4>());
+  rows(std::integral_constant<int, MOST_ROWS>());
+  rows(std::integral_constant<int, MOST_ROWS / 2>());
   rows(std::integral_constant<int, 1>());
   if constexpr (width < VECTORS)
     product<VECTORS - width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(m, k, a, b + width * LANES, c + width * LANES);
@@ -192,12 +195,12 @@ def _constants(spec: Spec, hidden: int, dtype: torch.dtype) -> str:
 
 
 def _vectors(columns: int, dtype: torch.dtype) -> int:
-    return -(-columns * dtype.itemsize // 64)
+    return -(-columns * dtype.itemsize // cache.vector_bytes())
 
 
 def _padded(columns: int, dtype: torch.dtype) -> int:
-    """Row length: whole vectors, an odd number of them."""
-    return (_vectors(columns, dtype) | 1) * 64 // dtype.itemsize
+    """Row length: whole cache lines, an odd number of them."""
+    return (-(-columns * dtype.itemsize // LINE) | 1) * LINE // dtype.itemsize
 
 
 def _arrays(plan: Pass) -> dict[str, str]:

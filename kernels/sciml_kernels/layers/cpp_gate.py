@@ -130,10 +130,10 @@ extern "C" void double_backward(int threads, int64_t nodes, const real* vx, cons
 
 def silu_source(dtype: torch.dtype) -> str:
     """The C++ file of SiLU on any number of elements."""
-    return vector_text(dtype, native=True) + _CURVES + _SILU
+    return vector_text(dtype) + _CURVES + _SILU
 
 
 def gate_source(degrees: int, channels: int, dtype: torch.dtype) -> str:
     """The C++ file of the gate on features with this many degrees and channels."""
     constants = f"constexpr int DEGREES = {degrees}, CHANNELS = {channels};\n"
-    return vector_text(dtype, native=True) + constants + _CURVES + _GATE
+    return vector_text(dtype) + constants + _CURVES + _GATE

@@ -302,7 +302,7 @@ extern "C" void double_backward(int threads, int64_t nodes, double eps, const re
 def source(degrees: int, channels_in: int, channels_out: int, normed: bool, dtype: torch.dtype) -> str:
     """The C++ file of one shape; `degrees` are those of the rows, the weights may have more."""
     constants = _CONSTANTS.format(
-        vector=vector_text(dtype, native=True),
+        vector=vector_text(dtype),
         degrees=degrees,
         channels_in=channels_in,
         channels_out=channels_out,

@@ -102,4 +102,4 @@ extern "C" void double_backward(int threads, int64_t nodes, double eps, const re
 def source(degrees: int, channels: int, dtype: torch.dtype) -> str:
     """The C++ file of the norm of features with this many degrees and channels."""
     constants = f"constexpr int DEGREES = {degrees}, COMPONENTS = DEGREES * DEGREES, CHANNELS = {channels};\n"
-    return vector_text(dtype, native=True) + constants + NORM + _PASSES
+    return vector_text(dtype) + constants + NORM + _PASSES

@@ -1,6 +1,6 @@
 """The C++ emitter: one source file with one function `run` per pass and dtype.
 
-Rows are taken in blocks of as many as a vector of 64 bytes has lanes. A block is transposed into one vector per column,
+Rows are taken in blocks of as many as a vector has lanes. A block is transposed into one vector per column,
 the expressions are evaluated on whole vectors, and the results are transposed back; both transpositions are perfect
 shuffles within registers. The last, partial block goes through padded copies. Every row is written once, by one thread.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from sciml_kernels import cache
 from sciml_kernels.cpp_vector import vector_text
 from sciml_kernels.rowwise.function import Pass
 from sciml_kernels.rowwise.statements import Dialect, statements
@@ -144,7 +145,7 @@ def sum_rows_source(dtype: torch.dtype) -> str:
 
 def source(name: str, work: Pass, dtype: torch.dtype) -> str:
     """The C++ file; `run(threads, rows, index arrays..., arrays read..., arrays written...)`."""
-    suffix, lanes = _SUFFIX[dtype], 64 // dtype.itemsize
+    suffix, lanes = _SUFFIX[dtype], cache.vector_bytes() // dtype.itemsize
     head = f"// {name}\n{vector_text(dtype)}{_COLUMNS.format(suffix=suffix, **_shuffles(lanes), **_logarithm(dtype))}"
     writes = {f"out_{array}": len(row) for array, row in work.writes.items()}
     text = statements(work, torch.finfo(dtype).eps, _dialect(suffix))

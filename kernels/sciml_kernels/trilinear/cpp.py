@@ -1,6 +1,6 @@
 """The C++ emitter: one source file with one function `run` per spec, dtype, terms and wanted gradients.
 
-From the inside out: a function per distinct coupling, which walks the channels in vectors of 64 bytes; a function `row`
+From the inside out: a function per distinct coupling, which walks the channels in vectors; a function `row`
 that calls it for every path of one row (an edge, or a node of a product); and one of two loops over rows.
 
 Nothing depends on the timing of threads. The gradient to x is summed in one slab of receivers per thread, so that its
