@@ -40,6 +40,7 @@ from sciml.train.run import check_resumed, fit, plan_steps, resume_point
 from sciml.train.sources import (
     Splits,
     check_known,
+    coarse_of,
     context_of,
     evaluation_sources,
     kinds_of,
@@ -70,8 +71,7 @@ def train(config: Any) -> int:
     splits = open_splits(config, lambda path: open_data(path, cache_dir=folder / "data"), datasets)
     for note in splits.notes:
         say(note)
-    known = package.config["model"]["context"]["references"] if package else None
-    description = describe(config, splits, datasets, known)
+    description = describe(config, splits, datasets, package)
     model, description = initial_model(description, package)
     check_known(splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
@@ -137,26 +137,28 @@ def evaluate(config: Any) -> int:
     return 0
 
 
-def describe(
-    config: Any, splits: Splits, datasets: list[str], references: dict[str, dict[str, float]] | None = None
-) -> dict[str, Any]:
+def describe(config: Any, splits: Splits, datasets: list[str], package: Package | None = None) -> dict[str, Any]:
     """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training
-    data; ``references`` {dataset: {element: eV}} are energies that are known already.
+    data; what ``package``, which the model starts from, knows already is not fitted anew.
     """
+    known = package.config["model"] if package else {"context": {"references": None}}
     head_kinds = weighted_heads(config)
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
-    return {
+    description = {
         "backbone": backbone,
         "heads": {key: dict(config.heads[key]) for key, kind in head_kinds.items() if kind in kinds},
         "kinds": kinds,
         "cutoffs": cutoffs,
-        "context": context_of(splits.train, datasets, references),
+        "context": context_of(splits.train, datasets, known["context"]["references"]),
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
+    if config.model.coarse_layers or "coarse" in known:
+        description["coarse"] = coarse_of(splits.train, kinds, cutoffs, config.data.coarse_cutoff.model_dump())
+    return description
 
 
 def weighted_heads(config: Any) -> dict[str, str]:
@@ -243,6 +245,7 @@ def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> Data
         config.seed,
         config.data.workers,
         config.data.cache_mib,
+        description.get("coarse", {}).get("cutoffs"),
     )
 
 

@@ -1,31 +1,43 @@
 """The one data schema: a scientific sample as a two-level graph, batched by PyTorch Geometric.
 
 A Graph carries a fine level (atoms, particles), optionally a coarse level (residues, subjets) and graph-level
-fields. Shapes below use n fine nodes, r coarse nodes, E edges; a batch of B graphs concatenates along the first axis.
+fields. Shapes below use n fine nodes, r coarse nodes, m children, E edges, F coarse edges; a batch of B graphs
+concatenates along the first axis.
 
-=================  ==============  =====================================================================
-field              shape           meaning
-=================  ==============  =====================================================================
-types              (n,)            fine node type: 0 masked, 1..118 elements, 118 + k particle kind k
-positions          (n, 3)          Å for atoms; dimensionless for jets (rest-frame sphere)
-scalars            (n, S)          optional invariant inputs per node
-vectors            (n, V, 3)       optional vector inputs per node
-parent             (n,)            index of the coarse node a fine node belongs to
-coarse_types       (r,)            coarse node type: 0 masked, 1..21 residue type + 1
-senders            (E,)            edge origin
-receivers          (E,)            edge target, sorted
-shifts             (E, 3)          lattice shifts in cells; vector = r[sender] - r[receiver] + shifts @ cell
-edge_scalars       (E, P)          optional invariant inputs per edge
-cell               (1, 3, 3)       rows are lattice vectors in Å, zero where not periodic
-pbc                (1, 3)          periodic directions
-charge, spin       (1,)            total charge (e) and multiplicity 2S + 1
-domain, dataset    (1,)            index in DOMAINS; index of the level of theory in the model's table
-energy             (1,)            eV (target; NaN when absent)
-forces             (n, 3)          eV/Å (target)
-stress             (1, 3, 3)       eV/Å^3, tensile positive (target)
-label              (1,)            class (target; -1 when absent)
-residue_types      (r,)            0..19 (target; -1 when absent)
-=================  ==============  =====================================================================
+Fine nodes belong to coarse ones by pairs (child, parent), so a system that has no coarse nodes, such as a crystal,
+batches with one that has some. A coarse node lies at the weighted mean of its children, which the model computes from
+their positions.
+
+===================  ==============  ====================================================================
+field                shape           meaning
+===================  ==============  ====================================================================
+types                (n,)            fine node type: 0 masked, 1..118 elements, 118 + k particle kind k
+positions            (n, 3)          Å for atoms; dimensionless for jets (rest-frame sphere)
+scalars              (n, S)          optional invariant inputs per node
+vectors              (n, V, 3)       optional vector inputs per node
+children             (m,)            fine node of a pair, each at most once
+parents              (m,)            coarse node of a pair, sorted
+child_weights        (m,)            weight of the child in the position of its parent, above zero
+child_roles          (m, V)          optional; vector v of a coarse node leads from it to the sum of role v
+coarse_types         (r,)            coarse node type: 0 masked or none, 1..21 residue type + 1
+coarse_scalars       (r, S)          optional invariant inputs per coarse node
+coarse_senders       (F,)            edge origin on the coarse level
+coarse_receivers     (F,)            edge target on the coarse level, sorted
+coarse_edge_scalars  (F, P)          optional invariant inputs per coarse edge
+senders              (E,)            edge origin
+receivers            (E,)            edge target, sorted
+shifts               (E, 3)          lattice shifts in cells; vector = r[sender] - r[receiver] + shifts @ cell
+edge_scalars         (E, P)          optional invariant inputs per edge
+cell                 (1, 3, 3)       rows are lattice vectors in Å, zero where not periodic
+pbc                  (1, 3)          periodic directions
+charge, spin         (1,)            total charge (e) and multiplicity 2S + 1
+domain, dataset      (1,)            index in DOMAINS; index of the level of theory in the model's table
+energy               (1,)            eV (target; NaN when absent)
+forces               (n, 3)          eV/Å (target)
+stress               (1, 3, 3)       eV/Å^3, tensile positive (target)
+label                (1,)            class (target; -1 when absent)
+residue_types        (r,)            0..19 (target; -1 when absent)
+===================  ==============  ====================================================================
 """
 
 from collections.abc import Iterable
@@ -46,34 +58,38 @@ NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
 
 @dataclass(frozen=True)
 class KindInputs:
-    """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge."""
+    """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge, on
+    the fine and on the coarse level; ``coarse_types`` tells whether the types of coarse nodes are known to fine ones.
+    """
 
     scalars: int = 0
     vectors: int = 0
     edge_scalars: int = 0
-    coarse: bool = False
+    coarse_types: bool = False
+    coarse_scalars: int = 0
+    child_roles: int = 0
+    coarse_edge_scalars: int = 0
 
 
 INPUTS: dict[str, KindInputs] = {
-    "atoms": KindInputs(),
-    "jets": KindInputs(scalars=10, vectors=4, edge_scalars=4),
-    "residues": KindInputs(scalars=4, coarse=True),
+    "atoms": KindInputs(child_roles=3),
+    "jets": KindInputs(scalars=10, vectors=4, edge_scalars=4, coarse_scalars=11, coarse_edge_scalars=4),
+    "residues": KindInputs(scalars=4, coarse_types=True, child_roles=3),
 }
 
 LABELS = ("energy", "forces", "stress", "label", "residue_types")
-_NODE_INDICES = {"senders", "receivers"}
+_FINE_INDICES = {"senders", "receivers", "children"}
+_COARSE_INDICES = {"parents", "coarse_senders", "coarse_receivers"}
 
 
 class Graph(Data):
     """One sample; see the module's table for the fields. Batched with :func:`collate`."""
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """Offset node indices by the fine node count and ``parent`` by the coarse node count."""
-        if key in _NODE_INDICES:
+        """Offset indices by the number of nodes of their level."""
+        if key in _FINE_INDICES:
             return self.types.shape[0]
-        if key == "parent":
-            return self.coarse_types.shape[0]
-        return 0
+        return self.coarse_types.shape[0] if key in _COARSE_INDICES else 0
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Every field concatenates along its first axis."""

@@ -100,6 +100,14 @@ class Cutoff(Section):
     residues: PositiveFloat = Field(description="radius of the edges between backbone atoms, Å")
 
 
+class CoarseCutoff(Section):
+    """Radius of the edges between coarse nodes."""
+
+    atoms: PositiveFloat = Field(description="radius of the edges between residues of whole molecules, Å")
+    jets: PositiveFloat = Field(description="radius of the edges between subjets in the rest frame; above 2 for all")
+    residues: PositiveFloat = Field(description="radius of the edges between residues of backbones, Å")
+
+
 class Data(Section):
     """How stores become batches."""
 
@@ -113,6 +121,7 @@ class Data(Section):
     workers: Count = Field(description="processes that load data; 0 loads in the training process")
     cache_mib: Weight = Field(description="memory for built graphs of each of training and validation, in MiB")
     cutoff: Cutoff = Field(description="radius of the edges, per kind of graph")
+    coarse_cutoff: CoarseCutoff = Field(description="radius of the edges between coarse nodes, per kind of graph")
 
     @model_validator(mode="after")
     def _fractions(self) -> "Data":
@@ -139,6 +148,8 @@ class Model(Section):
     )
     channels: Positive = Field(description="channels per component")
     layers: Positive = Field(description="blocks of convolution, many-body product and feed-forward")
+    coarse_layers: Count = Field(description="blocks among residues or subjets, after `layers`; 0 for no coarse level")
+    layers_after: Count = Field(description="blocks after the coarse level; at least 1 where there is one")
     lmax_node: Annotated[int, Field(ge=0, le=4)] = Field(description="highest degree of the node features")
     lmax_edge: Annotated[int, Field(ge=0, le=6)] = Field(description="highest degree of the spherical harmonics")
     correlation: Annotated[int, Field(ge=1, le=3)] = Field(description="order of the many-body product, 1 to 3")
@@ -148,6 +159,15 @@ class Model(Section):
         description="kernels: auto takes the fastest one that this machine has, reference is plain torch"
     )
     options: dict[str, Any] = Field(description="keys of a model of your own, handed to it as they are")
+
+    @model_validator(mode="after")
+    def _coarse_level(self) -> "Model":
+        if self.coarse_layers and not self.layers_after:
+            raise ValueError(
+                f"layers_after: found 0 with coarse_layers={self.coarse_layers}, expected 1 or more to read what comes "
+                "down from the coarse level"
+            )
+        return self
 
 
 def _without_nulls(value: Any) -> Any:

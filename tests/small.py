@@ -14,6 +14,9 @@ from sciml.models.model import Model, build_model
 from tests.helpers import ELEMENTS, random_crystal, random_jet, random_molecule, random_peptide
 
 CUTOFFS = {"atoms": 5.0, "jets": 2.5, "residues": 8.0}
+COARSE_CUTOFFS = {"atoms": 7.0, "jets": 2.5, "residues": 7.0}
+ALL_SCALES = {"layers": 1, "coarse_layers": 1, "layers_after": 1}
+"""What makes a model of :func:`random_model` one with both levels."""
 DATASETS = ("first", "second")
 CLASSES = ("qcd", "top", "w")
 DOMAIN_OF = {"atoms": "materials", "jets": "hep", "residues": "biology"}
@@ -33,6 +36,11 @@ TINY = {
 def describe_model(kinds: tuple[str, ...] = KINDS, **backbone: Any) -> dict[str, Any]:
     """The description of a model of a few thousand parameters with the head of every kind."""
     heads = {"atoms": "energy", "jets": "jet_class", "residues": "residue_type"}
+    coarse = {
+        "cutoffs": {kind: COARSE_CUTOFFS[kind] for kind in kinds},
+        "mean_children": {kind: {"atoms": 5.0, "jets": 4.0, "residues": 4.0}[kind] for kind in kinds},
+        "mean_neighbors": {kind: {"atoms": 5.0, "jets": 6.0, "residues": 5.0}[kind] for kind in kinds},
+    }
     references = {name: {str(z): -0.5 * z - i for z in ELEMENTS} for i, name in enumerate(DATASETS)}
     return {
         "backbone": {**TINY, **backbone},
@@ -47,6 +55,7 @@ def describe_model(kinds: tuple[str, ...] = KINDS, **backbone: Any) -> dict[str,
             "classes": list(CLASSES),
         },
         "mean_neighbors": {kind: {"atoms": 14.0, "jets": 29.0, "residues": 20.0}[kind] for kind in kinds},
+        **({"coarse": coarse} if backbone.get("coarse_layers") else {}),
     }
 
 
@@ -71,9 +80,13 @@ def random_model(
 
 
 def graph_of(record: Record, kind: str, dtype: torch.dtype = torch.float64, dataset: int = 1, **options: Any) -> Graph:
-    """The graph of a record with a level of theory; ``options`` reach the domain's ``graph``."""
-    domain = registry.resolve("domains", DOMAIN_OF[kind])
-    graph = domain.graph(record, kind, options.pop("cutoff", CUTOFFS[kind]), dtype=dtype, **options)
+    """The two-level graph of a record with a level of theory; ``options`` reach the domain's ``graph``.
+
+    A record of atoms that names residues is one of biology.
+    """
+    domain = registry.resolve("domains", "biology" if "parent" in record and kind == "atoms" else DOMAIN_OF[kind])
+    options = {"cutoff": CUTOFFS[kind], "coarse_cutoff": COARSE_CUTOFFS[kind], "dtype": dtype, **options}
+    graph = domain.graph(record, kind, **options)
     graph.dataset = torch.tensor([dataset])
     return graph
 

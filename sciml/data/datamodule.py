@@ -81,6 +81,21 @@ def mean_neighbors(sources: list[Source], kind: str, cutoff: float) -> float:
     return max(1.0, float(np.concatenate(edges).sum() / max(np.concatenate(nodes).sum(), 1)))
 
 
+def coarse_means(sources: list[Source], kind: str, cutoff: float, coarse_cutoff: float) -> tuple[float, float]:
+    """Mean number of children of a coarse node and of neighbours among these, each at least one, over up to SAMPLE
+    records of every source; ``cutoff`` of the fine edges and ``coarse_cutoff`` as of the graphs.
+    """
+    nodes = children = edges = 0
+    for source in sources:
+        records = np.flatnonzero(source.data.serves(kind))
+        for index in np.unique(np.linspace(0, len(records) - 1, SAMPLE).astype(int)) if len(records) else ():
+            graph = source.domain.graph(source.data[int(records[index])], kind, cutoff, coarse_cutoff=coarse_cutoff)
+            nodes += len(graph.coarse_types)
+            children += len(graph.children)
+            edges += len(graph.coarse_senders)
+    return max(1.0, children / max(nodes, 1)), max(1.0, edges / max(nodes, 1))
+
+
 @dataclass
 class Built:
     """How many graphs of a kind were made, how many of them are kept, in what time, of what size."""
@@ -94,12 +109,18 @@ class Built:
 class GraphDataset(Dataset):
     """Turns a planned micro-batch into a batch of graphs.
 
-    Types of coarse nodes are targets, so the input hides them. ``built`` {kind: Built} tells what making graphs has
-    cost this process so far.
+    With ``coarse_cutoffs`` the graphs have a coarse level. Where types of coarse nodes are targets, the input hides
+    them. ``built`` {kind: Built} tells what making graphs has cost this process so far.
     """
 
-    def __init__(self, sources: list[Source], cutoffs: dict[str, float], cache_mib: float = 0.0) -> None:
-        self.sources, self.cutoffs = sources, cutoffs
+    def __init__(
+        self,
+        sources: list[Source],
+        cutoffs: dict[str, float],
+        cache_mib: float = 0.0,
+        coarse_cutoffs: dict[str, float] | None = None,
+    ) -> None:
+        self.sources, self.cutoffs, self.coarse_cutoffs = sources, cutoffs, coarse_cutoffs or {}
         self.built = {kind: Built() for kind in cutoffs}
         self._cache: dict[tuple[int, int, str], Graph] = {}
         self._room = cache_mib * 2**20
@@ -134,13 +155,14 @@ class GraphDataset(Dataset):
     def _make(self, source: int, record: int, kind: str) -> Graph:
         """One record as a graph that carries the source's dataset index."""
         origin = self.sources[source]
-        graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind])
+        options = {"coarse_cutoff": self.coarse_cutoffs[kind]} if kind in self.coarse_cutoffs else {}
+        graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind], **options)
         graph.dataset = torch.tensor([origin.dataset])
         return graph
 
     def __getitem__(self, planned: MicroBatch) -> LoadedBatch:
         batch = collate(self.graph(source, record, planned.kind) for source, record in planned.items)
-        if "coarse_types" in batch:
+        if "residue_types" in batch:
             batch.coarse_types = torch.zeros_like(batch.coarse_types)
         return LoadedBatch(batch, planned.kind, planned.denominators, planned.items)
 
@@ -177,7 +199,8 @@ def evaluation_loader(
 class DataModule(lightning.LightningDataModule):
     """Loaders of a run.
 
-    ``cutoffs`` and ``budgets`` per kind; ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}.
+    ``cutoffs``, ``coarse_cutoffs`` (none without a coarse level) and ``budgets`` per kind; ``bins_per_step``
+    {kind: micro-batches of an optimizer step over all ranks}.
     """
 
     def __init__(
@@ -192,11 +215,12 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
         workers: int,
         cache_mib: float = 0.0,
+        coarse_cutoffs: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
-        self.training = GraphDataset(train, cutoffs, cache_mib)
-        self.validation = GraphDataset(validation, cutoffs, cache_mib)
+        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs)
+        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
         self.streams = {}
         for kind in kinds:

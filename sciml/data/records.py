@@ -1,8 +1,8 @@
 """What one raw sample holds: the fields of every domain, their units, and the checks each record must pass.
 
 A record is a dictionary of numpy arrays and scalars, one sample, without edges. Levels: ``graph`` (one value), ``fine``
-(atoms, particles) and ``coarse`` (residues). Units on disk are always those of the fields below; readers convert.
-A label that was not measured is absent: the key is not in the record.
+(atoms, particles) and ``coarse`` (residues; subjets have no fields of their own). Units on disk are always those of the
+fields below; readers convert. A label that was not measured is absent: the key is not in the record.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sciml import registry
+from sciml.data import subjets
 from sciml.errors import BadRecord, UserError
 
 Record = dict[str, Any]
@@ -79,6 +80,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
         Field("types", "fine", "uint8", required=True),
         Field("momenta", "fine", "float32", (4,), "GeV", required=True),
         Field("particle_charge", "fine", "int8", (), "e", required=True),
+        Field("parent", "fine", "uint8"),
         Field("label", "graph", "int16", role="target"),
         Field("jet_momentum", "graph", "float32", (4,), "GeV", "info"),
     ),
@@ -141,7 +143,8 @@ def prepare(record: Mapping[str, Any], domain: str) -> Record:
     Lattice rows of directions that are not periodic become zero and the stress, which needs a volume, is left out
     there; coordinates farther than 500 Å from the origin are
     wrapped (periodic directions) or centred (the others), which changes no interaction and keeps float32 exact;
-    a constituent of negative mass squared gets the smallest energy that float32 can hold with m^2 >= 0.
+    a constituent of negative mass squared gets the smallest energy that float32 can hold with m^2 >= 0; a jet
+    without subjets is clustered, once and for all, so that rounding moves no particle between them.
     Raises BadRecord naming the key.
     """
     fields, base = schema(domain), base_of(domain)
@@ -292,9 +295,19 @@ def _check_jet(record: Record) -> None:
     _check_limit(record, "momenta", MAX_MOMENTUM, "GeV")
     if "label" in record and record["label"] < 0:
         raise BadRecord(f"label: {int(record['label'])}, expected a class index of 0 or more")
-    record["momenta"] = np.concatenate([regulate_energies(momenta)[:, None], momenta[:, 1:]], axis=1)
+    momenta = np.concatenate([regulate_energies(momenta)[:, None], momenta[:, 1:]], axis=1).astype(np.float32)
+    record["momenta"] = momenta
+    if "parent" not in record:
+        record["parent"] = subjets.cluster(momenta)
+    _check_subjets(record["parent"])
     if "jet_momentum" not in record:
         record["jet_momentum"] = record["momenta"].sum(axis=0, dtype=np.float64)
+
+
+def _check_subjets(parent: np.ndarray) -> None:
+    present = np.unique(parent)
+    if present[0] != 0 or present[-1] != len(present) - 1:
+        raise BadRecord(f"parent: subjets {present[0]} to {present[-1]}, expected 0, 1, ... with none left out")
 
 
 def _check_residues(record: Record) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.data.datamodule import GraphDataset, LoadedBatch, Source, evaluation_loader
+from sciml.data.datamodule import GraphDataset, LoadedBatch, evaluation_loader
 from sciml.data.sampler import Budget
 from sciml.graph import graph_of_rows
 from sciml.models.model import Model
@@ -30,12 +30,12 @@ def concatenate(parts: list[Columns]) -> Columns:
 
 
 def predict(
-    model: Model, sources: list[Source], kinds: list[str], cutoffs: dict[str, float], budgets: dict[str, Budget]
+    model: Model, dataset: GraphDataset, kinds: list[str], budgets: dict[str, Budget]
 ) -> dict[tuple[int, str], Columns]:
     """Return {(source index, target): Columns} for every target that a head predicts and a source labels."""
     parts: dict[tuple[int, str], list[Columns]] = {}
     device = next(model.parameters()).device
-    for micro_batch in evaluation_loader(GraphDataset(sources, cutoffs), kinds, budgets):
+    for micro_batch in evaluation_loader(dataset, kinds, budgets):
         micro_batch = micro_batch.to(device)
         with torch.no_grad():
             predictions = model(micro_batch.batch, micro_batch.kind)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import Source
+from sciml.data.datamodule import GraphDataset, Source
 from sciml.data.sampler import Budget
 from sciml.evaluate.measure import baseline_predictions, masses_of, measure_jets, measure_numbers, measure_residues
 from sciml.evaluate.predict import Columns, concatenate, predict
@@ -65,7 +65,10 @@ def evaluate_sources(
     # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
     parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
     composition: dict[str, np.ndarray] = {}
-    labelled = predict(model, sources, kinds, description["cutoffs"], budgets)
+    dataset = GraphDataset(
+        sources, description["cutoffs"], coarse_cutoffs=description.get("coarse", {}).get("cutoffs")
+    )
+    labelled = predict(model, dataset, kinds, budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
         if target == "label":

@@ -50,8 +50,9 @@ class SciMLCalculator(Calculator):
         assert self.atoms is not None  # set by the base class
         record = self._record(self.atoms)
         model = self.package.model
-        cutoff = self.package.config["model"]["cutoffs"]["atoms"]
-        graph = atoms_graph(record, self.domain, cutoff, model.dtype)
+        description = self.package.config["model"]
+        coarse_cutoff = description.get("coarse", {}).get("cutoffs", {}).get("atoms")
+        graph = atoms_graph(record, self.domain, description["cutoffs"]["atoms"], model.dtype, coarse_cutoff)
         graph.dataset = torch.tensor([self.dataset])
         batch = collate([graph]).to(next(model.parameters()).device)
         predictions = {name: value.detach().cpu().double().numpy() for name, value in model(batch, "atoms").items()}

@@ -1,4 +1,4 @@
-"""The fine-level equivariant backbone: one set of weights for atoms, jets and residues."""
+"""The multi-scale equivariant backbone: one set of weights for atoms, jets and residues."""
 
 import itertools
 
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.graph import INPUTS, KINDS
-from sciml.models.block import Block
+from sciml.models.block import Block, EdgeSet
+from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding
-from sciml.models.layers import full_precision
+from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml_kernels import Edges, degree_norm, edge_embedding
 
@@ -23,13 +24,15 @@ def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Node features from a batch of one kind.
+    """Node features from a batch of one kind: embedding, ``layers`` fine blocks, the coarse level, ``layers_after``
+    fine blocks.
 
     Parameters: ``kinds`` the kinds of graph it takes; ``cutoffs`` {kind: Å, or chord length for jets};
-    ``num_datasets`` levels of theory; ``channels``; ``layers`` blocks; ``lmax_node`` highest degree between blocks;
+    ``num_datasets`` levels of theory; ``channels``; ``lmax_node`` highest degree between blocks;
     ``lmax_edge`` highest degree of the edge harmonics and of the messages; ``correlation`` order of the many-body
     product; ``radial`` {basis, hidden}; ``feed_forward`` expansion; ``backend`` of sciml_kernels; ``lmax_out`` highest
-    degree of the features that the heads read.
+    degree of the features that the heads read; ``coarse_layers`` blocks among coarse nodes, 0 for no coarse level;
+    ``coarse_cutoffs`` {kind: radius of their edges}.
     """
 
     mean_neighbors: Tensor
@@ -49,31 +52,40 @@ class Backbone(nn.Module):
         feed_forward: int,
         backend: str = "auto",
         lmax_out: int = 0,
+        coarse_layers: int = 0,
+        layers_after: int = 0,
+        coarse_cutoffs: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if coarse_layers and not layers_after:
+            raise ValueError("layers_after: found 0 with a coarse level, expected 1 or more to read what comes down")
         inputs = {kind: INPUTS[kind] for kind in kinds}
         edge_scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}
         self.embedding = NodeEmbedding(channels, inputs, num_datasets)
-        self.lmax_edge, self.basis, self.backend = lmax_edge, radial["basis"], backend
+        self.layers, self.lmax_edge, self.basis, self.backend = layers, lmax_edge, radial["basis"], backend
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))
         first = 1 if any(value.vectors for value in inputs.values()) else 0
-        degrees = [first] + [lmax_node] * (layers - 1) + [lmax_out]
+        degrees = [first] + [lmax_node] * (layers + layers_after - 1) + [lmax_out]
         self.blocks = nn.ModuleList(
-            Block(
+            Block(channels, lmax_in, lmax_edge, lmax, correlation, radial, edge_scalars, feed_forward, backend)
+            for lmax_in, lmax in itertools.pairwise(degrees)
+        )
+        self.coarse: CoarseLevel | None = None
+        if coarse_layers:
+            self.coarse = CoarseLevel(
+                kinds,
+                coarse_cutoffs or {},
                 channels,
-                lmax_in,
+                coarse_layers,
+                lmax_node,
                 lmax_edge,
                 lmax_out,
                 correlation,
-                radial["basis"],
-                radial["hidden"],
-                edge_scalars,
+                radial,
                 feed_forward,
                 backend,
             )
-            for lmax_in, lmax_out in itertools.pairwise(degrees)
-        )
 
     def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Features:
         """Return the features of the nodes, normalised.
@@ -81,15 +93,30 @@ class Backbone(nn.Module):
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
         """
+        near = self._edges(batch, kind, positions, cell)
+        conditions = self.embedding.conditions(batch)
+        x = self.embedding(batch, kind, conditions)
+        embedding, coarse = x[:, 0], None
+        for block in self.blocks[: self.layers]:
+            x = block(x, embedding, near, kind)
+        if self.coarse is not None:
+            x, coarse = self.coarse(x, embedding, batch, kind, positions, conditions)
+        for block in self.blocks[self.layers :]:
+            x = block(x, embedding, near, kind)
+        return self._features(x, coarse)
+
+    def _edges(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> EdgeSet:
+        """The edges between fine nodes."""
         index = KINDS.index(kind)
         with full_precision(positions):
             vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
         edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
-        x = self.embedding(batch, kind)
-        embedding = x[:, 0]
-        edge_scalars = batch.edge_scalars if "edge_scalars" in batch else None
-        for block in self.blocks:
-            x = block(x, embedding, edge, edges, self.mean_neighbors[index], kind, edge_scalars)
-        return Features(degree_norm(x, backend=self.backend))
+        return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)
+
+    def _features(self, x: Tensor, coarse: Tensor | None) -> Features:
+        """Features of both levels, normalised, with the degrees that the heads read."""
+        if coarse is not None:
+            coarse = degree_norm(pad_degrees(coarse, lmax_of(x)), backend=self.backend)
+        return Features(degree_norm(x, backend=self.backend), coarse)

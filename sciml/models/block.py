@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import dataclass
 
 import torch
 from e3nn import o3
@@ -10,6 +11,19 @@ from torch import Tensor, nn
 from sciml.models.layers import DegreeLinear, FeedForward, lmax_of
 from sciml.models.radial import RadialNetwork
 from sciml_kernels import EdgeEmbedding, Edges, Spec, conv_radial, product
+
+
+@dataclass(frozen=True)
+class EdgeSet:
+    """Edges with their geometry: what a convolution runs along.
+
+    ``mean_neighbors`` () is the mean number of edges at a receiver, ``scalars`` (E, k) optional invariant inputs.
+    """
+
+    edges: Edges
+    embedding: EdgeEmbedding
+    mean_neighbors: Tensor
+    scalars: Tensor | None = None
 
 
 def _irreps(channels: int, lmax: int) -> o3.Irreps:
@@ -89,15 +103,19 @@ class ManyBodyProduct(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C)."""
         x = x.to(embedding.dtype)  # products of products stay in full precision
-        weights = self.weights(embedding).to(x.dtype).view(x.shape[0], -1, self.channels).split(self.rows, dim=1)
+        weights = self.weights(embedding).to(x.dtype).view(x.shape[0], sum(self.rows), self.channels)
         factor = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
-        for spec, path_weights in zip(self.specs, weights, strict=True):
+        for spec, path_weights in zip(self.specs, weights.split(self.rows, dim=1), strict=True):
             x = product(x, factor, path_weights, spec, backend=self.backend)
         return x
 
 
 class Block(nn.Module):
-    """norm -> linear -> convolution -> linear -> product -> linear -> residual; norm -> feed-forward -> residual."""
+    """norm -> linear -> convolution -> linear -> product -> linear -> residual; norm -> feed-forward -> residual.
+
+    ``lmax_in`` is the highest degree of the senders' features, ``lmax_out`` that of the result; ``radial`` {basis,
+    hidden}; ``edge_scalars`` {kind: their number}.
+    """
 
     def __init__(
         self,
@@ -106,16 +124,16 @@ class Block(nn.Module):
         lmax_edge: int,
         lmax_out: int,
         correlation: int,
-        radial_basis: int,
-        radial_hidden: list[int],
+        radial: dict,
         edge_scalars: dict[str, int],
         expansion: int,
         backend: str,
     ) -> None:
         super().__init__()
+        hidden = radial["hidden"]
         self.linear_in = DegreeLinear(channels, channels, lmax_in, backend)
-        self.radial = RadialNetwork(radial_basis, radial_hidden, channels, edge_scalars)
-        self.convolution = Convolution(channels, radial_hidden[-1], lmax_in, lmax_edge, lmax_edge, backend)
+        self.radial = RadialNetwork(radial["basis"], hidden, channels, edge_scalars)
+        self.convolution = Convolution(channels, hidden[-1], lmax_in, lmax_edge, lmax_edge, backend)
         self.linear_message = DegreeLinear(channels, channels, lmax_edge, backend)
         self.product = ManyBodyProduct(channels, lmax_edge, lmax_out, correlation, backend)
         self.linear_out = DegreeLinear(channels, channels, lmax_out, backend)
@@ -125,16 +143,19 @@ class Block(nn.Module):
         self,
         x: Tensor,
         embedding: Tensor,
-        edge: EdgeEmbedding,
-        edges: Edges,
-        mean_neighbors: Tensor,
+        along: EdgeSet,
         kind: str,
-        edge_scalars: Tensor | None,
+        senders: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """x (n, d, C) -> (n, (lmax_out + 1)^2, C)."""
-        hidden = self.radial(edge, embedding, edges.senders, edges.receivers, kind, edge_scalars)
-        sent = self.linear_in(x, norm=True)
-        message = self.convolution(sent, edge.harmonics, hidden, edges, torch.rsqrt(mean_neighbors))
+        """x (n, d, C) with its invariant ``embedding`` (n, C) -> (n, (lmax_out + 1)^2, C).
+
+        ``senders`` holds features and embedding of the other side where the edges are bipartite.
+        """
+        sent, of_sender = (x, embedding) if senders is None else senders
+        hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)
+        sent = self.linear_in(sent, norm=True)
+        scale = torch.rsqrt(along.mean_neighbors)
+        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale)
         # A cube of the message would outgrow everything else; an epsilon of one leaves small messages as they are.
         message = self.linear_message(message, norm=True, eps=1.0)
         x = self.linear_out(self.product(message, embedding), residual=x)

@@ -1,10 +1,11 @@
-"""Initial node features from types, optional scalars and vectors, and the graph-level conditions."""
+"""Initial features of fine and coarse nodes from types, optional scalars and vectors, and graph-level conditions."""
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.graph import DOMAINS, NUM_COARSE_TYPES, NUM_TYPES, KindInputs
+from sciml.models.readout import pool_sum
 
 
 class NodeEmbedding(nn.Module):
@@ -22,8 +23,8 @@ class NodeEmbedding(nn.Module):
         self.dataset = nn.Embedding(num_datasets, channels)
         self.charge = nn.Parameter(torch.zeros(channels))
         self.spin = nn.Parameter(torch.zeros(channels))
-        coarse = any(kind.coarse for kind in inputs.values())
-        self.coarse_types = nn.Embedding(NUM_COARSE_TYPES, channels) if coarse else None
+        self.typed_kinds = {kind for kind, value in inputs.items() if value.coarse_types}
+        self.coarse_types = nn.Embedding(NUM_COARSE_TYPES, channels) if self.typed_kinds else None
         self.scalars = nn.ModuleDict({k: nn.Linear(v.scalars, channels) for k, v in inputs.items() if v.scalars})
         self.vectors = nn.ModuleDict(
             {k: nn.Linear(v.vectors, channels, bias=False) for k, v in inputs.items() if v.vectors}
@@ -31,16 +32,46 @@ class NodeEmbedding(nn.Module):
         nn.init.normal_(self.dataset.weight, std=0.1)
         nn.init.normal_(self.domain.weight, std=0.1)
 
-    def forward(self, batch: Batch, kind: str) -> Tensor:
-        """Return (n, 1, C), or (n, 4, C) with vectors."""
+    def conditions(self, batch: Batch) -> Tensor:
+        """What the graph as a whole tells each of its nodes, (B, C)."""
         of_graph = self.domain(batch.domain) + self.dataset(batch.dataset)
-        of_graph = of_graph + batch.charge[:, None] * self.charge + (batch.spin[:, None] - 1.0) * self.spin
-        invariants = self.types(batch.types) + of_graph[batch.batch]
-        if self.coarse_types is not None and "coarse_types" in batch:
-            invariants = invariants + self.coarse_types(batch.coarse_types)[batch.parent]
+        return of_graph + batch.charge[:, None] * self.charge + (batch.spin[:, None] - 1.0) * self.spin
+
+    def forward(self, batch: Batch, kind: str, conditions: Tensor) -> Tensor:
+        """Return (n, 1, C), or (n, 4, C) with vectors; ``conditions`` (B, C)."""
+        invariants = self.types(batch.types) + conditions[batch.batch]
+        if self.coarse_types is not None and kind in self.typed_kinds:
+            invariants = invariants.index_add(0, batch.children, self.coarse_types(batch.coarse_types)[batch.parents])
         if kind in self.scalars:
             invariants = invariants + self.scalars[kind](batch.scalars)
         if kind not in self.vectors:
             return invariants.unsqueeze(1)
         vectors = self.vectors[kind](batch.vectors.transpose(1, 2))
         return torch.cat([invariants.unsqueeze(1), vectors], dim=1)
+
+
+class CoarseEmbedding(nn.Module):
+    """Features [coarse node, component, channel] of degree 0, or 0 and 1 where the children have roles.
+
+    Invariants are the sum of the embedding of the type, the graph's conditions and a linear map of the scalars; the
+    vectors of roles, such as the frame of a residue, enter through a linear map of their count to the channels.
+    """
+
+    def __init__(self, channels: int, inputs: dict[str, KindInputs]) -> None:
+        super().__init__()
+        scalars = {kind: value.coarse_scalars for kind, value in inputs.items() if value.coarse_scalars}
+        roles = {kind: value.child_roles for kind, value in inputs.items() if value.child_roles}
+        self.types = nn.Embedding(NUM_COARSE_TYPES, channels)
+        self.scalars = nn.ModuleDict({kind: nn.Linear(number, channels) for kind, number in scalars.items()})
+        self.roles = nn.ModuleDict({kind: nn.Linear(number, channels, bias=False) for kind, number in roles.items()})
+
+    def forward(self, batch: Batch, kind: str, conditions: Tensor, arms: Tensor) -> Tensor:
+        """Return (r, 1, C), or (r, 4, C) with roles; ``conditions`` (B, C), ``arms`` (m, 3) from parent to child."""
+        invariants = self.types(batch.coarse_types) + conditions[batch.coarse_batch]
+        if kind in self.scalars:
+            invariants = invariants + self.scalars[kind](batch.coarse_scalars)
+        if kind not in self.roles:
+            return invariants.unsqueeze(1)
+        of_role = batch.child_roles.to(arms.dtype)[:, None, :] * arms[:, :, None]
+        vectors = pool_sum(of_role, batch.parents, len(invariants)).to(invariants.dtype)
+        return torch.cat([invariants.unsqueeze(1), self.roles[kind](vectors)], dim=1)

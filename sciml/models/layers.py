@@ -71,7 +71,8 @@ class FeedForward(nn.Module):
         hidden = self.expand(normed)
         gates = None
         if self.gates is not None:
-            gates = self.gates(normed[:, 0]).view(x.shape[0], -1, hidden.shape[2])
+            width = hidden.shape[2]
+            gates = self.gates(normed[:, 0]).view(x.shape[0], self.gates.out_features // width, width)
         return self.contract(gate(hidden, gates, self.backend), residual=x)
 
 

@@ -93,7 +93,8 @@ def build_model(description: dict[str, Any]) -> Model:
     """Build an untrained model from its description, the ``model`` part of a package's ``config.json``.
 
     Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
-    ``context`` {datasets, references, scales, spreads, classes}, ``mean_neighbors`` {kind: count}.
+    ``context`` {datasets, references, scales, spreads, classes}, ``mean_neighbors`` {kind: count}; with a coarse level
+    ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}}.
     Raises UserError for an unknown name or option.
     """
     backbone_options = dict(description["backbone"])
@@ -101,6 +102,7 @@ def build_model(description: dict[str, Any]) -> Model:
     context = HeadContext(channels=backbone_options["channels"], **description["context"])
     head_options = {key: dict(options) for key, options in description["heads"].items()}
     head_classes = {key: registry.resolve("heads", options.pop("name", key)) for key, options in head_options.items()}
+    coarse = description.get("coarse")
     backbone = _construct(
         backbone_class,
         f"model {description['backbone']['name']}",
@@ -108,14 +110,22 @@ def build_model(description: dict[str, Any]) -> Model:
         cutoffs=description["cutoffs"],
         num_datasets=len(context.datasets),
         lmax_out=max((head.lmax for head in head_classes.values()), default=0),
+        **({"coarse_cutoffs": coarse["cutoffs"]} if coarse else {}),
         **backbone_options,
     )
-    for kind, mean in description["mean_neighbors"].items():
-        backbone.mean_neighbors[KINDS.index(kind)] = mean
+    _set_means(backbone.mean_neighbors, description["mean_neighbors"])
+    if coarse:
+        _set_means(backbone.coarse.mean_children, coarse["mean_children"])
+        _set_means(backbone.coarse.mean_neighbors, coarse["mean_neighbors"])
     heads = {
         key: _construct(head, f"heads.{key}", context, **head_options[key]) for key, head in head_classes.items()
     }
     return Model(backbone, heads)
+
+
+def _set_means(buffer: Tensor, means: dict[str, float]) -> None:
+    for kind, mean in means.items():
+        buffer[KINDS.index(kind)] = mean
 
 
 def _construct(factory: Any, name: str, *args: Any, **options: Any) -> Any:

@@ -5,7 +5,7 @@ import itertools
 from torch import Tensor, nn
 
 from sciml.models.layers import silu
-from sciml_kernels import EdgeEmbedding
+from sciml_kernels import EdgeEmbedding, Edges
 
 
 class RadialNetwork(nn.Module):
@@ -26,14 +26,16 @@ class RadialNetwork(nn.Module):
     def forward(
         self,
         edge: EdgeEmbedding,
-        embedding: Tensor,
-        senders: Tensor,
-        receivers: Tensor,
+        edges: Edges,
+        sender: Tensor,
+        receiver: Tensor,
         kind: str,
         edge_scalars: Tensor | None,
     ) -> Tensor:
-        """Return (E, hidden[-1]); ``embedding`` (n, C) of the nodes, ``edge_scalars`` (E, k) or None."""
-        hidden = self.basis(edge.basis) + self.sender(embedding)[senders] + self.receiver(embedding)[receivers]
+        """Return (E, hidden[-1]); ``sender`` and ``receiver`` (n, C) the embeddings of the nodes on either side,
+        ``edge_scalars`` (E, k) or None.
+        """
+        hidden = self.basis(edge.basis) + self.sender(sender)[edges.senders] + self.receiver(receiver)[edges.receivers]
         if edge_scalars is not None and kind in self.edge_scalars:
             hidden = hidden + self.edge_scalars[kind](edge_scalars)
         for layer in self.hidden:

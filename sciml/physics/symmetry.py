@@ -23,7 +23,7 @@ from sciml.physics import lorentz
 
 RANKS = {"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2}
 """Trailing spatial axes of a field or output: 1 for vectors (rows of the cell too), 2 for tensors; others have none."""
-FINE_FIELDS = ("types", "positions", "scalars", "vectors", "parent", "forces", "batch")
+FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "batch")
 """Fields of a Graph and outputs with one row per fine node, unless told otherwise."""
 
 
@@ -116,6 +116,8 @@ def permute(sample: Graph | Record, order: Tensor) -> tuple[Any, Action]:
     for name in ("shifts", "edge_scalars"):
         if name in sample:
             permuted[name] = sample[name][edges]
+    if "children" in sample:
+        permuted.children = place[sample.children]
     return permuted, Action(order=order)
 
 

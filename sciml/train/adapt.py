@@ -11,7 +11,7 @@ from sciml.package import Package
 def merged_description(package: Package, description: dict[str, Any]) -> dict[str, Any]:
     """The description of a model for new data that keeps everything the package knows.
 
-    The backbone, its cutoffs and its mean neighbours are the package's; kinds, heads and datasets are the union;
+    The backbone, its cutoffs and its means of neighbours are the package's; kinds, heads and datasets are the union;
     reference energies and scales of a known dataset stay as they were, those of elements it lacks are added.
     """
     old, new = package.config["model"], description
@@ -27,7 +27,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "spreads": {**new["context"]["spreads"], **old["context"]["spreads"]},
         "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
     }
-    return {
+    merged = {
         "backbone": old["backbone"],
         "kinds": list(dict.fromkeys([*old["kinds"], *new["kinds"]])),
         "cutoffs": {**new["cutoffs"], **old["cutoffs"]},
@@ -35,12 +35,20 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "heads": {**old["heads"], **new["heads"]},
         "context": context,
     }
+    if "coarse" in old:
+        added = new.get("coarse", {})
+        merged["coarse"] = {key: {**added.get(key, {}), **known} for key, known in old["coarse"].items()}
+    return merged
 
 
 def ignored_settings(package: Package, description: dict[str, Any]) -> list[str]:
     """Keys of the configuration that differ from the package, whose own values are kept, as "key=value (kept)"."""
     old, new = package.config["model"], description
-    groups = [("model", new["backbone"], old["backbone"]), ("data.cutoff", new["cutoffs"], old["cutoffs"])]
+    groups = [
+        ("model", new["backbone"], old["backbone"]),
+        ("data.cutoff", new["cutoffs"], old["cutoffs"]),
+        ("data.coarse_cutoff", new.get("coarse", {}).get("cutoffs", {}), old.get("coarse", {}).get("cutoffs", {})),
+    ]
     found = []
     while groups:
         prefix, given, kept = groups.pop(0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciml.data.datamodule import Data, Source, mean_neighbors
+from sciml.data.datamodule import Data, Source, coarse_means, mean_neighbors
 from sciml.data.statistics import elements_of, joint_statistics, statistics
 from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
@@ -253,3 +253,17 @@ def _classes_of(stores: list[Data]) -> list[str]:
 def neighbors_of(sources: list[Source], kinds: list[str], cutoffs: dict[str, float]) -> dict[str, float]:
     """Mean number of neighbours of a node, per kind of graph."""
     return {kind: mean_neighbors(sources, kind, cutoffs[kind]) for kind in kinds}
+
+
+def coarse_of(
+    sources: list[Source], kinds: list[str], cutoffs: dict[str, float], coarse_cutoffs: dict[str, float]
+) -> dict[str, dict[str, float]]:
+    """The coarse level in a model's description: cutoffs, mean children and mean neighbours of coarse nodes, per
+    kind.
+    """
+    means = {kind: coarse_means(sources, kind, cutoffs[kind], coarse_cutoffs[kind]) for kind in kinds}
+    return {
+        "cutoffs": {kind: coarse_cutoffs[kind] for kind in kinds},
+        "mean_children": {kind: children for kind, (children, _) in means.items()},
+        "mean_neighbors": {kind: neighbors for kind, (_, neighbors) in means.items()},
+    }

@@ -2,7 +2,8 @@
 
 The ``residues`` kind keeps the backbone alone: fine nodes N, CA, C, O of every residue that has all four, so that no
 side chain tells its type, with a one-hot of these four roles as scalars; coarse nodes are those residues, renumbered in
-order. Sequence neighbours are told apart by geometry only.
+order, each at the mean of its four atoms. Sequence neighbours are told apart by geometry only. The frame N, CA, C of a
+residue gives its vectors in both kinds; an atom that is missing leaves a zero.
 """
 
 import numpy as np
@@ -11,7 +12,16 @@ import torch
 from sciml.data.neighbors import neighbors
 from sciml.data.records import Record
 from sciml.data.writer import backbone_atoms
-from sciml.domains.common import Rows, atoms_counts, atoms_graph, floats, integers, make_graph
+from sciml.domains.common import (
+    Rows,
+    atoms_counts,
+    atoms_graph,
+    coarse_fields,
+    floats,
+    frame_roles,
+    integers,
+    make_graph,
+)
 from sciml.graph import RESIDUES, Graph
 
 KINDS = ("atoms", "residues")
@@ -20,18 +30,24 @@ BACKBONE = ("N", "CA", "C", "O")
 _ROLES = np.eye(len(BACKBONE))
 
 
-def graph(record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.float32) -> Graph | None:
-    """A graph of ``kind`` with edges within ``cutoff`` [Å].
+def graph(
+    record: Record,
+    kind: str,
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    coarse_cutoff: float | None = None,
+) -> Graph | None:
+    """A graph of ``kind`` with edges within ``cutoff`` [Å], and between residues within ``coarse_cutoff``.
 
     None for a kind that is not in KINDS, for ``atoms`` of a record with neither energy nor forces, and for ``residues``
     of a record without one complete residue.
     """
     if kind == "atoms" and ("energy" in record or "forces" in record):
-        return atoms_graph(record, "biology", cutoff, dtype)
-    return _residues_graph(record, cutoff, dtype) if kind == "residues" else None
+        return atoms_graph(record, "biology", cutoff, dtype, coarse_cutoff)
+    return _residues_graph(record, cutoff, dtype, coarse_cutoff) if kind == "residues" else None
 
 
-def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype) -> Graph | None:
+def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype, coarse_cutoff: float | None) -> Graph | None:
     atoms = backbone_atoms(record)
     if not len(atoms):
         return None
@@ -41,18 +57,21 @@ def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype) -> Graph 
     senders, receivers, shifts = neighbors(positions, np.zeros((3, 3)), np.zeros(3, dtype=bool), cutoff)
     residue_types = integers(np.asarray(record["residue_types"])[residues])
     known = residue_types < len(RESIDUES)
+    parent = np.arange(len(residues)).repeat(len(BACKBONE))
+    roles = frame_roles(np.asarray(record["atom_names"])[chosen], parent)
     fields = {
         "types": integers(np.asarray(record["types"])[chosen]),
         "positions": floats(positions, dtype),
         "scalars": floats(np.tile(_ROLES, (len(residues), 1)), dtype),
-        "parent": torch.arange(len(residues)).repeat_interleave(len(BACKBONE)),
-        "coarse_types": residue_types + 1,
         "senders": torch.from_numpy(senders),
         "receivers": torch.from_numpy(receivers),
         "shifts": floats(shifts, dtype),
         "cell": torch.zeros(1, 3, 3, dtype=dtype),
         "pbc": torch.zeros(1, 3, dtype=torch.bool),
         "residue_types": torch.where(known, residue_types, -1),
+        **coarse_fields(
+            parent, np.ones(len(parent)), positions, residue_types.numpy() + 1, coarse_cutoff, dtype, roles
+        ),
     }
     return make_graph("biology", 0.0, 1.0, dtype, fields)
 

@@ -9,7 +9,7 @@ from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mea
 
 
 class ResidueTypeHead(Head):
-    """Residue type logits (r, 20) from the mean of the residue's fine-node features."""
+    """Residue type logits (r, 20) from the mean of the features of a residue's atoms, and its own where there are."""
 
     kind = "residues"
     targets = ("residue_types",)
@@ -19,5 +19,7 @@ class ResidueTypeHead(Head):
         self.readout = multilayer_perceptron([context.channels, hidden, len(RESIDUES)])
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
-        pooled = pool_mean(features.invariants, batch.parent, batch.coarse_types.shape[0])
+        pooled = pool_mean(features.invariants[batch.children], batch.parents, batch.coarse_types.shape[0])
+        if features.coarse is not None:
+            pooled = pooled + features.coarse[:, 0]
         return {"residue_types": self.readout(pooled)}

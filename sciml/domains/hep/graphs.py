@@ -9,6 +9,9 @@ scalars     SCALARS, invariants standardised by fixed constants so that they are
 edges       all pairs within ``cutoff`` chord length (2.5 > 2: all), never a particle with itself;
 edge_scalars  EDGE_SCALARS, pair features from Minkowski products, standardised likewise.
 
+Subjets (:mod:`sciml.data.subjets`) are the coarse level: each lies at the mean of its particles' positions, weighted by
+their energies, and has the scalars and edge scalars of its momentum, and COARSE_SCALARS adds its mass.
+
 The length of a position tells p* / M where that is near SHRINK, so a collinear splitting keeps directions exactly and
 positions up to (SHRINK M / p*)^2. A Lorentz transformation of momenta and spurions leaves scalars and edge scalars as
 they are and turns positions and vectors by one common (Wigner) rotation. Two parallel particles share a position: an
@@ -19,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.data import subjets
 from sciml.data.records import Record
-from sciml.domains.common import Rows, floats, integers, make_graph
+from sciml.domains.common import Rows, coarse_fields, floats, integers, make_graph
 from sciml.graph import ELEMENTS, Graph
 from sciml.physics import lorentz
 
@@ -43,6 +47,7 @@ SCALARS = (
     ("log M", 4.7, 0.6),
     ("log(P.t)", 6.7, 0.5),
 )
+COARSE_SCALARS = (*SCALARS, ("log m^2", 2.0, 2.5))
 EDGE_SCALARS = (("log kT", -1.0, 1.8), ("log z", -1.7, 1.0), ("log Delta", -1.0, 0.9), ("log m^2", 0.0, 2.5))
 
 
@@ -56,10 +61,16 @@ _EDGE_SCALARS = _constants(EDGE_SCALARS)
 
 
 def graph(
-    record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.float32, spurions: Tensor | None = None
+    record: Record,
+    kind: str,
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    coarse_cutoff: float | None = None,
+    spurions: Tensor | None = None,
 ) -> Graph | None:
     """The graph of all particles with edges within chord length ``cutoff``; None for a kind that is not in KINDS.
 
+    With ``coarse_cutoff`` it has subjets with edges of their own, clustered here where the record names none.
     ``spurions`` (3, 4) float64 replace those of the laboratory where the record was transformed.
     """
     if kind not in KINDS:
@@ -83,7 +94,36 @@ def graph(
         "pbc": torch.zeros(1, 3, dtype=torch.bool),
         "label": torch.tensor([int(record.get("label", -1))]),
     }
+    if coarse_cutoff is not None:
+        parent = record.get("parent")
+        parent = subjets.cluster(momenta.numpy(), spurions[0].numpy()) if parent is None else np.asarray(parent)
+        fields |= _subjets(momenta, spurions, charge, positions, parent, coarse_cutoff, dtype)
     return make_graph("hep", 0.0, 1.0, dtype, fields)
+
+
+def _subjets(
+    momenta: Tensor,
+    spurions: Tensor,
+    charge: Tensor,
+    positions: Tensor,
+    parent: np.ndarray,
+    cutoff: float,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """The coarse level: ``parent`` (n,) are the subjets of the particles, in any numbering without gaps."""
+    number, index = int(parent.max()) + 1, integers(parent)
+    summed = momenta.new_zeros(number, 4).index_add(0, index, momenta)
+    charges = charge.new_zeros(number).index_add(0, index, charge)
+    _, _, scalars, pairs = jet_features(summed, spurions, charges)
+    masses = torch.log(lorentz.mass_squared(summed).clamp(min=0) + lorentz.MASS_FLOOR**2)
+    _, shift, scale = COARSE_SCALARS[-1]
+    frame = lorentz.regulated(momenta.sum(dim=0), spurions[0])
+    energies = (momenta @ lorentz.lower(frame) / lorentz.mass_squared(frame)).clamp(min=1e-12)
+    types = np.zeros(number, dtype=np.int64)
+    fields = coarse_fields(parent, energies.numpy(), positions.numpy(), types, cutoff, dtype)
+    pairs = pairs[fields["coarse_receivers"], fields["coarse_senders"]]
+    scalars = torch.cat([scalars, (masses[:, None] - shift) / scale], dim=1)
+    return {**fields, "coarse_scalars": scalars.to(dtype), "coarse_edge_scalars": pairs.to(dtype)}
 
 
 def jet_features(momenta: Tensor, spurions: Tensor, charge: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

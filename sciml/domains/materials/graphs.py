@@ -10,9 +10,15 @@ from sciml.graph import Graph
 KINDS = ("atoms",)
 
 
-def graph(record: Record, kind: str, cutoff: float, dtype: torch.dtype = torch.float32) -> Graph | None:
+def graph(
+    record: Record,
+    kind: str,
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    coarse_cutoff: float | None = None,
+) -> Graph | None:
     """The graph of all atoms within ``cutoff`` [Å] of each other; None for a kind that is not in KINDS."""
-    return atoms_graph(record, "materials", cutoff, dtype) if kind in KINDS else None
+    return atoms_graph(record, "materials", cutoff, dtype, coarse_cutoff) if kind in KINDS else None
 
 
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:

@@ -24,7 +24,8 @@ def test_residues_keep_backbone_atoms_only(peptide):
     g = graph(peptide, "residues", 8.0, torch.float64)
     assert g.types.tolist() == [7, 6, 6, 8] * 6
     np.testing.assert_array_equal(g.positions, peptide["positions"][peptide["atom_names"] <= 4])
-    assert g.parent.tolist() == [residue for residue in range(6) for _ in range(4)]
+    assert g.children.tolist() == list(range(24))
+    assert g.parents.tolist() == [residue for residue in range(6) for _ in range(4)]
     assert g.scalars.shape == (24, INPUTS["residues"].scalars)
     torch.testing.assert_close(g.scalars, torch.eye(4, dtype=torch.float64).repeat(6, 1))
     assert not {"energy", "forces", "label"} & set(g.keys())
@@ -50,7 +51,7 @@ def test_incomplete_residues_are_left_out_and_parents_renumbered(peptide):
     record = without(peptide, missing)
     g = graph(record, "residues", 8.0)
     assert g.residue_types.tolist() == [*peptide["residue_types"][[0, 1, 3, 4]], -1]
-    assert g.parent.max() == 4
+    assert g.parents.max() == 4
     assert counts(Rows([record]), "residues", np.array([0])) == {"residue_types": 4.0}
 
 
@@ -79,14 +80,18 @@ def test_all_atoms_batch_with_materials(peptide):
 
 def test_batches_offset_parents_by_residues_and_edges_by_atoms(peptide):
     other = random_peptide(np.random.default_rng(1), residues=3)
-    graphs = [graph(r, "residues", 8.0) for r in (peptide, other, peptide)]
+    graphs = [graph(r, "residues", 8.0, coarse_cutoff=7.0) for r in (peptide, other, peptide)]
     batch = collate(graphs)
-    torch.testing.assert_close(batch.parent, torch.cat([g.parent + o for g, o in zip(graphs, (0, 6, 9), strict=True)]))
-    torch.testing.assert_close(
-        batch.senders, torch.cat([g.senders + o for g, o in zip(graphs, (0, 24, 36), strict=True)])
-    )
+    for names, offsets in (
+        (("parents", "coarse_senders", "coarse_receivers"), (0, 6, 9)),
+        (("children", "senders"), (0, 24, 36)),
+    ):
+        for name in names:
+            expected = torch.cat([g[name] + offset for g, offset in zip(graphs, offsets, strict=True)])
+            torch.testing.assert_close(batch[name], expected)
     assert batch.coarse_batch.tolist() == [0] * 6 + [1] * 3 + [2] * 6
-    torch.testing.assert_close(batch.coarse_batch[batch.parent], batch.batch)
+    torch.testing.assert_close(batch.coarse_batch[batch.parents], batch.batch[batch.children])
+    assert (batch.coarse_receivers.diff() >= 0).all()
     assert len(batch.residue_types) == 15
 
 
