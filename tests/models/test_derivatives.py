@@ -7,7 +7,7 @@ import torch
 from sciml.graph import Graph, collate
 from sciml.models.model import Model
 from tests.helpers import random_crystal, random_molecule, random_peptide, relative_rms
-from tests.small import graph_of, outputs, random_model
+from tests.small import ALL_SCALES, COARSE_CUTOFFS, graph_of, outputs, random_model
 
 STEP = 5e-4
 """Å: truncation h^4 E^(5) / 30 and rounding 1e-16 E / h are both small."""
@@ -18,7 +18,7 @@ COEFFICIENTS = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))  # fourth 
 
 def wide_graph(record: dict) -> Graph:
     """Edges beyond the cutoff too, where the envelope is zero, so that no displacement moves a pair past the list."""
-    return graph_of(record, "atoms", cutoff=5.2)
+    return graph_of(record, "atoms", cutoff=5.2, coarse_cutoff=COARSE_CUTOFFS["atoms"] + 0.2)
 
 
 def differences(model: Model, graph: Graph, moves: list, h: float = STEP) -> torch.Tensor:
@@ -52,14 +52,16 @@ SYSTEMS = {
     "molecule": lambda rng: {**random_molecule(rng, atoms=8), "charge": -1.0},
     "triclinic crystal": lambda rng: random_crystal(rng, atoms=5),
     "small cell": lambda rng: random_crystal(rng, atoms=1),
-    "peptide": lambda rng: {k: v[:10] for k, v in random_peptide(rng).items() if k in ("types", "positions")},
+    "peptide": lambda rng: random_peptide(rng, residues=2),
 }
+SCALES = pytest.mark.parametrize("scales", [{}, ALL_SCALES], ids=["fine", "all scales"])
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_forces_are_the_derivative_of_the_interaction_energy(system, backend):
-    model = random_model(backend=backend)
+@SCALES
+def test_forces_are_the_derivative_of_the_interaction_energy(scales, system, backend):
+    model = random_model(backend=backend, **scales)
     graph = wide_graph(SYSTEMS[system](np.random.default_rng(4)))
     n = len(graph.types)
     forces = outputs(model, "atoms", graph)["forces"]
@@ -73,8 +75,9 @@ def test_forces_are_the_derivative_of_the_interaction_energy(system, backend):
 
 
 @pytest.mark.parametrize("system", ["triclinic crystal", "small cell"])
-def test_stress_is_the_derivative_against_strain(system):
-    model = random_model()
+@SCALES
+def test_stress_is_the_derivative_against_strain(scales, system):
+    model = random_model(**scales)
     graph = wide_graph(SYSTEMS[system](np.random.default_rng(5)))
     stress = outputs(model, "atoms", graph)["stress"][0]
     pairs = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
@@ -97,10 +100,11 @@ def test_no_stress_where_the_system_is_not_periodic_in_all_directions():
 
 
 @pytest.mark.parametrize("system", ["molecule", "triclinic crystal", "peptide"])
-def test_fp32_forces_agree_with_fp64_forces(system):
+@SCALES
+def test_fp32_forces_agree_with_fp64_forces(scales, system):
     record = SYSTEMS[system](np.random.default_rng(7))
-    wide = outputs(random_model(torch.float64), "atoms", graph_of(record, "atoms", torch.float64))
-    narrow = outputs(random_model(torch.float32), "atoms", graph_of(record, "atoms", torch.float32))
+    wide = outputs(random_model(torch.float64, **scales), "atoms", graph_of(record, "atoms", torch.float64))
+    narrow = outputs(random_model(torch.float32, **scales), "atoms", graph_of(record, "atoms", torch.float32))
     assert relative_rms(narrow["forces"], wide["forces"]) < 1e-4
     if "stress" in wide:
         assert relative_rms(narrow["stress"], wide["stress"]) < 1e-4
@@ -124,16 +128,17 @@ def test_energy_and_forces_are_smooth_as_an_atom_crosses_the_cutoff():
     assert 6.0 < float(energies[0] / energies[1]) < 10.0  # third order: a factor of 8
 
 
-def test_backends_agree_in_values_and_in_gradients_of_a_force_loss():
+@SCALES
+def test_backends_agree_in_values_and_in_gradients_of_a_force_loss(scales):
     from sciml_kernels.backends import no_compiler
 
     if no_compiler():
         pytest.skip(f"the compiled kernels are not possible here: {no_compiler()}")
-    records = [make(np.random.default_rng(8)) for make in (random_molecule, random_crystal)]
+    records = [make(np.random.default_rng(8)) for make in (random_molecule, random_crystal, random_peptide)]
     batch = collate([graph_of(record, "atoms") for record in records])
     found = {}
     for backend in ("reference", "cpu"):
-        model = random_model(backend=backend)
+        model = random_model(backend=backend, **scales)
         predictions = model(batch.clone(), "atoms", create_graph=True)
         loss = (predictions["forces"] - batch.forces).square().sum() + predictions["interaction_energy"].square().sum()
         loss = loss + predictions["stress"][1].square().sum()
@@ -146,10 +151,13 @@ def test_backends_agree_in_values_and_in_gradients_of_a_force_loss():
 
 
 @pytest.mark.parametrize("kind", ["jets", "residues"])
-def test_backends_agree_on_logits(kind):
+@SCALES
+def test_backends_agree_on_logits(scales, kind):
     from tests.helpers import random_jet
 
     record = {"jets": random_jet, "residues": random_peptide}[kind](np.random.default_rng(9))
-    first, second = (outputs(random_model(backend=b), kind, graph_of(record, kind)) for b in ("reference", "auto"))
+    first, second = (
+        outputs(random_model(backend=b, **scales), kind, graph_of(record, kind)) for b in ("reference", "auto")
+    )
     for name in first:
         assert relative_rms(second[name], first[name]) < 1e-10

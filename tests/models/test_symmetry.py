@@ -15,7 +15,7 @@ from tests.helpers import (
     random_peptide,
     relative_rms,
 )
-from tests.small import CUTOFFS, graph_of, outputs, random_model
+from tests.small import ALL_SCALES, COARSE_CUTOFFS, CUTOFFS, graph_of, outputs, random_model
 
 SYSTEMS = {
     "molecule": ("atoms", lambda rng: {**random_molecule(rng), "charge": 1.0, "spin": 2.0}),
@@ -23,8 +23,10 @@ SYSTEMS = {
     "slab": ("atoms", lambda rng: random_crystal(rng, pbc=(True, True, False))),
     "jet": ("jets", random_jet),
     "collinear jet": ("jets", lambda rng: random_jet(rng, mass=1.0)),
-    "peptide": ("residues", random_peptide),
+    "peptide": ("atoms", random_peptide),
+    "backbone": ("residues", random_peptide),
 }
+SCALES = pytest.mark.parametrize("scales", [{}, ALL_SCALES], ids=["fine", "all scales"])
 OUTPUTS = {
     "atoms": {"energy", "interaction_energy", "forces"},
     "jets": {"label"},
@@ -34,9 +36,10 @@ OUTPUTS = {
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_outputs_follow_rotations_reflections_translations_and_permutations(system, dtype, tolerance):
+@SCALES
+def test_outputs_follow_rotations_reflections_translations_and_permutations(scales, system, dtype, tolerance):
     kind, make = SYSTEMS[system]
-    model = random_model(dtype)
+    model = random_model(dtype, **scales)
     for seed in range(2):
         graph = graph_of(make(np.random.default_rng(seed)), kind, dtype)
         defined = OUTPUTS[kind] | ({"stress"} if system == "triclinic crystal" else set())
@@ -49,13 +52,14 @@ def test_outputs_follow_rotations_reflections_translations_and_permutations(syst
         check_equivariance(predict, graph, tolerance, seed)
 
 
-@pytest.mark.parametrize("gamma", [1.1, 3.0])
-def test_class_logits_are_lorentz_invariant(gamma):
-    model = random_model()
+@pytest.mark.parametrize("gamma", [1.1, 3.0, 10.0])
+@SCALES
+def test_class_logits_are_lorentz_invariant(scales, gamma):
+    model = random_model(**scales)
     record = random_jet(np.random.default_rng(0))
     first = outputs(model, "jets", graph_of(record, "jets"))["label"]
     moved, spurions = boost(record, gamma, torch.Generator().manual_seed(1))
-    graph = jet_graph(moved, "jets", CUTOFFS["jets"], torch.float64, spurions=spurions)
+    graph = jet_graph(moved, "jets", CUTOFFS["jets"], torch.float64, COARSE_CUTOFFS["jets"], spurions)
     graph.dataset = torch.tensor([1])
     assert relative_rms(outputs(model, "jets", graph)["label"], first) < 1e-7
 
