@@ -31,9 +31,9 @@ FIELDS = (Field("dipole", "graph", "float32", (3,), "e Å", "target"),)
 DOMAIN = "dipoles"
 
 
-def graph(record, kind, cutoff, dtype=torch.float32):
+def graph(record, kind, cutoff, dtype=torch.float32, coarse_cutoff=None):
     """The graph of materials with one more target."""
-    made = graphs.graph(record, kind, cutoff, dtype)
+    made = graphs.graph(record, kind, cutoff, dtype, coarse_cutoff)
     made.dipole = torch.as_tensor(np.array(record.get("dipole", [np.nan] * 3)), dtype=dtype)[None]
     return made
 

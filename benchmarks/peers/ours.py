@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,6 @@ import ase
 import ase.io
 import numpy as np
 import torch
-import yaml
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, time_steps, versions, write_result
 
@@ -24,8 +22,18 @@ from sciml.objectives.supervised import Supervised, Term
 from sciml.package import load
 from sciml.train.optimizer import build_optimizer
 
-# 128 channels, 2 layers, L = 1, lmax 3, correlation 3, radial network [64, 64, 64]: the model that ships.
-MODEL = Path(__file__).resolve().parents[2] / "configs" / "model" / "base.yaml"
+# The architecture of the peers: fine level alone, L = 1.
+MODEL = {
+    "name": "backbone",
+    "channels": 128,
+    "layers": 2,
+    "lmax_node": 1,
+    "lmax_edge": 3,
+    "correlation": 3,
+    "radial": {"basis": 8, "hidden": [64, 64, 64]},
+    "feed_forward": 2,
+    "backend": "auto",
+}
 OPTIMIZER = {"learning_rate": 0.003, "weight_decay": 1e-4, "betas": (0.9, 0.99), "eps": 1e-8}
 TERMS = {"energy": Term(1.0, "mse"), "forces": Term(100.0, "mse")}
 CLIP = 10.0
@@ -53,20 +61,17 @@ def atoms_graph(frame: ase.Atoms, cutoff: float) -> Graph:
     return result
 
 
-def build(structure: ase.Atoms, edges: int) -> tuple[Model, dict[str, Any]]:
-    """An untrained model of the shipped configuration for one structure, and that configuration."""
-    settings = yaml.safe_load(MODEL.read_text())
-    backbone = dict(settings)
-    backbone |= backbone.pop("options")
+def build(structure: ase.Atoms, edges: int) -> Model:
+    """An untrained model for one structure."""
     description = {
-        "backbone": backbone,
+        "backbone": MODEL,
         "heads": {"atoms": {"name": "energy"}},
         "kinds": ["atoms"],
         "cutoffs": {"atoms": CUTOFF},
         "context": {"datasets": ["alloy"], "references": {}, "scales": {}, "classes": []},
         "mean_neighbors": {"atoms": edges / len(structure)},
     }
-    return build_model(description), settings
+    return build_model(description)
 
 
 def run_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
     before = peak_memory()
     structure = ase.io.read(options.structure)
     batch = collate([atoms_graph(structure, CUTOFF)])
-    model, settings = build(structure, len(batch.senders))
+    model = build(structure, len(batch.senders))
     objective = Supervised(TERMS)
     optimizer = build_optimizer(model, SimpleNamespace(**OPTIMIZER))
     loaded = LoadedBatch(batch, "atoms", {"energy": 1.0, "forces": 3.0 * len(structure)}, ((0, 0),))
@@ -96,7 +101,7 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "peak_memory_mib": peak_memory(),
         "memory_before_model_mib": before,
-        "settings": {**settings, **OPTIMIZER, "clip": CLIP, "dtype": "float32"},
+        "settings": {**MODEL, **OPTIMIZER, "clip": CLIP, "dtype": "float32"},
     }
 
 

@@ -137,7 +137,7 @@ def test_the_convolution_is_differentiable_twice(backend):
 
 
 def test_a_block_is_differentiable_twice():
-    block = awake(Block(2, 1, 1, 1, 2, 3, [4], {}, 2, "reference"))
+    block = awake(Block(2, 1, 1, 1, 2, {"basis": 3, "hidden": [4]}, {}, 2, "reference"))
     edges, embedding = small_edges(), torch.randn(NODES, 2)
 
     def run(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
