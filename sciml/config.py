@@ -109,7 +109,7 @@ def default_of(raw: dict[str, Any], key: str) -> str:
     """Return the value of a dotted ``key`` in a composed configuration, in the form that is typed."""
     value: Any = raw
     for part in key.split("."):
-        value = value[part]
+        value = None if value is None else value[part]  # a section that is null
     return (
         value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).replace("...", "").strip()
     )
@@ -285,8 +285,9 @@ def _one_budget(overrides: list[str]) -> list[str]:
 
 
 def _section(field: FieldInfo) -> type[Section] | None:
-    """Return the section class of a field, None for a field that holds a value."""
-    annotation = field.annotation
+    """Return the section class of a field that is a section, or one or null; None for a field that holds a value."""
+    inner = [one for one in get_args(field.annotation) if one is not type(None)]
+    annotation = inner[0] if len(inner) == 1 else field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 

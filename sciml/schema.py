@@ -405,13 +405,14 @@ class IngestConfig(Section):
 class InspectConfig(Section):
     """``sciml inspect``."""
 
-    source: DataPath | None = Field(description="store or file to describe, or samples:NAME")
+    source: DataPath | None = Field(description="store, file or package to describe, or samples:NAME")
+    model: Model | None = Field(description="model to describe, on the first record of source or of the samples")
     output: Text | None = Field(description="folder for the histograms; null for inspect/<name> in the working folder")
 
     @model_validator(mode="after")
     def _required(self) -> "InspectConfig":
-        if self.source is None:
-            raise ValueError("source: found nothing, expected source=STORE_OR_FILE")
+        if self.source is None and self.model is None:
+            raise ValueError("source: found nothing, expected source=STORE_OR_FILE or model=NAME")
         return self
 
 

@@ -1,4 +1,4 @@
-"""``sciml inspect``: a summary that a person reads, and histograms as one picture."""
+"""``sciml inspect``: a summary of data that a person reads, and histograms as one picture; or what a model costs."""
 
 from collections import Counter
 from pathlib import Path
@@ -21,7 +21,16 @@ _MAX_BARS = 24
 
 
 def run(config: Any) -> int:
-    """Print the summary of ``config.source`` and draw its histograms into ``config.output``."""
+    """Print the summary of ``config.source`` and draw its histograms into ``config.output``, or print a model's cost."""
+    if config.model is not None or is_package(config.source):
+        from sciml.evaluate.model_summary import summary_of_configuration, summary_of_package
+
+        print(
+            summary_of_package(config.source)
+            if config.model is None
+            else summary_of_configuration(config.model.model_dump(), config.source)
+        )
+        return 0
     store = open_data(config.source)
     print(summary(store))
     name = Path(config.source).name.split(".")[0] or "store"
@@ -29,6 +38,11 @@ def run(config: Any) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\nhistograms: {picture(store, folder / 'histograms.png', title=name)}")
     return 0
+
+
+def is_package(path: str) -> bool:
+    """Return whether ``path`` is a package, or a run folder that holds one."""
+    return any((Path(path) / name / "config.json").is_file() for name in ("", "package"))
 
 
 def summary(store: Store) -> str:
