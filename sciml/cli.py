@@ -35,7 +35,7 @@ class Verb:
 
 VERBS = {
     "ingest": Verb("sciml.ingest.ingest:run", "turn foreign files into a store", "source=train.xyz output=stores/mine"),
-    "inspect": Verb("sciml.ingest.inspect:run", "describe a store or a file, with histograms", "source=train.xyz"),
+    "inspect": Verb("sciml.ingest.inspect:run", "describe a store, a file or a model", "source=train.xyz"),
     "train": Verb("sciml.build:train", "train a model", "experiment=quickstart", announce=True),
     "evaluate": Verb(
         "sciml.build:evaluate", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"

@@ -53,6 +53,10 @@ ELEMENTS = 118
 PARTICLE_KINDS = ("charged hadron", "neutral hadron", "photon", "electron", "muon", "other")
 NUM_TYPES = 1 + ELEMENTS + len(PARTICLE_KINDS)
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+RESIDUE_NAMES = (
+    *("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"),
+    *("MET", "ASN", "PRO", "GLN", "ARG", "SER", "THR", "VAL", "TRP", "TYR"),
+)  # in the order of their one-letter codes
 NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
 
 

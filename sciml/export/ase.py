@@ -9,11 +9,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from sciml.data.records import base_of
+from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, base_of
 from sciml.domains.common import atoms_graph
 from sciml.errors import UserError
-from sciml.graph import collate
+from sciml.graph import RESIDUE_NAMES, collate
 from sciml.package import Package, load
+
+RESIDUE_ARRAYS = ("residuenumbers", "residuenames", "atomtypes")
 
 
 class SciMLCalculator(Calculator):
@@ -21,7 +23,8 @@ class SciMLCalculator(Calculator):
 
     ``dataset`` is the level of theory whose energies are wanted; it may be left out where the package has one.
     Atoms are given the domain of that level's training data, materials where it has several.
-    ``atoms.info`` may carry ``charge`` (e) and ``spin`` (multiplicity).
+    ``atoms.info`` may carry ``charge`` (e) and ``spin`` (multiplicity). A model with a coarse level asks for the
+    residues of a protein, which ``atoms.arrays`` hold where ASE read a PDB file.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
@@ -51,6 +54,8 @@ class SciMLCalculator(Calculator):
         record = self._record(self.atoms)
         model = self.package.model
         description = self.package.config["model"]
+        if self.domain == "biology" and "coarse" in description:
+            record |= residues_of(self.atoms)
         coarse_cutoff = description.get("coarse", {}).get("cutoffs", {}).get("atoms")
         graph = atoms_graph(record, self.domain, description["cutoffs"]["atoms"], model.dtype, coarse_cutoff)
         graph.dataset = torch.tensor([self.dataset])
@@ -78,6 +83,28 @@ class SciMLCalculator(Calculator):
             "charge": atoms.info.get("charge", 0.0),
             "spin": atoms.info.get("spin", 1.0),
         }
+
+
+def residues_of(atoms: Atoms) -> dict[str, np.ndarray]:
+    """The residues of atoms as fields of a biology record, from the arrays that ASE reads out of a PDB file.
+
+    Raises UserError where an array is missing.
+    """
+    missing = [name for name in RESIDUE_ARRAYS if name not in atoms.arrays]
+    if missing:
+        raise UserError(
+            f"atoms.arrays: no {missing[0]!r} found, which a model with a coarse level needs to tell the residues of a "
+            f"protein; read the atoms from a PDB file, or set {', '.join(RESIDUE_ARRAYS)}."
+        )
+    numbers, names, places = (atoms.arrays[name] for name in RESIDUE_ARRAYS)
+    first = np.append(True, (numbers[1:] != numbers[:-1]) | (names[1:] != names[:-1]))
+    types = {name: code for code, name in enumerate(RESIDUE_NAMES)}
+    codes = {name: code for code, name in enumerate(ATOM_NAMES)}
+    return {
+        "parent": np.cumsum(first) - 1,
+        "residue_types": np.array([types.get(name.strip(), UNKNOWN_RESIDUE) for name in names[first].tolist()]),
+        "atom_names": np.array([codes.get(name.strip(), 0) for name in places.tolist()]),
+    }
 
 
 def _dataset(package: Package, name: str | None) -> int:

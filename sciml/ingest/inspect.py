@@ -21,15 +21,16 @@ _MAX_BARS = 24
 
 
 def run(config: Any) -> int:
-    """Print the summary of ``config.source`` and draw its histograms into ``config.output``, or print a model's cost."""
-    if config.model is not None or is_package(config.source):
-        from sciml.evaluate.model_summary import summary_of_configuration, summary_of_package
+    """Print what a model costs, or the summary of a store, and draw its histograms into ``config.output``."""
+    if config.model is not None:
+        from sciml.evaluate.model_summary import summary_of_configuration
 
-        print(
-            summary_of_package(config.source)
-            if config.model is None
-            else summary_of_configuration(config.model.model_dump(), config.source)
-        )
+        print(summary_of_configuration(config.model.model_dump(), config.source))
+        return 0
+    if is_package(config.source):
+        from sciml.evaluate.model_summary import summary_of_package
+
+        print(summary_of_package(config.source))
         return 0
     store = open_data(config.source)
     print(summary(store))

@@ -7,6 +7,9 @@ import torch
 from sciml.models.model import Model
 from sciml.package import Package
 
+_DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children")
+"""Ends of the names of buffers that the merged description sets, for kinds of graph that the package has not too."""
+
 
 def merged_description(package: Package, description: dict[str, Any]) -> dict[str, Any]:
     """The description of a model for new data that keeps everything the package knows.
@@ -103,6 +106,8 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
     anew = _heads_of_classes(model) if renamed_classes(package, classes) else ()
     for name, value in target.items():
         known = source.get(name)
+        if name.endswith(_DESCRIBED):
+            continue
         if name.startswith(anew):
             fresh.append(name)
         elif known is not None and known.shape == value.shape:

@@ -9,11 +9,13 @@ from ase.optimize import BFGS
 
 import sciml
 from sciml import registry
+from sciml.data.records import ATOM_NAMES
 from sciml.errors import UserError
 from sciml.export.ase import SciMLCalculator
+from sciml.graph import RESIDUE_NAMES
 from sciml.package import Package, save
 from tests.helpers import random_crystal, random_molecule, random_peptide, relative_rms
-from tests.small import describe_model, outputs, random_model
+from tests.small import ALL_SCALES, describe_model, graph_of, outputs, random_model
 
 STEP = 1e-3
 FOURTH_ORDER = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
@@ -90,6 +92,27 @@ def test_a_level_of_theory_of_biology_has_the_domain_of_its_training(tmp_path):
     np.testing.assert_allclose(atoms.get_forces(), expected["forces"].numpy(), rtol=1e-9, atol=1e-9)
     assert atoms.get_potential_energy() == pytest.approx(float(expected["energy"][0]), rel=1e-12)
     assert SciMLCalculator(package, "first").domain == "materials"
+
+
+def test_a_model_with_a_coarse_level_reads_the_residues_of_a_protein(tmp_path):
+    """From the arrays that ASE fills from a PDB file; without them it refuses rather than leave the level out."""
+    description = describe_model(kinds=("atoms",), **ALL_SCALES)
+    description["context"]["references"]["second"]["7"] = -3.0
+    model = random_model(torch.float32, kinds=("atoms",), **ALL_SCALES)
+    save(tmp_path / "package", model, {"model": description, "datasets_of_domain": {"biology": ["second"]}}, "")
+    package = sciml.load(tmp_path / "package", dtype=torch.float64)
+    record = random_peptide(np.random.default_rng(0), residues=3)
+    expected = outputs(package.model, "atoms", graph_of(record, "atoms"))
+    atoms = Atoms(record["types"], record["positions"])
+    atoms.calc = SciMLCalculator(package, "second")
+    with pytest.raises(UserError, match="no 'residuenumbers' found"):
+        atoms.get_potential_energy()
+    names = [*RESIDUE_NAMES, "MSE"]
+    atoms.set_array("residuenumbers", np.array(record["parent"]) + 7)
+    atoms.set_array("residuenames", np.array([names[record["residue_types"][parent]] for parent in record["parent"]]))
+    atoms.set_array("atomtypes", np.array([ATOM_NAMES[code] for code in record["atom_names"]]))
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"].numpy(), rtol=1e-9, atol=1e-9)
+    assert atoms.get_potential_energy() == pytest.approx(float(expected["energy"][0]), rel=1e-12)
 
 
 def test_the_energy_has_the_references_of_its_level_of_theory(package):

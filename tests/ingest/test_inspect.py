@@ -23,7 +23,7 @@ def test_summary_and_picture(tmp_path, capsys, domain, make, expected):
         for seed in range(6):
             writer.add(make(4 + seed, seed))
         writer.add({"id": "bad"})
-    assert run(SimpleNamespace(source=str(tmp_path / "s"), output=str(tmp_path / "pictures"))) == 0
+    assert run(SimpleNamespace(source=str(tmp_path / "s"), model=None, output=str(tmp_path / "pictures"))) == 0
     printed = capsys.readouterr().out
     for text in (*expected, "CC0", "records", "6 with"):
         assert text in printed
@@ -35,5 +35,5 @@ def test_one_unlabelled_record(tmp_path, capsys):
     del record["energy"], record["forces"]
     with StoreWriter(tmp_path / "s", "materials", "test") as writer:
         writer.add(record)
-    assert run(SimpleNamespace(source=str(tmp_path / "s"), output=str(tmp_path))) == 0
+    assert run(SimpleNamespace(source=str(tmp_path / "s"), model=None, output=str(tmp_path))) == 0
     assert "none" in capsys.readouterr().out

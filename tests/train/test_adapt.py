@@ -9,9 +9,10 @@ import torch
 import sciml
 from sciml import build
 from sciml.config import configure
+from sciml.models.model import build_model
 from sciml.package import Package
 from sciml.train.adapt import copy_weights, ignored_settings, merged_baselines, merged_description
-from tests.small import describe_model, molecules_store, random_model, train_config
+from tests.small import ALL_SCALES, COARSE_CUTOFFS, describe_model, molecules_store, random_model, train_config
 
 
 @pytest.fixture
@@ -48,6 +49,21 @@ def test_references_are_merged_per_element_and_the_package_wins(package):
     assert merged["first"] == {**describe_model()["context"]["references"]["first"], "92": -7.0}
     assert merged["third"] == {"1": 5.0}
     assert merged["second"] == describe_model()["context"]["references"]["second"]
+
+
+def test_a_kind_that_the_package_has_not_brings_its_own_cutoffs_and_means(tmp_path):
+    old = describe_model(kinds=("atoms",), **ALL_SCALES)
+    package = Package(random_model(torch.float32, kinds=("atoms",), **ALL_SCALES), {"model": old}, tmp_path)
+    new = describe_model(kinds=("residues",), **ALL_SCALES)
+    for other in (new, new["coarse"]):
+        other["mean_neighbors"]["atoms"] = 99.0
+    merged = merged_description(package, new)
+    model, fresh = build_model(merged), build_model(describe_model(kinds=("atoms", "residues"), **ALL_SCALES))
+    copy_weights(model, package, merged["context"]["classes"])
+    assert merged["coarse"]["cutoffs"] == {kind: COARSE_CUTOFFS[kind] for kind in ("atoms", "residues")}
+    for name, expected in fresh.named_buffers():
+        if name.startswith("backbone"):
+            assert torch.equal(dict(model.named_buffers())[name], expected), name
 
 
 def test_baselines_of_the_new_data_count_and_the_old_fill_the_gaps(package):

@@ -17,6 +17,7 @@ import numpy as np
 
 from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, Record
 from sciml.errors import UserError
+from sciml.graph import RESIDUE_NAMES, RESIDUES
 from sciml.ingest.formats import Options, Rejected, head, identifier, refuse_unused
 from sciml.ingest.formats.mlearn import load_json
 
@@ -27,12 +28,7 @@ DOMAIN = "biology"
 EXTENSIONS = (".pdb", ".pdb.gz", ".ent", ".ent.gz", ".cif", ".cif.gz", ".mmcif", ".bcif", ".bcif.gz", ".json", ".jsonl")
 _PDB = (".pdb", ".ent")
 _JSON = (".json", ".jsonl")
-_LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-_THREE = (
-    *("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"),
-    *("MET", "ASN", "PRO", "GLN", "ARG", "SER", "THR", "VAL", "TRP", "TYR"),
-)  # in the order of their one-letter codes
-_CODES = {name: code for code, name in enumerate(_THREE)}
+_CODES = {name: code for code, name in enumerate(RESIDUE_NAMES)}
 _BACKBONE = ("N", "CA", "C", "O")
 _BACKBONE_NUMBERS = {"N": 7, "CA": 6, "C": 6, "O": 8}
 _PEPTIDE_BOND = 2.0  # Å between C and N; 1.33 in a good structure
@@ -176,7 +172,7 @@ def _atomic_numbers(atoms: "AtomArray") -> np.ndarray:
 
 def _sequence_key(residue_types: np.ndarray, chain: np.ndarray) -> str:
     """Key of the set of chain sequences: copies, other models and other crystals of the same protein share it."""
-    letters = np.array([*_LETTERS, "X"])
+    letters = np.array([*RESIDUES, "X"])
     sequences = sorted({"".join(letters[residue_types[chain == index]]) for index in np.unique(chain)})
     return "sequence:" + hashlib.sha256("/".join(sequences).encode()).hexdigest()[:16]
 
@@ -227,7 +223,7 @@ def _json_record(name: str, sequence: str, coordinates: np.ndarray) -> Record:
     known = np.isfinite(coordinates).all(axis=2)
     if not known.any():
         raise ValueError("coords: no atom has coordinates")
-    residue_types = np.array([_LETTERS.find(letter) for letter in sequence])
+    residue_types = np.array([RESIDUES.find(letter) for letter in sequence])
     residue_types[residue_types < 0] = UNKNOWN_RESIDUE
     parent, atom = np.nonzero(known)
     numbers = np.array([_BACKBONE_NUMBERS[backbone] for backbone in _BACKBONE])

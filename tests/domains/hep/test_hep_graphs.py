@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.domains.hep.graphs import EDGE_SCALARS, SCALARS, VECTORS, counts, graph
+from sciml.data.subjets import cluster
+from sciml.domains.hep.graphs import COARSE_SCALARS, EDGE_SCALARS, SCALARS, VECTORS, counts, graph
 from sciml.graph import ELEMENTS, INPUTS, PARTICLE_KINDS, collate
 from sciml.physics import lorentz
 from tests.helpers import Rows, boost, lorentz_transform, permute, random_jet, random_orthogonal, read_jets
@@ -200,6 +201,40 @@ def test_fields_and_permutation():
     matrix[g.receivers, g.senders] = g.edge_scalars
     other[shuffled.receivers, shuffled.senders] = shuffled.edge_scalars
     torch.testing.assert_close(other, matrix[order][:, order])
+
+
+def test_subjets_have_the_features_of_their_momenta():
+    """As a jet of subjets would have; their places are the energy-weighted means of their particles'."""
+    record = random_jet(np.random.default_rng(8))
+    record["parent"] = cluster(record["momenta"])
+    g = graph(record, "jets", 2.5, torch.float64, 2.5)
+    number = record["parent"].max() + 1
+    summed = np.zeros((number, 4))
+    np.add.at(summed, record["parent"], record["momenta"])
+    charge = np.bincount(record["parent"], record["particle_charge"])
+    jets = jet({"types": np.ones(number), "momenta": summed, "particle_charge": charge})
+    torch.testing.assert_close(g.coarse_scalars[:, :-1], jets.scalars)
+    assert g.coarse_scalars.shape[1] == INPUTS["jets"].coarse_scalars == len(COARSE_SCALARS)
+    torch.testing.assert_close(g.coarse_edge_scalars, jets.edge_scalars)
+    assert torch.equal(torch.stack([g.coarse_senders, g.coarse_receivers]), torch.stack([jets.senders, jets.receivers]))
+    energies = torch.zeros(number, dtype=torch.float64).index_add(0, g.parents, g.child_weights)
+    assert float(energies.sum()) == pytest.approx(1.0, abs=1e-3)  # the regulator adds a little to the mass
+    assert (energies.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("gamma", [1.5, 10.0])
+def test_boosts_leave_the_coarse_level(gamma):
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(5):
+        record = random_jet(np.random.default_rng(seed), mass=80.0)
+        moved, spurions = boost(record, gamma, generator)
+        first = graph(record, "jets", 2.5, torch.float64, 2.5)
+        second = graph(moved, "jets", 2.5, torch.float64, 2.5, spurions)
+        for name in ("children", "parents", "coarse_senders", "coarse_receivers", "coarse_types"):
+            assert torch.equal(first[name], second[name]), name
+        for name in ("child_weights", "coarse_scalars", "coarse_edge_scalars"):
+            error = (first[name] - second[name]).abs().max()
+            assert error <= max(tolerance(record, gamma), pair_tolerance(record, gamma)), name
 
 
 def test_a_short_cutoff_keeps_the_near_pairs():
