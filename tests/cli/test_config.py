@@ -172,7 +172,7 @@ def test_a_folder_of_ones_own_recipes(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     text = "# @package _global_\ndefaults:\n  - override /model: tiny\nname: mine\ntrain: a.xyz\nseed: 3\n"
     config = configure("train", ["experiment=mine", "seed=4"], recipe(folder, text))
-    assert (config.name, config.train, config.seed, config.model.channels) == ("mine", ["a.xyz"], 4, 16)
+    assert (config.name, config.train, config.seed, config.model.channels) == ("mine", ["a.xyz"], 4, 24)
 
 
 def test_mistakes_in_ones_own_recipes(tmp_path: Path) -> None:

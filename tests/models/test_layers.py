@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 from torch.autograd import gradcheck, gradgradcheck
 
-from sciml.models.block import Block, Convolution, ManyBodyProduct
+from sciml.models.block import Block, Convolution, EdgeSet, ManyBodyProduct
 from sciml.models.layers import (
     DegreeLinear,
     FeedForward,
@@ -142,7 +142,7 @@ def test_a_block_is_differentiable_twice():
 
     def run(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         edge = edge_embedding(positions[edges.senders] - positions[edges.receivers] + 0.1, 1, 3)
-        return block(x, embedding, edge, edges, torch.tensor(2.0), "atoms", None)
+        return block(x, embedding, EdgeSet(edges, edge, torch.tensor(2.0)), "atoms")
 
     twice_differentiable(run, features(1, NODES, 2), 0.3 * torch.randn(NODES, 3).requires_grad_())
 

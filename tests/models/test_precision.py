@@ -9,15 +9,16 @@ import torch
 from sciml.graph import KINDS, collate
 from sciml_kernels import EdgeEmbedding, edge_embedding
 from tests.helpers import random_crystal, random_jet, random_peptide, relative_rms
-from tests.small import graph_of, random_model
+from tests.small import ALL_SCALES, graph_of, random_model
 
 RECORDS = {"atoms": random_crystal, "jets": random_jet, "residues": random_peptide}
 
 
+@pytest.mark.parametrize("scales", [{}, ALL_SCALES], ids=["fine", "all scales"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_outputs_in_bf16_mixed_are_those_of_fp32_to_the_rounding_of_bf16(kind: str) -> None:
+def test_outputs_in_bf16_mixed_are_those_of_fp32_to_the_rounding_of_bf16(kind: str, scales: dict[str, int]) -> None:
     """In the median over systems: in a small random one the forces of many atoms may nearly cancel."""
-    model = random_model(torch.float32)
+    model = random_model(torch.float32, **scales)
     errors: dict[str, list[float]] = {}
     for seed in range(5):
         batch = collate([graph_of(RECORDS[kind](np.random.default_rng(seed)), kind, torch.float32)])

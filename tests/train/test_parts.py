@@ -160,7 +160,7 @@ def test_the_gradient_of_a_step_is_that_of_its_records_in_one_piece(finished):
     data = build.build_data(config, splits, description)
     module = Module(model, build.build_objective(config.objective.terms), config.optimizer, total_steps=1)
     plan = Plan(data.streams, data.bins_per_step, config.seed, counts=data.training.counts)
-    dataset = GraphDataset(splits.train, description["cutoffs"])
+    dataset = GraphDataset(splits.train, description["cutoffs"], coarse_cutoffs=description["coarse"]["cutoffs"])
     steps = plan.step(0)
     assert len(steps) == 6
     loss = 0.0
