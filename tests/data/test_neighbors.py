@@ -61,3 +61,19 @@ def test_wrong_cutoff(cutoff):
 def test_nan_positions():
     with pytest.raises(UserError, match="positions: NaN"):
         neighbors(np.full((2, 3), np.nan), np.zeros((3, 3)), np.zeros(3, bool), 3.0)
+
+
+def test_parts_of_an_open_system_may_be_very_far_from_each_other():
+    rng = np.random.default_rng(0)
+    near = 6.0 * rng.random((20, 3))
+    expected = neighbors(near, np.zeros((3, 3)), np.zeros(3, bool), 3.0)
+    spread = np.concatenate([near, near + np.array([2e4, -8e3, 3e5])])
+    found = neighbors(spread, np.zeros((3, 3)), np.zeros(3, bool), 3.0)
+    pairs = {(s, r) for s, r in zip(*expected[:2])}
+    assert set(zip(*found[:2])) == pairs | {(s + 20, r + 20) for s, r in pairs}
+    assert (np.diff(found[1]) >= 0).all()
+    assert not found[2].any()
+    assert len(found[2]) == 2 * len(expected[2])
+    counts = [pair_counts(x, np.zeros((3, 3)), np.zeros(3, bool), (1.0, 3.0)) for x in (near, spread)]
+    assert (counts[1] == 2 * counts[0]).all()
+    assert counts[1][1] == len(found[2])
