@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sciml.data.columns import Column
     from sciml.data.store import Store, Subset
 
+OUTLIER = 30.0  # typical deviations, beyond which an energy counts as an error of the data
 _FIT_RECORDS = 200_000  # more records do not change a fit of at most 118 numbers
 
 
@@ -90,11 +91,14 @@ def composition(store: "Store", selected: np.ndarray) -> np.ndarray:
 def fit_reference_energies(counts: np.ndarray, energies: np.ndarray, rounds: int = 10) -> np.ndarray:
     """Return energies per element (Z,), eV, that explain ``energies`` (m,) by the composition ``counts`` (m, Z).
 
-    Least squares on energies per atom, made robust by Huber weights; where compositions do not determine every
-    element, the solution of least norm is taken, so the sum over each composition seen is still right.
+    Least squares on energies per atom, made robust by Huber weights; gross outliers, :data:`OUTLIER` typical deviations
+    from the fit of least absolute deviations, take no part. Where compositions do not determine every element, the
+    solution of least norm is taken, so the sum over each composition seen is still right.
     """
     atoms = counts.sum(axis=1)
     matrix, values = counts / atoms[:, None], energies / atoms
+    typical = _typical(matrix, values)
+    matrix, values = matrix[typical], values[typical]
     weights = np.ones(len(values))
     solution = np.zeros(counts.shape[1])
     for _ in range(rounds):
@@ -108,6 +112,29 @@ def fit_reference_energies(counts: np.ndarray, energies: np.ndarray, rounds: int
             break
         weights = np.minimum(1.0, scale / np.maximum(residual, 1e-300))
     return solution
+
+
+def _typical(matrix: np.ndarray, values: np.ndarray, rounds: int = 50) -> np.ndarray:
+    """Which rows a fit of least absolute deviations explains, bool (m,).
+
+    Iteratively reweighted least squares by the normal equations, whose digits are enough to tell outliers.
+    """
+    weights, before = np.ones(len(values)), np.inf
+    for _ in range(rounds):
+        weighted = matrix * weights[:, None]
+        solution = np.linalg.lstsq(weighted.T @ matrix, weighted.T @ values, rcond=1e-9)[0]
+        residual = np.abs(values - matrix @ solution)
+        if residual.sum() > 0.9999 * before:
+            break
+        before = residual.sum()
+        weights = 1.0 / np.maximum(residual, 1e-3 * np.median(residual) + 1e-9)
+    return _near(residual, values)
+
+
+def _near(residual: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which absolute residuals are no gross outliers: rounding of the values is none, nor is a third of the data."""
+    near = residual <= OUTLIER * 1.4826 * np.median(residual) + 1e-9 * (1.0 + np.median(np.abs(values)))
+    return near if near.mean() >= 2 / 3 else np.ones(len(near), bool)
 
 
 def _selection(store: "Store | Subset", indices: np.ndarray | None = None) -> tuple["Store", np.ndarray]:
@@ -150,7 +177,8 @@ def _fit(counts: np.ndarray, energies: np.ndarray, known: Mapping[str, float]) -
     if len(rows):
         rest = energies[rows] - counts[rows] @ references
         references[fresh] = fit_reference_energies(counts[rows][:, fresh], rest)
-    deviation = float(np.std((energies - counts @ references) / counts.sum(axis=1)))
+    left = (energies - counts @ references) / counts.sum(axis=1)
+    deviation = float(np.std(left[_near(np.abs(left - np.median(left)), left)]))
     return {**known, **{str(number): float(references[number]) for number in fresh.tolist()}}, deviation
 
 
