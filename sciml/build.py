@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sciml import registry
 from sciml.data.datamodule import DataModule
+from sciml.data.far_field import FarField
 from sciml.data.sampler import Budget
 from sciml.errors import UserError
 from sciml.evaluate.measure import baselines_of
@@ -75,7 +76,7 @@ def train(config: Any) -> int:
     model, description = initial_model(description, package)
     check_known(splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
-    data = build_data(config, splits, description)
+    data = build_data(config, splits, description, model.far_field)
     module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
     if first_process():
         _write_run(folder, config, splits)
@@ -230,7 +231,9 @@ def budgets_of(batch: Any) -> dict[str, Budget]:
     return {kind: Budget(**limits) for kind, limits in batch.model_dump().items()}
 
 
-def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> DataModule:
+def build_data(
+    config: Any, splits: Splits, description: dict[str, Any], far_field: FarField = FarField()  # noqa: B008 (frozen)
+) -> DataModule:
     """The loaders of a run; kinds of which no target has a weight are left out."""
     trained = set(weighted_heads(config).values())
     kinds = [kind for kind in description["kinds"] if kind in trained]
@@ -246,6 +249,7 @@ def build_data(config: Any, splits: Splits, description: dict[str, Any]) -> Data
         config.data.workers,
         config.data.cache_mib,
         description.get("coarse", {}).get("cutoffs"),
+        far_field,
     )
 
 

@@ -16,6 +16,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "models": {"backbone": "sciml.models.backbone:Backbone"},
     "heads": {
         "energy": "sciml.domains.materials.heads:EnergyHead",
+        "direct_forces": "sciml.domains.materials.heads:DirectForcesHead",
         "jet_class": "sciml.domains.hep.heads:JetClassHead",
         "residue_type": "sciml.domains.biology.heads:ResidueTypeHead",
     },

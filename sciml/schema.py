@@ -140,6 +140,14 @@ class Radial(Section):
     hidden: list[Positive] = Field(min_length=1, description="widths of the hidden layers of the radial network")
 
 
+class Reciprocal(Section):
+    """The long-range block at the end of the backbone."""
+
+    charges: Count = Field(
+        description="sets of latent charges whose long-range potentials return into the features of atoms; 0 for none"
+    )
+
+
 class Model(Section):
     """The backbone."""
 
@@ -155,6 +163,7 @@ class Model(Section):
     correlation: Annotated[int, Field(ge=1, le=3)] = Field(description="order of the many-body product, 1 to 3")
     radial: Radial = Field(description="the radial network")
     feed_forward: Positive = Field(description="width of the feed-forward layer, in multiples of the channels")
+    reciprocal: Reciprocal = Field(description="the long-range block")
     backend: Literal["auto", "reference", "cpu", "triton"] = Field(
         description="kernels: auto takes the fastest one that this machine has, reference is plain torch"
     )

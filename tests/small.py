@@ -20,6 +20,11 @@ ALL_SCALES = {"layers": 1, "coarse_layers": 1, "layers_after": 1}
 DATASETS = ("first", "second")
 CLASSES = ("qcd", "top", "w")
 DOMAIN_OF = {"atoms": "materials", "jets": "hep", "residues": "biology"}
+LONG_RANGE = {
+    "reciprocal": {"charges": 3},
+    "energy": {"charges": 2, "repulsion": True, "dispersion": {"radius": 7.0, "scale": 0.75}},
+}
+"""Everything that reaches further than the edges, and the repulsion: options of :func:`random_model`."""
 TINY = {
     "name": "backbone",
     "channels": 4,
@@ -33,8 +38,12 @@ TINY = {
 }
 
 
-def describe_model(kinds: tuple[str, ...] = KINDS, **backbone: Any) -> dict[str, Any]:
-    """The description of a model of a few thousand parameters with the head of every kind."""
+def describe_model(
+    kinds: tuple[str, ...] = KINDS, energy: dict[str, Any] | None = None, **backbone: Any
+) -> dict[str, Any]:
+    """The description of a model of a few thousand parameters with the head of every kind; ``energy`` are further
+    options of that head.
+    """
     heads = {"atoms": "energy", "jets": "jet_class", "residues": "residue_type"}
     coarse = {
         "cutoffs": {kind: COARSE_CUTOFFS[kind] for kind in kinds},
@@ -44,7 +53,7 @@ def describe_model(kinds: tuple[str, ...] = KINDS, **backbone: Any) -> dict[str,
     references = {name: {str(z): -0.5 * z - i for z in ELEMENTS} for i, name in enumerate(DATASETS)}
     return {
         "backbone": {**TINY, **backbone},
-        "heads": {heads[kind]: {"hidden": 8} for kind in kinds},
+        "heads": {heads[kind]: {"hidden": 8, **((energy or {}) if kind == "atoms" else {})} for kind in kinds},
         "kinds": list(kinds),
         "cutoffs": {kind: CUTOFFS[kind] for kind in kinds},
         "context": {

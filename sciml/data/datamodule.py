@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch
 
 from sciml import registry
+from sciml.data.far_field import FarField, add_far_field
 from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins
 from sciml.data.store import Store, Subset
 from sciml.graph import Graph, collate
@@ -110,7 +111,8 @@ class GraphDataset(Dataset):
     """Turns a planned micro-batch into a batch of graphs.
 
     With ``coarse_cutoffs`` the graphs have a coarse level. Where types of coarse nodes are targets, the input hides
-    them. ``built`` {kind: Built} tells what making graphs has cost this process so far.
+    them. Graphs of atoms get what the model needs of the ``far_field``. ``built`` {kind: Built} tells what making
+    graphs has cost this process so far.
     """
 
     def __init__(
@@ -119,8 +121,10 @@ class GraphDataset(Dataset):
         cutoffs: dict[str, float],
         cache_mib: float = 0.0,
         coarse_cutoffs: dict[str, float] | None = None,
+        far_field: FarField = FarField(),  # noqa: B008 (frozen)
     ) -> None:
         self.sources, self.cutoffs, self.coarse_cutoffs = sources, cutoffs, coarse_cutoffs or {}
+        self.far_field = far_field
         self.built = {kind: Built() for kind in cutoffs}
         self._cache: dict[tuple[int, int, str], Graph] = {}
         self._room = cache_mib * 2**20
@@ -158,7 +162,7 @@ class GraphDataset(Dataset):
         options = {"coarse_cutoff": self.coarse_cutoffs[kind]} if kind in self.coarse_cutoffs else {}
         graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind], **options)
         graph.dataset = torch.tensor([origin.dataset])
-        return graph
+        return add_far_field(graph, self.far_field) if self.far_field and kind == "atoms" else graph
 
     def __getitem__(self, planned: MicroBatch) -> LoadedBatch:
         batch = collate(self.graph(source, record, planned.kind) for source, record in planned.items)
@@ -200,7 +204,8 @@ class DataModule(lightning.LightningDataModule):
     """Loaders of a run.
 
     ``cutoffs``, ``coarse_cutoffs`` (none without a coarse level) and ``budgets`` per kind; ``bins_per_step``
-    {kind: micro-batches of an optimizer step over all ranks}.
+    {kind: micro-batches of an optimizer step over all ranks}; ``far_field`` what the model needs of atoms beyond their
+    edges.
     """
 
     def __init__(
@@ -216,11 +221,12 @@ class DataModule(lightning.LightningDataModule):
         workers: int,
         cache_mib: float = 0.0,
         coarse_cutoffs: dict[str, float] | None = None,
+        far_field: FarField = FarField(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
-        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs)
-        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs)
+        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field)
+        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
         self.streams = {}
         for kind in kinds:

@@ -65,9 +65,8 @@ def evaluate_sources(
     # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
     parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
     composition: dict[str, np.ndarray] = {}
-    dataset = GraphDataset(
-        sources, description["cutoffs"], coarse_cutoffs=description.get("coarse", {}).get("cutoffs")
-    )
+    coarse = description.get("coarse", {}).get("cutoffs")
+    dataset = GraphDataset(sources, description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)
     labelled = predict(model, dataset, kinds, budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from sciml.data.far_field import FarField
 from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
+from sciml.models.reciprocal import ReciprocalBlock
 from sciml_kernels import Edges, degree_norm, edge_embedding
 
 
@@ -32,7 +34,8 @@ class Backbone(nn.Module):
     ``lmax_edge`` highest degree of the edge harmonics and of the messages; ``correlation`` order of the many-body
     product; ``radial`` {basis, hidden}; ``feed_forward`` expansion; ``backend`` of sciml_kernels; ``lmax_out`` highest
     degree of the features that the heads read; ``coarse_layers`` blocks among coarse nodes, 0 for no coarse level;
-    ``coarse_cutoffs`` {kind: radius of their edges}.
+    ``coarse_cutoffs`` {kind: radius of their edges}; ``reciprocal`` {charges} sets of latent charges whose long-range
+    potentials come back into the invariants of atoms, None or zero for no such block.
     """
 
     mean_neighbors: Tensor
@@ -55,6 +58,7 @@ class Backbone(nn.Module):
         coarse_layers: int = 0,
         layers_after: int = 0,
         coarse_cutoffs: dict[str, float] | None = None,
+        reciprocal: dict | None = None,
     ) -> None:
         super().__init__()
         if coarse_layers and not layers_after:
@@ -86,6 +90,13 @@ class Backbone(nn.Module):
                 feed_forward,
                 backend,
             )
+        charges = (reciprocal or {}).get("charges", 0)
+        self.reciprocal = ReciprocalBlock(channels, charges, backend) if charges else None
+
+    @property
+    def far_field(self) -> FarField:
+        """What graphs of atoms need beyond their edges."""
+        return FarField() if self.reciprocal is None else self.reciprocal.far_field
 
     def forward(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> Features:
         """Return the features of the nodes, normalised.
@@ -103,6 +114,8 @@ class Backbone(nn.Module):
             x, coarse = self.coarse(x, embedding, batch, kind, positions, conditions)
         for block in self.blocks[self.layers :]:
             x = block(x, embedding, near, kind)
+        if self.reciprocal is not None and kind == "atoms":
+            x = self.reciprocal(x, near.embedding.envelope, near.edges, positions, cell, batch)
         return self._features(x, coarse)
 
     def _edges(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> EdgeSet:

@@ -1,6 +1,8 @@
 """A backbone with its heads: what is trained, evaluated and published."""
 
 import copy
+import functools
+import operator
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml import registry
+from sciml.data.far_field import FarField, with_far_field
 from sciml.errors import UserError
 from sciml.graph import KINDS, LABELS
 from sciml.models.layers import full_precision
@@ -31,6 +34,12 @@ class Model(nn.Module):
         """Floating type of the parameters."""
         return next(self.parameters()).dtype
 
+    @property
+    def far_field(self) -> FarField:
+        """What graphs of atoms need beyond their edges."""
+        parts = [self.backbone, *self.heads.values()]
+        return functools.reduce(operator.or_, (getattr(part, "far_field", FarField()) for part in parts))
+
     def heads_for(self, kind: str) -> list[Head]:
         """The heads that read graphs of ``kind``."""
         return [head for head in self.heads.values() if isinstance(head, Head) and head.kind == kind]
@@ -38,14 +47,18 @@ class Model(nn.Module):
     def forward(self, batch: Batch, kind: str, create_graph: bool = False) -> dict[str, Tensor]:
         """Return {target: prediction} for a batch of one kind; units and shapes as in :mod:`sciml.graph`.
 
-        ``create_graph`` keeps the graph of the forces, so that a loss on them reaches the parameters.
+        ``create_graph`` keeps the graph of the forces, so that a loss on them reaches the parameters. What the graphs
+        lack of the far field is made here, on the CPU.
         """
+        if kind == "atoms" and (needed := self.far_field):
+            batch = with_far_field(batch, needed)
         batch = floating_inputs_to(batch, self.dtype)
         heads = self.heads_for(kind)
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
-            geometry, cell = self._geometry(batch, differentiate, create_graph)
-            features = self._in_own_precision(self.backbone(batch, kind, geometry.positions_strained, cell))
+            geometry = self._geometry(batch, differentiate, create_graph)
+            features = self.backbone(batch, kind, geometry.positions_strained, geometry.cell_strained)
+            features = self._in_own_precision(features)
             predictions: dict[str, Tensor] = {}
             with full_precision(features.fine):
                 for head in heads:
@@ -56,21 +69,21 @@ class Model(nn.Module):
         coarse = features.coarse
         return Features(features.fine.to(self.dtype), None if coarse is None else coarse.to(self.dtype))
 
-    def _geometry(self, batch: Batch, differentiate: bool, create_graph: bool) -> tuple[Geometry, Tensor]:
+    def _geometry(self, batch: Batch, differentiate: bool, create_graph: bool) -> Geometry:
         """Leaf positions, and the same strained by a symmetric zero tensor where a stress is defined."""
         positions = batch.positions.to(self.dtype)
         cell = batch.cell.to(self.dtype)
         strain = positions.new_zeros((batch.num_graphs, 3, 3))
         if not differentiate:
-            return Geometry(positions, positions, strain, create_graph), cell
+            return Geometry(positions, positions, cell, strain, create_graph)
         positions = positions.detach().requires_grad_()
         if not bool(batch.pbc.all(dim=1).any()):
-            return Geometry(positions, positions, strain, create_graph), cell
+            return Geometry(positions, positions, cell, strain, create_graph)
         strain.requires_grad_()
         deformation = 0.5 * (strain + strain.transpose(1, 2))
         with full_precision(positions):
             strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
-            return Geometry(positions, strained, strain, create_graph), cell + cell @ deformation
+            return Geometry(positions, strained, cell + cell @ deformation, strain, create_graph)
 
 
 def floating_inputs_to(batch: Batch, dtype: torch.dtype) -> Batch:
@@ -94,14 +107,14 @@ def build_model(description: dict[str, Any]) -> Model:
 
     Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
     ``context`` {datasets, references, scales, spreads, classes}, ``mean_neighbors`` {kind: count}; with a coarse level
-    ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}}.
-    Raises UserError for an unknown name or option.
+    ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}}; ``lmax_out`` where
+    the backbone was trained for heads that read higher degrees than these.
+    Raises UserError for an unknown name or option, and for two heads of one target.
     """
     backbone_options = dict(description["backbone"])
     backbone_class = registry.resolve("models", backbone_options.pop("name"))
-    context = HeadContext(channels=backbone_options["channels"], **description["context"])
-    head_options = {key: dict(options) for key, options in description["heads"].items()}
-    head_classes = {key: registry.resolve("heads", options.pop("name", key)) for key, options in head_options.items()}
+    context = HeadContext(backbone_options["channels"], cutoffs=description["cutoffs"], **description["context"])
+    head_classes = _head_classes(description)
     coarse = description.get("coarse")
     backbone = _construct(
         backbone_class,
@@ -109,7 +122,7 @@ def build_model(description: dict[str, Any]) -> Model:
         kinds=description["kinds"],
         cutoffs=description["cutoffs"],
         num_datasets=len(context.datasets),
-        lmax_out=max((head.lmax for head in head_classes.values()), default=0),
+        lmax_out=lmax_out(description),
         **({"coarse_cutoffs": coarse["cutoffs"]} if coarse else {}),
         **backbone_options,
     )
@@ -117,10 +130,29 @@ def build_model(description: dict[str, Any]) -> Model:
     if coarse:
         _set_means(backbone.coarse.mean_children, coarse["mean_children"])
         _set_means(backbone.coarse.mean_neighbors, coarse["mean_neighbors"])
-    heads = {
-        key: _construct(head, f"heads.{key}", context, **head_options[key]) for key, head in head_classes.items()
-    }
+    heads = {}
+    for key, head in head_classes.items():
+        options = {name: value for name, value in description["heads"][key].items() if name != "name"}
+        heads[key] = _construct(head, f"heads.{key}", context, **options)
     return Model(backbone, heads)
+
+
+def lmax_out(description: dict[str, Any]) -> int:
+    """The highest degree of features that the heads of a description read, or that its weights were trained to give."""
+    return max([description.get("lmax_out", 0), *(head.lmax for head in _head_classes(description).values())])
+
+
+def _head_classes(description: dict[str, Any]) -> dict[str, Any]:
+    """{key: class} of the heads; raises UserError where two predict the same."""
+    heads = description["heads"]
+    classes = {key: registry.resolve("heads", options.get("name", key)) for key, options in heads.items()}
+    owners: dict[tuple[str, str], str] = {}
+    for key, head in classes.items():
+        for target in head.targets:
+            other = owners.setdefault((head.kind, target), key)
+            if other != key:
+                raise UserError(f"heads: {other} and {key} both predict {target}; set one of them to null.")
+    return classes
 
 
 def _set_means(buffer: Tensor, means: dict[str, float]) -> None:

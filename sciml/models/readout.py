@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from sciml.data.far_field import FarField
+
 
 @dataclass(frozen=True)
 class HeadContext:
@@ -14,7 +16,7 @@ class HeadContext:
 
     ``datasets`` names of the levels of theory in the order of their index; ``references`` {dataset: {atomic number:
     eV}}; ``scales`` {dataset: eV/Å} the RMS of forces; ``spreads`` {dataset: eV} the deviation of energies per atom
-    that the references leave; ``classes`` names of the graph classes.
+    that the references leave; ``classes`` names of the graph classes; ``cutoffs`` {kind: radius of the edges}.
     """
 
     channels: int
@@ -23,6 +25,7 @@ class HeadContext:
     scales: dict[str, float] = field(default_factory=dict)
     spreads: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
+    cutoffs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ class Features:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Positions (n, 3) to differentiate, the same under the strain (B, 3, 3) that is zero, and whether to keep the
-    graph.
+    """Positions (n, 3) to differentiate; the same and the cells (B, 3, 3) under the strain (B, 3, 3) that is zero; and
+    whether to keep the graph.
     """
 
     positions: Tensor
     positions_strained: Tensor
+    cell_strained: Tensor
     strain: Tensor
     create_graph: bool
 
@@ -57,14 +61,15 @@ class Head(nn.Module):
     """Base of all heads: turns the features of nodes into named predictions.
 
     A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
-    highest degree of features it reads) and ``differentiates`` (whether it needs gradients of the geometry), and takes
-    (context, **options) to build.
+    highest degree of features it reads), ``differentiates`` (whether it needs gradients of the geometry) and
+    ``far_field`` (what it needs beyond the edges), and takes (context, **options) to build.
     """
 
     kind: str
     targets: tuple[str, ...]
     lmax: int = 0
     differentiates: bool = False
+    far_field: FarField = FarField()
 
     def __init__(self, context: HeadContext, **options: Any) -> None:
         super().__init__()

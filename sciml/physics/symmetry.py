@@ -23,7 +23,7 @@ from sciml.physics import lorentz
 
 RANKS = {"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2}
 """Trailing spatial axes of a field or output: 1 for vectors (rows of the cell too), 2 for tensors; others have none."""
-FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "batch")
+FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "charges", "batch")
 """Fields of a Graph and outputs with one row per fine node, unless told otherwise."""
 
 
@@ -110,12 +110,16 @@ def permute(sample: Graph | Record, order: Tensor) -> tuple[Any, Action]:
         raise ValueError("permute: a Batch cannot be permuted across its graphs; permute each graph before collating.")
     permuted = _edited(sample, lambda name, value: value[order] if name in FINE_FIELDS else value)
     place = torch.argsort(order)
-    receivers = place[sample.receivers]
-    edges = torch.argsort(receivers, stable=True)
-    permuted.receivers, permuted.senders = receivers[edges], place[sample.senders][edges]
-    for name in ("shifts", "edge_scalars"):
-        if name in sample:
-            permuted[name] = sample[name][edges]
+    for start, others in (("", ("shifts", "edge_scalars")), ("far_", ("far_shifts",))):
+        if f"{start}receivers" not in sample:
+            continue
+        receivers = place[sample[f"{start}receivers"]]
+        edges = torch.argsort(receivers, stable=True)
+        permuted[f"{start}receivers"] = receivers[edges]
+        permuted[f"{start}senders"] = place[sample[f"{start}senders"]][edges]
+        for name in others:
+            if name in sample:
+                permuted[name] = sample[name][edges]
     if "children" in sample:
         permuted.children = place[sample.children]
     return permuted, Action(order=order)

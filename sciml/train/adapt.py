@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from sciml.models.model import Model
+from sciml.models.model import Model, lmax_out
 from sciml.package import Package
 
 _DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children")
@@ -14,7 +14,8 @@ _DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children")
 def merged_description(package: Package, description: dict[str, Any]) -> dict[str, Any]:
     """The description of a model for new data that keeps everything the package knows.
 
-    The backbone, its cutoffs and its means of neighbours are the package's; kinds, heads and datasets are the union;
+    The backbone, its cutoffs and its means of neighbours are the package's; kinds, heads and datasets are the union,
+    where a new head replaces an old one of its key and the features keep the degrees that they had;
     reference energies and scales of a known dataset stay as they were, those of elements it lacks are added.
     """
     old, new = package.config["model"], description
@@ -37,6 +38,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "mean_neighbors": {**new["mean_neighbors"], **old["mean_neighbors"]},
         "heads": {**old["heads"], **new["heads"]},
         "context": context,
+        "lmax_out": max(lmax_out(old), lmax_out(new)),
     }
     if "coarse" in old:
         added = new.get("coarse", {})

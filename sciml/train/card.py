@@ -50,13 +50,39 @@ def model_card(name: str, config: dict[str, Any], table: str) -> str:
     )
     heads = ", ".join(model["heads"])
     elements = ", ".join(str(z) for z in config["elements"]) or "none"
+    notes = "".join(f"{note}\n\n" for note in _physics(model))
     units = "\n".join(f"- {quantity}: {unit}" for quantity, unit in config["units"].items())
     return (
         f"# {name}\n\nAn O(3)-equivariant model with the heads {heads}, made with sciml {config['sciml_version']}.\n\n"
+        f"{notes}"
         f"## Trained on\n\n{data}\n\nAtomic numbers: {elements}\n\n## Units\n\n{units}\n\n"
         f"## Errors on held-out records\n\n```\n{table}\n```\n\n"
         "Load it with `sciml.load(PATH)`; atoms also with `sciml.calculator(PATH)` for ASE.\n"
     )
+
+
+def _physics(model: dict[str, Any]) -> list[str]:
+    """Sentences on what the atoms of a model are made to obey beyond its learned energy."""
+    head, sets = model["heads"].get("energy", {}), model["backbone"].get("reciprocal", {}).get("charges", 0)
+    notes = []
+    if any("direct_forces" in (key, options.get("name")) for key, options in model["heads"].items()):
+        notes.append(
+            "Its forces are read out directly and are no derivative of its energy: without net force and torque, but "
+            "not for long dynamics, whose energy drifts."
+        )
+    if head.get("charges"):
+        how = "equilibrated" if head.get("equilibration") else "flowing along edges"
+        notes.append(
+            f"Its energy has the electrostatics of {head['charges']} sets of Gaussian charges ({how}), the first of "
+            "which sums to the total charge; a charged cell is neutralised by a uniform background."
+        )
+    if sets:
+        notes.append(f"Its features feel the long-range potentials of {sets} sets of latent charges.")
+    if head.get("repulsion"):
+        notes.append("Nuclei repel each other by the potential of Ziegler, Biersack and Littmark.")
+    if head.get("dispersion"):
+        notes.append(f"Dispersion is that of Grimme (2006) up to {head['dispersion']['radius']} Å.")
+    return notes
 
 
 def _version() -> str:
