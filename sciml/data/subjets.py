@@ -24,31 +24,28 @@ def cluster(momenta: np.ndarray, time: np.ndarray = _LABORATORY, resolution: flo
     Lett. B 269, 432). It is made of Minkowski products alone, and vanishes for a soft or a collinear particle, which
     therefore leaves the others' subjets as they are.
     """
-    momenta = np.asarray(momenta, dtype=np.float64).copy()
-    total = momenta.sum(axis=0)
+    momenta = np.array(momenta, dtype=np.float64)
+    count, total = len(momenta), momenta.sum(axis=0)
     frame = total + EPSILON * (total * _METRIC) @ time * time
-    mass_squared = float((frame[0] - np.linalg.norm(frame[1:])) * (frame[0] + np.linalg.norm(frame[1:])))
-    parent = np.arange(len(momenta))
-    distances = _distances(momenta, momenta, frame) / mass_squared
+    momentum = np.linalg.norm(frame[1:])
+    scale = 2.0 / float((frame[0] - momentum) * (frame[0] + momentum))
+    energies = momenta @ (frame * _METRIC)
+    ratio = energies[:, None] / energies
+    distances = scale * np.minimum(ratio, ratio.T) * (momenta @ (momenta * _METRIC).T)
     np.fill_diagonal(distances, np.inf)
+    parent = np.arange(count)
     while True:
-        first, second = np.unravel_index(np.argmin(distances), distances.shape)
+        first, second = divmod(int(distances.argmin()), count)
         if not distances[first, second] < resolution:
             break
         momenta[first] += momenta[second]
+        energies[first] += energies[second]
         parent[parent == second] = first
-        row = _distances(momenta[first : first + 1], momenta, frame)[0] / mass_squared
-        row[np.isinf(distances[first])] = np.inf
-        distances[first], distances[:, first] = row, row
         distances[second] = distances[:, second] = np.inf
-        distances[first, second] = distances[second, first] = np.inf
+        ratio = energies / energies[first]
+        row = scale * np.minimum(ratio, 1.0 / ratio) * (momenta @ (momenta[first] * _METRIC))
+        row[np.isinf(distances[first])] = np.inf
+        distances[first] = distances[:, first] = row
     kept, labels = np.unique(parent, return_inverse=True)
-    order = np.argsort(-(momenta[kept] @ (frame * _METRIC)), kind="stable")
+    order = np.argsort(-energies[kept], kind="stable")
     return np.argsort(order)[labels]
-
-
-def _distances(rows: np.ndarray, columns: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """2 min(E / E', E' / E) p.p' [GeV^2] of momenta (n, 4) and (m, 4), E the energies in the rest frame."""
-    covariant = columns * _METRIC
-    ratio = (rows @ (frame * _METRIC))[:, None] / (covariant @ frame)
-    return 2.0 * np.minimum(ratio, 1.0 / ratio) * (rows @ covariant.T)
