@@ -1,5 +1,6 @@
 """What a model costs: parameters, operations and memory of each of its parts, counted on the tensors of one batch."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ def flops_of_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]
     an addition counting as two; None for other modules.
     """
     if isinstance(module, nn.Linear):
-        return inputs[0].shape[0], 2 * module.in_features * module.out_features
+        return inputs[0].shape[0], 2 * math.prod(inputs[0].shape[1:]) * module.out_features
     if isinstance(module, DegreeLinear):
         _, channels_in, channels_out = module.weights.shape
         return inputs[0].shape[0], 2 * inputs[0].shape[1] * channels_in * channels_out

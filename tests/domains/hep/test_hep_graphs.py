@@ -215,10 +215,13 @@ def test_subjets_have_the_features_of_their_momenta():
     jets = jet({"types": np.ones(number), "momenta": summed, "particle_charge": charge})
     torch.testing.assert_close(g.coarse_scalars[:, :-1], jets.scalars)
     assert g.coarse_scalars.shape[1] == INPUTS["jets"].coarse_scalars == len(COARSE_SCALARS)
-    torch.testing.assert_close(g.coarse_edge_scalars, jets.edge_scalars)
-    assert torch.equal(torch.stack([g.coarse_senders, g.coarse_receivers]), torch.stack([jets.senders, jets.receivers]))
+    matrices = torch.zeros(2, number, number, 4, dtype=torch.float64)
+    matrices[0, g.coarse_receivers, g.coarse_senders] = g.coarse_edge_scalars
+    matrices[1, jets.receivers, jets.senders] = jets.edge_scalars
+    torch.testing.assert_close(matrices[0], matrices[1])
+    assert (g.coarse_receivers.diff() >= 0).all()
     energies = torch.zeros(number, dtype=torch.float64).index_add(0, g.parents, g.child_weights)
-    assert float(energies.sum()) == pytest.approx(1.0, abs=1e-3)  # the regulator adds a little to the mass
+    assert float(energies.sum()) == pytest.approx(1.0, abs=1e-2)  # the regulator adds a little to the mass
     assert (energies.diff() <= 0).all()
 
 
