@@ -35,6 +35,8 @@ SMEARING = 1.0
 """Å, the width (standard deviation) of a latent charge."""
 REACH = 5.0
 """Terms of either sum beyond REACH widths are below exp(-REACH^2) = 1.4e-11 of the first."""
+MOST_OPEN = 10_000
+"""Atoms of an open system, whose charges all meet each other: their pairs alone take 4 GB."""
 PAIR_COST = 30.0
 """Time of a pair over that of an atom and a wave, on a CPU; the results do not depend on it."""
 
@@ -65,7 +67,7 @@ def far_field(
     """The fields above of one structure: positions (n, 3) in Å, cell (3, 3), pbc (3,).
 
     ``splitting`` in 1 / Å, at most 1 / (2 smearing), replaces the balanced one.
-    Raises UserError where charges are wanted in a slab or a wire.
+    Raises UserError where charges are wanted in a slab or a wire, or in an open system of more than MOST_OPEN atoms.
     """
     periodic = np.asarray(pbc, dtype=bool)
     n, radius, alpha, waves = len(positions), needed.radius, 0.0, np.zeros(3)
@@ -80,6 +82,11 @@ def far_field(
             f"electrostatics: found the periodic directions {periodic.tolist()}, expected all or none of them: sums "
             "over slabs and wires are not there; give a cell with vacuum that is periodic in all directions, or set "
             "heads.energy.charges and model.reciprocal.charges to 0."
+        )
+    elif needed.ewald and n > MOST_OPEN:
+        raise UserError(
+            f"electrostatics: found an open system of {n} atoms, expected {MOST_OPEN} at most; give a cell with vacuum "
+            "that is periodic in all directions."
         )
     senders, receivers, shifts = _pairs(positions, cell, periodic, radius, needed.ewald)
     return {

@@ -74,6 +74,8 @@ def equilibrate(
 def pair_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
     """Vectors (P, 3) from receiver to sender of the pairs beyond the edges, through the periodic images."""
     vectors = positions[batch.far_senders] - positions[batch.far_receivers]
+    if batch.num_graphs == 1:  # a large system comes alone: no copy of the cell for each pair
+        return vectors + batch.far_shifts @ cell[0]
     return vectors + torch.einsum("ei,eij->ej", batch.far_shifts, cell[batch.batch[batch.far_receivers]])
 
 

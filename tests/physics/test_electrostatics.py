@@ -224,6 +224,11 @@ def test_slabs_and_wires_are_refused(pbc):
     assert len(found["far_senders"]) > 0
 
 
+def test_open_systems_that_are_too_large_are_refused():
+    with pytest.raises(UserError, match="electrostatics: found an open system of 10001 atoms"):
+        far_field(np.zeros((10_001, 3)), np.zeros((3, 3)), np.zeros(3, bool), FarField(ewald=True))
+
+
 def test_single_precision_keeps_the_digits_it_can():
     positions, cell = displaced(40, side=8.0)
     charges = random_charges(40)
