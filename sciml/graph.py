@@ -8,7 +8,39 @@ Fine nodes belong to coarse ones by pairs (child, parent), so a system that has 
 batches with one that has some. A coarse node lies at the weighted mean of its children, which the model computes from
 their positions.
 
-===================  ==============  ============================================================="""
+===================  ==============  ====================================================================
+field                shape           meaning
+===================  ==============  ====================================================================
+types                (n,)            fine node type: 0 masked, 1..118 elements, 118 + k particle kind k
+positions            (n, 3)          Å for atoms; dimensionless for jets (rest-frame sphere)
+scalars              (n, S)          optional invariant inputs per node
+vectors              (n, V, 3)       optional vector inputs per node
+children             (m,)            fine node of a pair, each at most once
+parents              (m,)            coarse node of a pair, sorted
+child_weights        (m,)            weight of the child in the position of its parent, above zero
+child_roles          (m, V)          optional; vector v of a coarse node leads from it to the sum of role v
+coarse_types         (r,)            coarse node type: 0 masked or none, 1..21 residue type + 1
+coarse_scalars       (r, S)          optional invariant inputs per coarse node
+coarse_senders       (F,)            edge origin on the coarse level
+coarse_receivers     (F,)            edge target on the coarse level, sorted
+coarse_edge_scalars  (F, P)          optional invariant inputs per coarse edge
+senders              (E,)            edge origin
+receivers            (E,)            edge target, sorted
+shifts               (E, 3)          lattice shifts in cells; vector = r[sender] - r[receiver] + shifts @ cell
+edge_scalars         (E, P)          optional invariant inputs per edge
+cell                 (1, 3, 3)       rows are lattice vectors in Å, zero where not periodic
+pbc                  (1, 3)          periodic directions
+splitting, waves     (1,), (W, 3)    of an Ewald sum, and pairs beyond the edges, where a model needs them:
+far_senders, ...     (P,)            made and explained in :mod:`sciml.data.far_field`
+charge, spin         (1,)            total charge (e) and multiplicity 2S + 1
+domain, dataset      (1,)            index in DOMAINS; index of the level of theory in the model's table
+energy               (1,)            eV (target; NaN when absent)
+forces               (n, 3)          eV/Å (target)
+stress               (1, 3, 3)       eV/Å^3, tensile positive (target)
+label                (1,)            class (target; -1 when absent)
+residue_types        (r,)            0..19 (target; -1 when absent)
+===================  ==============  ====================================================================
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ They are made when the graph is made, so that a step sees tensors alone. The fie
 field              shape    meaning
 =================  =======  =====================================================================
 splitting          (1,)     alpha of the Ewald sum in 1 / Å, zero where nothing is periodic
-waves              (1, 3)   largest coordinates of a wave in the reciprocal basis, zero likewise
+waves              (W, 3)   coordinates of one of k and -k in the reciprocal basis, integers
+num_waves          (1,)     how many there are
 far_senders        (P,)     origin of a pair beyond the edges
 far_receivers      (P,)     its target, sorted
 far_shifts         (P, 3)   its lattice shift in cells, as for edges
@@ -30,6 +31,7 @@ from torch_geometric.data import Batch
 from sciml.data.neighbors import neighbors
 from sciml.errors import UserError
 from sciml.graph import Graph
+from sciml_kernels import half_space
 
 SMEARING = 1.0
 """Å, the width (standard deviation) of a latent charge."""
@@ -70,11 +72,11 @@ def far_field(
     Raises UserError where charges are wanted in a slab or a wire, or in an open system of more than MOST_OPEN atoms.
     """
     periodic = np.asarray(pbc, dtype=bool)
-    n, radius, alpha, waves = len(positions), needed.radius, 0.0, np.zeros(3)
+    n, radius, alpha, waves = len(positions), needed.radius, 0.0, torch.zeros(0, 3, dtype=torch.int64)
     if needed.ewald and periodic.all():
         volume = abs(float(np.linalg.det(cell)))
         alpha = splitting or _splitting(n, volume, radius, 0.5 / smearing)
-        waves = np.floor(2 * REACH * alpha * np.linalg.norm(cell, axis=1) / (2 * math.pi))
+        waves = half_space(torch.tensor(cell, dtype=torch.float64)[None], 2 * REACH * alpha).indices
         if alpha < 0.5 / smearing:
             radius = max(radius, REACH / alpha)
     elif needed.ewald and periodic.any():
@@ -91,7 +93,8 @@ def far_field(
     senders, receivers, shifts = _pairs(positions, cell, periodic, radius, needed.ewald)
     return {
         "splitting": torch.tensor([alpha], dtype=torch.float64),
-        "waves": torch.from_numpy(waves.astype(np.int64))[None],
+        "waves": waves,
+        "num_waves": torch.tensor([len(waves)]),
         "far_senders": torch.from_numpy(senders),
         "far_receivers": torch.from_numpy(receivers),
         "far_shifts": torch.from_numpy(shifts).double(),

@@ -59,6 +59,6 @@ class ReciprocalBlock(nn.Module):
             x = x.to(positions.dtype)
             invariants = degree_norm(x, backend=self.backend)[:, 0]
             charges = self.charges(invariants, envelope, edges)
-            reached = potentials(charges, positions, cell, batch) * (SMEARING / COULOMB)
+            reached = potentials(charges, positions, cell, batch, backend=self.backend) * (SMEARING / COULOMB)
             update = self.network(torch.cat([reached, invariants], dim=1))
             return torch.cat([x[:, :1] + update[:, None], x[:, 1:]], dim=1)

@@ -211,7 +211,7 @@ def test_what_a_batch_lacks_is_made_as_for_single_graphs():
     made = with_far_field(bare, FarField(ewald=True))
     assert "splitting" not in bare
     expected = collate([add_far_field(g.clone(), FarField(ewald=True)) for g in graphs])
-    for name in ("splitting", "waves", "far_senders", "far_receivers", "far_shifts"):
+    for name in ("splitting", "waves", "num_waves", "far_senders", "far_receivers", "far_shifts"):
         assert torch.equal(made[name], expected[name]), name
     assert with_far_field(made, FarField(ewald=True)) is made
 
