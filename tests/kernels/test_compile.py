@@ -110,11 +110,11 @@ def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.Mo
     name = tuned.entry(spec.key, torch.float32, "receiver", terms, wants)
     (tmp_path / "some_gpu.json").write_text(json.dumps({"configurations": {name: {"values": 80, "warps": 2}}}))
     monkeypatch.setattr(tuned, "FOLDER", tmp_path)
-    tuned._measured.cache_clear()
+    tuned.measured.cache_clear()
     assert tuned.config("some_gpu", spec.key, torch.float32, "receiver", terms, wants) == Config(80, 2)
     assert tuned.config("another_gpu", spec.key, torch.float32, "receiver", terms, wants) == DEFAULT
     assert tuned.config("some_gpu", spec.key, torch.float64, "receiver", terms, wants) == DEFAULT
-    tuned._measured.cache_clear()
+    tuned.measured.cache_clear()
 
 
 def test_tuning_needs_a_gpu() -> None:

@@ -1,7 +1,7 @@
-"""The Triton backend: the weights of edges live for one pass only.
+"""The Triton backend: kernels with the radial layer inside where they serve, else the weights of edges for one pass.
 
-No kernel has the radial layer inside yet: w = h W is computed by a matrix product in each pass, read by the Triton
-kernels of the convolution, and dropped. Nothing of its size is kept from one pass to the next.
+The other way computes w = h W by a matrix product in each pass, hands it to the Triton kernels of the convolution, and
+drops it. Nothing of its size is kept from one pass to the next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sciml_kernels.convolution_radial import fused
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import gpu
@@ -18,6 +19,14 @@ from sciml_kernels.trilinear.emit import FIRST_ORDER
 
 def launch(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str, wants: str) -> dict[str, Tensor]:
     """The gradients `wants` of a pass (see `passes.Pass`); arguments as of `cpu.launch`."""
+    h, matrix, pointers = arrays["h"], arrays["W"], tables.pointers
+    nodes = 0 if pointers is None else pointers.shape[0] - 1
+    served = fused.serves(h.dtype, matrix.shape[0], nodes, h.shape[0])
+    return (fused.launch if served else unfused)(key, arrays, tables, tangents, wants)
+
+
+def unfused(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str, wants: str) -> dict[str, Tensor]:
+    """The same with the weights in memory."""
     plan = Pass(tangents, wants)
     dense = {name: arrays[name] for name in ("x", "y", "g", "vx", "vy") if name in arrays}
     dense["w"] = arrays["h"] @ arrays["W"]

@@ -13,6 +13,9 @@ import dataclasses
 
 from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, second_order
 
+# The passes of a loss on forces: the tangents that arrive, and the gradients that are wanted.
+PASSES = {"forward": ("", "g"), "backward": ("", "xyh"), "double": ("xyh", "xyhWg")}
+
 # The tangents of which a gradient of the second order is a function.
 _SOURCES = {"x": "yhW", "y": "xhW", "h": "xyW", "W": "xyh", "g": "xyhW"}
 

@@ -74,14 +74,13 @@ def build(
         kernels.append(Kernel(triton_source.load(text.source, triton.NAME), text, config.warps))
         slabs += text.blocks
     dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
-    return Plan(tuple(kernels), walk, 0 if spec.y_channels else slabs, dims, _gaps(spec))
+    return Plan(tuple(kernels), walk, 0 if spec.y_channels else slabs, dims, gaps(spec))
 
 
 def signature(text: triton.Text, dtype: torch.dtype) -> dict[str, str]:
     """The Triton types of a kernel's arguments, for `sciml_kernels.aot`."""
-    own = POINTER[dtype]
-    wide = POINTER[_wide(dtype)]
-    written = {name: own if name == "out_w" else wide for name in text.writes}
+    own, sums = POINTER[dtype], POINTER[wide(dtype)]
+    written = {name: own if name == "out_w" else sums for name in text.writes}
     return {**dict.fromkeys(text.reads, own), **written, **dict.fromkeys(text.tables, "*i64"), "count": "i64"}
 
 
@@ -107,11 +106,11 @@ def execute(todo: Plan, arrays: Mapping[str, Tensor], tables: Tables, wants: str
     x, rows = arrays["x"], arrays["w"].shape[0]
     tables = Tables(*(None if table is None else table.contiguous() for table in tables))
     inputs = {name: tensor.contiguous() for name, tensor in arrays.items()}
-    outputs = {want: _allocate(want, todo, x, rows, tables) for want in wants}
+    outputs = {want: allocate(want, todo, x, rows, tables) for want in wants}
     with torch.cuda.device_of(x):
         for kernel in todo.kernels:
             _run(kernel, inputs, outputs, rows, todo.walk, tables)
-        return {want: _finish(want, tensor, todo, x, tables) for want, tensor in outputs.items()}
+        return {want: finish(want, tensor, todo, x, tables) for want, tensor in outputs.items()}
 
 
 def _run(
@@ -122,7 +121,7 @@ def _run(
     walk: Walk,
     tables: Tables,
 ) -> None:
-    index = {**tables._asdict(), "pieces": None if walk == "rows" else _pieces(tables, triton.HELD[walk])}
+    index = {**tables._asdict(), "pieces": None if walk == "rows" else pieces_of(tables, triton.HELD[walk])}
     listed = [index[name] for name in kernel.text.tables]
     programs = min(rows, MOST_PROGRAMS) if walk == "rows" else listed[0].shape[0]
     if programs:
@@ -130,31 +129,31 @@ def _run(
         kernel.function[(programs, kernel.text.blocks)](*tensors, rows, num_warps=kernel.warps, num_stages=1)
 
 
-def _allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables) -> Tensor:
+def allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables) -> Tensor:
     """What the kernels write: the result itself, or parts of sums in the precision of the arithmetic."""
     dim = todo.dims[want]
     make = x.new_zeros if want in todo.gaps else x.new_empty
-    dtype = x.dtype if want == "w" else _wide(x.dtype)  # alone the gradient to w has one term
+    dtype = x.dtype if want == "w" else wide(x.dtype)  # alone the gradient to w has one term
     if want == "y" and todo.slabs:
         return x.new_empty((todo.slabs, rows, dim), dtype=dtype)
     if want == triton.HELD[todo.walk]:
-        rows = _pieces(tables, want).shape[0]
+        rows = pieces_of(tables, want).shape[0]
     return make((rows, dim), dtype=dtype)
 
 
-def _finish(want: str, tensor: Tensor, todo: Plan, x: Tensor, tables: Tables) -> Tensor:
+def finish(want: str, tensor: Tensor, todo: Plan, x: Tensor, tables: Tables) -> Tensor:
     """The result: slabs are added, rows of edges summed per node, pieces of a node joined."""
     if want == "y" and todo.slabs:
         tensor = tensor[0] if todo.slabs == 1 else tensor.sum(0)
     elif todo.walk != "rows" and want in "xg":
-        pieces, pointers = _pieces(tables, want), tables.pointers
+        pieces, pointers = pieces_of(tables, want), tables.pointers
         if want == triton.OTHER[todo.walk]:
             tensor = _sum_rows(tensor, tables.order if want == "x" else None, pieces)
         tensor = _join(tensor, pieces, x.shape[0] if want == "x" or pointers is None else pointers.shape[0] - 1)
     return tensor.to(x.dtype)
 
 
-def _pieces(tables: Tables, kind: str) -> Tensor:
+def pieces_of(tables: Tables, kind: str) -> Tensor:
     """Of the receivers ("g") or the senders ("x")."""
     pieces = tables.pieces if kind == "g" else tables.sender_pieces
     if pieces is None:
@@ -184,12 +183,13 @@ def _join(out: Tensor, pieces: Tensor, nodes: int) -> Tensor:
     return out[:nodes]
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
     """The precision of the arithmetic and of whatever is summed further."""
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
-def _gaps(spec: Spec) -> str:
+def gaps(spec: Spec) -> str:
+    """The sides with slots that no path touches."""
     touched = {
         "x": {path.x for path in spec.paths},
         "y": {path.y for path in spec.paths},

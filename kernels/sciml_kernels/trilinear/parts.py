@@ -78,16 +78,16 @@ def cut(
         def room(paths: Sequence[int], channels: int) -> bool:
             vectors, scalars = _values(spec, paths, terms, wants)
             registers = (vectors * channels + scalars) * size // 4
-            return registers <= config.values and _steps(spec, paths, terms, wants) <= MOST_STEPS
+            return registers <= config.values and steps_of(spec, paths, terms, wants) <= MOST_STEPS
 
-        for group in _packed(slots, room):
+        for group in packed(slots, room):
             channels = next((count for count in CHANNELS_PER_THREAD if room(group, count)), 1)
             block = min(warp * config.warps * channels, 1 << (mul - 1).bit_length())
             parts.append(Part(tuple(group), block))
     return tuple(parts)
 
 
-def _packed(slots: Mapping[int, list[int]], room: Room) -> list[list[int]]:
+def packed(slots: Mapping[int, list[int]], room: Room) -> list[list[int]]:
     """Whole slots together while each thread can hold two channels of them; a slot too large for one is cut."""
     groups: list[list[int]] = []
     for paths in slots.values():
@@ -110,7 +110,7 @@ def _pieces(paths: list[int], room: Room) -> list[list[int]]:
     return groups
 
 
-def _steps(spec: Spec, paths: Sequence[int], terms: tuple[Term, ...], wants: str) -> int:
+def steps_of(spec: Spec, paths: Sequence[int], terms: tuple[Term, ...], wants: str) -> int:
     """Steps of the distinct couplings of these paths."""
     couplings = {spec.paths[index].degrees: spec.paths[index] for index in paths}
     return sum(_coupling_steps(path, terms, wants) for path in couplings.values())

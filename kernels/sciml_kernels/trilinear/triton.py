@@ -113,14 +113,14 @@ class _Kernel:
         arguments = ", ".join((*reads, *writes, *tables))
         pieces = (
             _HEAD.format(title=f"{self.spec.key}; paths {self.part.paths}; wants {self.wants}"),
-            *dict.fromkeys(_coupling(path, emit(path, self.terms, self.wants)) for path in self.paths),
+            *dict.fromkeys(coupling(path, emit(path, self.terms, self.wants)) for path in self.paths),
             _KERNEL.format(name=NAME, arguments=arguments, block=self.part.block),
             f"    mask = c < {self.mul}\n" if self.masked else "",
             _PIECE if HELD[self.walk] else "",
-            *_lines(4, self._held(reads)),
+            *indented(4, self._held(reads)),
             _LOOP[self.walk],
-            *_lines(8, self._row(reads)),
-            *_lines(4, self._end()),
+            *indented(8, self._row(reads)),
+            *indented(4, self._end()),
         )
         return Text("".join(pieces), reads, writes, tables, -(-self.mul // self.part.block))
 
@@ -162,7 +162,7 @@ class _Kernel:
             if name != "out_w":
                 yield from self._begin_sums(name)
         for index, path in zip(self.part.paths, self.paths, strict=True):
-            yield self._call(index, path)
+            yield call(index, path, emit(path, self.terms, self.wants))
         for name in stored:
             yield from self._store(name)
 
@@ -170,17 +170,6 @@ class _Kernel:
         kind = HELD[self.walk]
         if kind and kind in self.wants:
             yield from self._store(f"out_{kind}")
-
-    def _call(self, index: int, path: Path) -> str:
-        results, arguments = _signature(emit(path, self.terms, self.wants))
-        slots = {"x": path.x, "y": path.y, "g": path.out, "w": index}
-
-        def global_name(name: tuple[str, int]) -> str:
-            array, component = name
-            return _value(array, slots[array[-1]], component)
-
-        call = f"{_coupling_name(path)}({', '.join(map(global_name, arguments))})"
-        return f"{', '.join(map(global_name, results))} = {call}"
 
     def _values(self, name: str, parts: Iterable[Part] | None = None) -> dict[tuple[int, int], int]:
         """The (slot, component) of this kind that the paths touch, and where each lies in a row."""
@@ -213,7 +202,7 @@ class _Kernel:
     def _load_row(self, name: str, row: str) -> Iterator[str]:
         yield self._pointer(name, row)
         for (slot, component), offset in self._values(name).items():
-            yield f"{_value(name, slot, component)} = {self._load(name, offset)}"
+            yield f"{value_name(name, slot, component)} = {self._load(name, offset)}"
 
     def _load(self, name: str, offset: int) -> str:
         mask = ", mask=mask, other=0" if self.masked and not self._shared(name) else ""
@@ -224,40 +213,55 @@ class _Kernel:
         before = self._values(name, self.earlier) if self.earlier and not self._shared(name) else {}
         for (slot, component), offset in self._values(name).items():
             zero = f"tl.zeros([{self.part.block}], {self.real})"
-            yield f"{_value(name, slot, component)} = " + (
+            yield f"{value_name(name, slot, component)} = " + (
                 self._load(name, offset) if (slot, component) in before else zero
             )
 
     def _store(self, name: str) -> Iterator[str]:
         for (slot, component), offset in self._values(name).items():
-            value = _value(name, slot, component)
+            value = value_name(name, slot, component)
             if self._shared(name):
                 yield f"tl.store({name}_row + {offset}, tl.sum({value}))"
             else:
                 yield f"tl.store({name}_row + {offset}, {value}" + (", mask=mask)" if self.masked else ")")
 
 
-def _value(array: str, slot: int, component: int) -> str:
-    return f"{array}_{slot}" if array[-1] == "w" else f"{array}_{slot}_{component}"
+def call(index: int, path: Path, steps: list[Step]) -> str:
+    """The statement that calls the coupling of path number `index` with values named by `value_name`."""
+    results, arguments = signature(steps)
+    slots = {"x": path.x, "y": path.y, "g": path.out, "w": index, "v": index}
+
+    def global_name(name: tuple[str, int]) -> str:
+        array, component = name
+        return value_name(array, slots[array[-1]], component)
+
+    called = f"{coupling_name(path)}({', '.join(map(global_name, arguments))})"
+    return f"{', '.join(map(global_name, results))} = {called}"
 
 
-def _coupling_name(path: Path) -> str:
+def value_name(array: str, slot: int, component: int) -> str:
+    """The name of a value in the loop over rows: slots are those of its side, or the paths of weights."""
+    return f"{array}_{slot}" if array[-1] in "wv" else f"{array}_{slot}_{component}"
+
+
+def coupling_name(path: Path) -> str:
+    """Of the function of its degrees."""
     l_x, l_y, l_out = path.degrees
     return f"couple_{l_x}_{l_y}_{l_out}"
 
 
-def _signature(steps: list[Step]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+def signature(steps: list[Step]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """The (array, component) that a coupling returns, and those that it takes: what it loads and what it adds to."""
     results = [(step.name, step.component) for step in steps if step.kind in ("add", "put")]
     loads = [(step.expression, step.component) for step in steps if step.kind == "load"]
     return results, loads + [(step.name, step.component) for step in steps if step.kind == "add"]
 
 
-def _coupling(path: Path, steps: list[Step]) -> str:
+def coupling(path: Path, steps: list[Step]) -> str:
     """A function of the values of one path."""
-    results, arguments = _signature(steps)
+    results, arguments = signature(steps)
     names = ", ".join(f"{array}{component}" for array, component in arguments)
-    lines = [f"\n\n@triton.jit\ndef {_coupling_name(path)}({names}):\n"]
+    lines = [f"\n\n@triton.jit\ndef {coupling_name(path)}({names}):\n"]
     declared: set[str] = set()
     for step in steps:
         if step.kind in ("sum", "couple") and step.name in declared:
@@ -288,6 +292,7 @@ def _chain(sum_: str, expression: str) -> str:
     return sum_
 
 
-def _lines(indent: int, lines: Iterable[str]) -> Iterator[str]:
+def indented(indent: int, lines: Iterable[str]) -> Iterator[str]:
+    """Each line with so many blanks before it."""
     for line in lines:
         yield textwrap.indent(line, " " * indent) + "\n"

@@ -30,12 +30,13 @@ def entry(key: str, dtype: torch.dtype, walk: Walk, terms: tuple[Term, ...], wan
 
 def config(gpu: str, key: str, dtype: torch.dtype, walk: Walk, terms: tuple[Term, ...], wants: str) -> Config:
     """The measured configuration of a pass on this GPU, else the default."""
-    found = _measured(gpu).get(entry(key, dtype, walk, terms, wants))
+    found = measured(gpu).get(entry(key, dtype, walk, terms, wants))
     return DEFAULT if found is None else Config(**found)
 
 
 @functools.cache
-def _measured(gpu: str) -> dict[str, dict[str, int]]:
+def measured(gpu: str) -> dict[str, dict[str, int]]:
+    """What the file of this GPU holds."""
     path = FOLDER / f"{gpu}.json"
     if not gpu or not path.is_file():
         return {}

@@ -1,0 +1,392 @@
+"""The Triton emitter of the fused passes: the weights of a tile of edges are made, used and followed by their products
+in registers.
+
+A program serves one block of channels of some pieces of nodes (see `Edges`), one after another, in tiles of edges that
+share the node: values are (edges, channels), a column (edges, 1) for y and a row (1, channels) for the node. The
+arithmetic of a path is that of `sciml_kernels.trilinear`; around its call stand
+
+    w = h W,  vw = vh W + h vW        before, where the path reads them,
+    h += out_w W^T + out_v vW^T       after, summed over the paths in a tile (edges, hidden),
+    W += h^T out_w + vh^T out_v       after, summed over all edges of the program.
+
+Rows beyond the end of a piece are loaded as zeros, so that they add nothing to any sum. Paths are served in the order
+of their y slots: a gradient to y then occupies registers only while its slot is in use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from sciml_kernels.convolution_radial.passes import Pass
+from sciml_kernels.convolution_radial.tiles import Shape, sums_wait
+from sciml_kernels.trilinear.emit import Step, emit
+from sciml_kernels.trilinear.parts import Part, Walk
+from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
+from sciml_kernels.trilinear.triton import HELD, OTHER, REAL, TABLES, Text, call, coupling, indented, value_name
+
+NAME = "conv_radial"
+
+_HEAD = """# {title}
+import triton
+import triton.language as tl
+"""
+
+_KERNEL = """
+
+@triton.jit(do_not_specialize=["count", "pieces_count"])
+def {name}({arguments}, count: tl.int64, pieces_count: tl.int64):
+    c = tl.program_id(1) * {block} + tl.arange(0, {block})
+    k = tl.arange(0, {hidden})
+"""
+
+_PIECE = """    for piece in range(tl.program_id(0).to(tl.int64), pieces_count, tl.num_programs(0)):
+        node = tl.load(pieces + 5 * piece)
+        last = tl.load(pieces + 5 * piece + 2)
+"""
+
+_TILE = {
+    "receiver": """        for first in range(tl.load(pieces + 5 * piece + 1), last, {tile}):
+            row = first + tl.arange(0, {tile})
+            live = row < last
+            other = tl.load(senders + row, mask=live, other=0)
+""",
+    "sender": """        for first in range(tl.load(pieces + 5 * piece + 1), last, {tile}):
+            at = first + tl.arange(0, {tile})
+            live = at < last
+            row = tl.load(order + at, mask=live, other=0)
+            other = tl.load(receivers + row, mask=live, other=0)
+""",
+}
+
+
+def source(
+    spec: Spec,
+    part: Part,
+    dtype: torch.dtype,
+    walk: Walk,
+    todo: Pass,
+    shape: Shape,
+    earlier: Iterable[Part] = (),
+    slab: int = 0,
+) -> Text:
+    """The kernel of one part of a pass; arguments as of `sciml_kernels.trilinear.triton.source`.
+
+    Gradients to h are written like those to y, in one slab for each part and block of channels; those to W in one slab
+    for each program along the pieces. The last arguments of the kernel are the numbers of edges and of pieces.
+    """
+    return _Kernel(spec, part, REAL[dtype], walk, todo, shape, tuple(earlier), slab).text()
+
+
+def ordered(spec: Spec, paths: Iterable[int]) -> list[int]:
+    """Paths in the order in which a tile serves them: by y slot."""
+    return sorted(paths, key=lambda index: (spec.paths[index].y, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    spec: Spec
+    part: Part
+    real: str
+    walk: Walk
+    todo: Pass
+    shape: Shape
+    earlier: tuple[Part, ...]
+    slab: int
+
+    def text(self) -> Text:
+        tables, block, tile = TABLES[self.walk], self.part.block, self.shape.tile
+        title = f"{self.spec.key}; paths {self.part.paths}; tangents {self.todo.tangents}; wants {self.todo.wants}"
+        head = _KERNEL.format(
+            name=NAME, arguments=", ".join((*self.reads, *self.writes, *tables)), block=block, hidden=self.shape.padded
+        )
+        pieces = (
+            _HEAD.format(title=title),
+            *dict.fromkeys(coupling(path, self.steps(path)) for path in self.paths.values()),
+            head,
+            *indented(4, self._begin_program()),
+            _PIECE,
+            *indented(8, self._begin_piece()),
+            _TILE[self.walk].format(tile=tile),
+            *indented(12, self._tile()),
+            *indented(8, self._end_piece()),
+            *indented(4, self._end_program()),
+        )
+        return Text("".join(pieces), self.reads, self.writes, tables, -(-self.mul // block))
+
+    @property
+    def paths(self) -> dict[int, Path]:
+        return {index: self.spec.paths[index] for index in ordered(self.spec, self.part.paths)}
+
+    def steps(self, path: Path) -> list[Step]:
+        return _spread(emit(path, self.todo.terms, self.todo.trilinear_wants))
+
+    @property
+    def mul(self) -> int:
+        return self.spec.irreps_x[self.spec.paths[self.part.paths[0]].x].mul
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """What the couplings load, but for the weights."""
+        loaded = {step.expression for path in self.paths.values() for step in self.steps(path) if step.kind == "load"}
+        return tuple(name for name in ("x", "y", "g", "vx", "vy") if name in loaded)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.arrays + self.rows + self.matrices
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(self.todo.writes)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The hidden features that the products read."""
+        made = (rows for products in self.todo.products_of_weights.values() for rows, _ in products)
+        followed = (rows for _, rows in self.todo.products_of_matrix)
+        return tuple(sorted({*made, *followed}))
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that the products read."""
+        made = (matrix for products in self.todo.products_of_weights.values() for _, matrix in products)
+        followed = (matrix for _, matrix in self.todo.products_of_h)
+        return tuple(sorted({*made, *followed}))
+
+    def _begin_program(self) -> Iterator[str]:
+        if self._masked:
+            yield f"mask = c < {self.mul}"
+        if self._ragged:
+            yield f"filled = k < {self.shape.hidden}"
+        if "W" in self.todo.wants:
+            for index in self.paths:
+                yield f"out_W_{index} = {self._zeros(self.shape.padded, self.part.block)}"
+
+    def _begin_piece(self) -> Iterator[str]:
+        kind = HELD[self.walk]
+        for name in self.arrays:
+            if name[-1] == kind:
+                yield f"{name}_row = {name} + node * {self._dim(name)} + c"
+        if kind in self.todo.wants:
+            rows = [self.shape.tile] if sums_wait(self.todo) else []
+            for slot, component, _ in self._values(kind):
+                yield f"{self._sum(slot, component)} = {self._zeros(*rows, self.part.block)}"
+
+    def _sum(self, slot: int, component: int) -> str:
+        """The name of a sum over the edges of the node."""
+        return f"{'out' if sums_wait(self.todo) else 'sum'}_{HELD[self.walk]}_{slot}_{component}"
+
+    def _tile(self) -> Iterator[str]:
+        yield f"inside = {self._mask('live[:, None]', 'mask[None, :]' if self._masked else '')}"
+        for name in self.rows:
+            mask = self._mask("live[:, None]", "filled[None, :]" if self._ragged else "")
+            at = f"{name} + row[:, None] * {self.shape.hidden} + k[None, :]"
+            yield f"{name}_tile = tl.load({at}, mask={mask}, other=0).to({self.real})"
+        yield from self._begin_other()
+        if "h" in self.todo.wants:
+            yield f"out_h_tile = {self._zeros(self.shape.tile, self.shape.padded)}"
+        slots_y = [path.y for path in self.paths.values()]
+        for position, (index, path) in enumerate(self.paths.items()):
+            if path.y not in slots_y[:position]:
+                yield from self._begin_y(path.y)
+            yield from self._held_rows(path)
+            yield from self._path(index, path)
+            if path.y not in slots_y[position + 1 :]:
+                yield from self._end_y(path.y)
+        yield from self._end_tile(set(slots_y))
+
+    def _path(self, index: int, path: Path) -> Iterator[str]:
+        """The weights of a path, its coupling, and the products that follow.
+
+        The sum over an axis of length 1 changes nothing. It keeps the compiler from computing a whole coupling in the
+        layout of an operand, which every warp holds in full, instead of moving its result there.
+        """
+        for matrix in self.matrices:
+            yield f"{matrix}_{index} = {self._load_matrix(matrix, index)}"
+        for name, products in self.todo.products_of_weights.items():
+            for rows, matrix in products:
+                first = (rows, matrix) == products[0]
+                yield self._dot(f"{name}_{index}", f"{rows}_tile", f"{matrix}_{index}", first)
+        summed = self._summed(path)
+        for value, _ in summed:
+            yield f"{value} = {self._zeros(self.shape.tile, self.part.block)}"
+        yield call(index, path, self.steps(path))
+        for value, total in summed:
+            yield f"{total} += tl.sum({value}, 0)"
+        for gradient in dict.fromkeys(name for name, _ in (*self.todo.products_of_h, *self.todo.products_of_matrix)):
+            yield f"out_{gradient}_{index} = tl.sum(out_{gradient}_{index}[:, None, :], 1)"
+        for gradient, matrix in self.todo.products_of_h:
+            yield self._dot("out_h_tile", f"out_{gradient}_{index}", f"tl.trans({matrix}_{index})", False)
+        for gradient, rows in self.todo.products_of_matrix:
+            yield self._dot(f"out_W_{index}", f"tl.trans({rows}_tile)", f"out_{gradient}_{index}", False)
+
+    def _summed(self, path: Path) -> list[tuple[str, str]]:
+        """The values of a path that are summed over the edges of the tile at once, and their sums."""
+        kind = HELD[self.walk]
+        if kind not in self.todo.wants or sums_wait(self.todo):
+            return []
+        slot = {"g": path.out, "x": path.x}[kind]
+        return [(f"out_{kind}_{slot}_{i}", self._sum(slot, i)) for _, i, _ in self._values(kind, {slot})]
+
+    def _dot(self, total: str, left: str, right: str, first: bool) -> str:
+        before = "" if first else f"{total}, "
+        how = f'input_precision="{self.shape.precision}", out_dtype={self.real}'
+        return f"{total} = tl.dot({left}, {right}, {before}{how})"
+
+    def _begin_other(self) -> Iterator[str]:
+        """The rows of the other node of each edge, and the gradient to them."""
+        kind = OTHER[self.walk]
+        for name in self.arrays:
+            if name[-1] == kind:
+                yield f"{name}_row = {name} + other[:, None] * {self._dim(name)} + c[None, :]"
+                for slot, component, offset in self._values(kind):
+                    yield f"{name}_{slot}_{component} = {self._load(name, offset, 'inside')}"
+        if kind in self.todo.wants:
+            yield f"out_{kind}_row = out_{kind} + row[:, None] * {self._dim(kind)} + c[None, :]"
+            before = self._before(kind)
+            for slot, component, offset in self._values(kind):
+                zeros = self._zeros(self.shape.tile, self.part.block)
+                value = self._load(f"out_{kind}", offset, "inside") if slot in before else zeros
+                yield f"out_{kind}_{slot}_{component} = {value}"
+
+    def _held_rows(self, path: Path) -> Iterator[str]:
+        """Values of the node that a path reads; they come from the cache, not from registers that all paths share."""
+        kind = HELD[self.walk]
+        slot = {"g": path.out, "x": path.x}[kind]
+        mask = "mask" if self._masked else ""
+        for name in self.arrays:
+            if name[-1] == kind:
+                for _, component, offset in self._values(kind, {slot}):
+                    yield f"{name}_{slot}_{component} = {self._load(name, offset, mask)}[None, :]"
+
+    def _begin_y(self, slot: int) -> Iterator[str]:
+        start, dim = offsets(self.spec.irreps_y)[slot], self.spec.irreps_y[slot].ir.dim
+        for component in range(dim):
+            for name in self.arrays:
+                if name[-1] == "y":
+                    at = f"{name} + row * {self.spec.dim_y} + {start + component}"
+                    value = f"tl.load({at}, mask=live, other=0).to({self.real})[:, None]"
+                    yield f"{value_name(name, slot, component)} = {value}"
+            if "y" in self.todo.wants:
+                zeros = self._zeros(self.shape.tile, self.part.block)
+                yield f"{value_name('out_y', slot, component)} = {zeros}"
+
+    def _end_y(self, slot: int) -> Iterator[str]:
+        if "y" in self.todo.wants:
+            for component in range(self.spec.irreps_y[slot].ir.dim):
+                yield self._store_y(slot, component, f"tl.sum({value_name('out_y', slot, component)}, 1)")
+
+    def _store_y(self, slot: int, component: int, value: str) -> str:
+        at = f"{self._slab} * {self.spec.dim_y} + {offsets(self.spec.irreps_y)[slot] + component}"
+        return f"tl.store(out_y + {at}, {value}, mask=live)"
+
+    def _end_tile(self, slots_y: set[int]) -> Iterator[str]:
+        """Stores; slots of y that no path of this part touches are zeros in its slab."""
+        kind = OTHER[self.walk]
+        if kind in self.todo.wants:
+            for slot, component, offset in self._values(kind):
+                yield f"tl.store(out_{kind}_row + {offset}, out_{kind}_{slot}_{component}, mask=inside)"
+        if "y" in self.todo.wants:
+            for slot, (_, ir) in enumerate(self.spec.irreps_y):
+                for component in range(0 if slot in slots_y else ir.dim):
+                    yield self._store_y(slot, component, f"tl.zeros([{self.shape.tile}], {self.real})")
+        if "h" in self.todo.wants:
+            at = f"out_h + {self._slab}[:, None] * {self.shape.hidden} + k[None, :]"
+            mask = self._mask("live[:, None]", "filled[None, :]" if self._ragged else "")
+            yield f"tl.store({at}, out_h_tile, mask={mask})"
+
+    def _end_piece(self) -> Iterator[str]:
+        """The sums of the node over its edges, in the row of the piece."""
+        kind = HELD[self.walk]
+        if kind not in self.todo.wants:
+            return
+        before, mask = self._before(kind), "mask" if self._masked else ""
+        yield f"out_{kind}_row = out_{kind} + piece * {self._dim(kind)} + c"
+        for slot, component, offset in self._values(kind):
+            total = self._sum(slot, component)
+            total = f"tl.sum({total}, 0)" if sums_wait(self.todo) else total
+            if slot in before:
+                total += " + " + self._load(f"out_{kind}", offset, mask)
+            yield f"tl.store(out_{kind}_row + {offset}, {total}" + (", mask=mask)" if mask else ")")
+
+    def _end_program(self) -> Iterator[str]:
+        if "W" in self.todo.wants:
+            starts = weight_offsets(self.spec)
+            mask = self._matrix_mask
+            for index in self.paths:
+                at = f"out_W + (tl.program_id(0).to(tl.int64) * {self.shape.hidden} + k[:, None]) * {self.spec.dim_w}"
+                yield f"tl.store({at} + {starts[index]} + c[None, :], out_W_{index}" + (
+                    f", mask={mask})" if mask else ")"
+                )
+
+    def _load_matrix(self, matrix: str, index: int) -> str:
+        at = f"{matrix} + k[:, None] * {self.spec.dim_w} + {weight_offsets(self.spec)[index]} + c[None, :]"
+        mask = f", mask={self._matrix_mask}, other=0" if self._matrix_mask else ""
+        return f"tl.load({at}{mask}).to({self.real})"
+
+    @property
+    def _matrix_mask(self) -> str:
+        return self._mask("filled[:, None]" if self._ragged else "", "mask[None, :]" if self._masked else "")
+
+    @property
+    def _masked(self) -> bool:
+        """Whether the last block of channels is not full."""
+        return self.mul % self.part.block != 0
+
+    @property
+    def _ragged(self) -> bool:
+        """Whether there are fewer hidden features than a matrix product takes."""
+        return self.shape.hidden != self.shape.padded
+
+    @property
+    def _slab(self) -> str:
+        """The row of an edge in the slab of this part and block of channels."""
+        return f"(({self.slab} + tl.program_id(1)) * count + row)"
+
+    def _dim(self, name: str) -> int:
+        return {"x": self.spec.dim_x, "g": self.spec.dim_out}[name[-1]]
+
+    def _load(self, name: str, offset: int, mask: str) -> str:
+        return f"tl.load({name}_row + {offset}" + (f", mask={mask}, other=0)" if mask else ")") + f".to({self.real})"
+
+    def _zeros(self, *sizes: int) -> str:
+        return f"tl.zeros({list(sizes)}, {self.real})"
+
+    @staticmethod
+    def _mask(*conditions: str) -> str:
+        return " & ".join(condition for condition in conditions if condition)
+
+    def _before(self, kind: str) -> set[int]:
+        """The slots of this side to which an earlier part has written."""
+        paths = [self.spec.paths[index] for part in self.earlier for index in part.paths]
+        return {path.x if kind == "x" else path.out for path in paths}
+
+    def _values(self, kind: str, slots: set[int] | None = None) -> list[tuple[int, int, int]]:
+        """Slot, component and place in a row of the values of x or g that the paths (or these slots) touch."""
+        irreps = {"x": self.spec.irreps_x, "g": self.spec.irreps_out}[kind]
+        touched = slots or {path.x if kind == "x" else path.out for path in self.paths.values()}
+        starts = offsets(irreps)
+        return [
+            (slot, component, starts[slot] + component * irreps[slot].mul)
+            for slot in sorted(touched)
+            for component in range(irreps[slot].ir.dim)
+        ]
+
+
+def _spread(steps: list[Step]) -> list[Step]:
+    """The same with the gradient to y added to as soon as an entry of the gradient of its matrix is known.
+
+    Where edges lie along an axis of the values, a sum over channels comes after the path: nothing is gained by keeping
+    that matrix, which is as many values as it has entries.
+    """
+    uses: dict[str, list[Step]] = {}
+    kept = []
+    for step in steps:
+        if (step.kind, step.name) == ("add", "out_y"):
+            for product in step.expression.split(" + "):
+                uses.setdefault(product.partition("*")[2], []).append(dataclasses.replace(step, expression=product))
+        else:
+            kept.append(step)
+    return [later for step in kept for later in (step, *(uses.get(step.name, []) if step.kind == "couple" else []))]

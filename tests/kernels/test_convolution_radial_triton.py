@@ -1,0 +1,265 @@
+"""The Triton kernels with the radial layer inside, interpreted against the definition and compiled ahead of time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from sciml_kernels import Edges, Spec, aot, conv_radial
+from sciml_kernels.convolution_radial import fused, gpu, library, tiles
+from sciml_kernels.convolution_radial.passes import PASSES, Pass
+from sciml_kernels.edges import cut_rows
+from sciml_kernels.trilinear import tuned
+from sciml_kernels.trilinear.parts import choose_walk
+from tests.kernels.interpreted import interpreted
+from tests.kernels.problems import edges
+from tests.kernels.test_compile import MOST_LINES, MOST_SECONDS, PROBLEMS
+from tests.kernels.test_convolution_radial import SHARED, SMALL, assert_equal, derivatives, inputs
+
+BY_SENDER = Spec.summed("3x0e+3x1o", "0e+1o", "0e")  # few outputs: the backward passes walk edges by sender
+WITH_GAPS = Spec.summed("3x0e+3x2e", "0e+1o+2e", "1o")  # nothing couples to the harmonics 0e and 2e
+
+
+@contextmanager
+def always() -> Iterator[None]:
+    """The fused kernels also where the rule prefers the others, and NaN in memory where they write nothing."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    with mock.patch.object(fused, "serves", return_value=True):
+        yield
+    torch.use_deterministic_algorithms(before)
+
+
+def compare(
+    spec: Spec, graph: Edges, hidden: int = 4, dtype: torch.dtype = torch.float64, tolerance: float = 1e-13
+) -> None:
+    """Value, first and second derivatives, per path and per slot."""
+    arguments = inputs(spec, graph, hidden, dtype)
+    with always():
+        found = derivatives(lambda *leaves: conv_radial(*leaves, graph, spec, "triton"), arguments)
+    expected = derivatives(lambda *leaves: conv_radial(*leaves, graph, spec, "reference"), arguments)
+    assert_equal(spec, found, expected, tolerance)
+
+
+@pytest.mark.parametrize("name", SHARED)
+@interpreted
+def test_equals_its_definition(name: str) -> None:
+    compare(SHARED[name], edges(3, 3))
+
+
+@interpreted
+def test_several_tiles_of_a_node_and_several_nodes_of_a_program() -> None:
+    """Also pieces of nodes, and hidden features that fill no matrix product."""
+    graph = edges(3, 60)
+    vars(graph)["pieces"] = cut_rows(graph.pointers, 60, longest=20)
+    assert graph.pieces.shape[0] > 3
+    with mock.patch.object(fused, "MOST_PROGRAMS", 2):
+        compare(SMALL, graph, hidden=5)
+
+
+@interpreted
+def test_walk_by_sender() -> None:
+    for graph in (edges(3, 4), edges(2, 40)):
+        compare(BY_SENDER, graph)
+
+
+@interpreted
+def test_single_precision() -> None:
+    compare(SMALL, edges(3, 40), 20, torch.float32, 1e-5)
+
+
+@interpreted
+def test_slots_that_no_path_touches() -> None:
+    compare(WITH_GAPS, edges(3, 3))
+
+
+@interpreted
+def test_many_channels_in_several_blocks() -> None:
+    """Partial gradients to y and h from every block of channels; the last one is not full."""
+    compare(Spec.summed("40x0e", "0e+1o", "0e+1o"), edges(2, 3))
+
+
+@pytest.mark.parametrize("size", [(4, 0), (1, 0), (1, 2), (0, 0)], ids=str)
+@interpreted
+def test_empty_edge_sets_and_single_nodes(size: tuple[int, int]) -> None:
+    compare(SMALL, edges(*size))
+
+
+@interpreted
+def test_bipartite_edges() -> None:
+    compare(SMALL, Edges(torch.tensor([0, 3, 4, 1]), torch.tensor([0, 0, 0, 1]), 2, num_senders=5))
+
+
+@pytest.mark.parametrize("spec", [SMALL, BY_SENDER], ids=["by receiver", "by sender"])
+@interpreted
+def test_a_pass_cut_into_many_kernels(spec: Spec) -> None:
+    """With few registers: slots, and paths of one slot, in kernels of their own that add to what is there."""
+    graph, dtype, hidden = edges(3, 20), torch.float64, 4
+    arrays = dict(zip("xyhW", inputs(spec, graph, hidden, dtype), strict=True))
+    tangents = zip(("vx", "vy", "vh", "vW"), inputs(spec, graph, hidden, dtype, seed=1), strict=True)
+    arrays |= {**dict(tangents), "g": torch.ones(3, spec.dim_out, dtype=dtype)}
+    tables = graph.tables("triton", True)
+    for todo in (Pass("", "g"), Pass("", "xyh"), Pass("", "W"), Pass("xyhW", "xyhg"), Pass("xyhW", "W")):
+        walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True)
+        whole = fused.build(spec, hidden, dtype, "ieee", walk, todo, tiles.Config(values=999))
+        cut = fused.build(spec, hidden, dtype, "ieee", walk, todo, tiles.Config(values=1))
+        assert len(cut.kernels) > len(whole.kernels)
+        expected = fused.execute(whole, arrays, tables, todo.wants)
+        with always():
+            found = fused.execute(cut, arrays, tables, todo.wants)
+        for want, tensor in expected.items():
+            torch.testing.assert_close(found[want], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("needed", ["x", "h", "W", "xyh"])
+@interpreted
+def test_partial_gradients(needed: str) -> None:
+    """First gradients to some inputs, second ones to all, as force training does."""
+    graph, results = edges(3, 6), []
+    for backend in ("triton", "reference"):
+        leaves = [tensor.requires_grad_() for tensor in inputs(SMALL, graph, 4, torch.float64)]
+        chosen = [leaf for name, leaf in zip("xyhW", leaves, strict=True) if name in needed]
+        with always():
+            value = conv_radial(*leaves, graph, SMALL, backend)
+            g = torch.ones_like(value).requires_grad_()
+            first = torch.autograd.grad(value, chosen, g, create_graph=True)
+            loss = sum((gradient**2).sum() for gradient in first)
+            second = torch.autograd.grad(loss, [*leaves, g], allow_unused=True, materialize_grads=True)
+        results.append([value, *first, *second])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_half_precision_is_summed_in_single() -> None:
+    """Results are rounded once, to one part in 128 (in the interpreter, which cuts the last bits off)."""
+    graph, spec = edges(3, 20), Spec.summed("3x0e", "0e", "0e")
+    leaves = [tensor.requires_grad_() for tensor in inputs(spec, graph, 4, torch.bfloat16)]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    with always():
+        out = conv_radial(*leaves, graph, spec, "triton")
+        found = (out, *torch.autograd.grad(out.sum(), leaves))
+    wanted = conv_radial(*exact, graph, spec, "reference")
+    for tensor, expected in zip(found, (wanted, *torch.autograd.grad(wanted.sum(), exact)), strict=True):
+        assert tensor.dtype == torch.bfloat16
+        torch.testing.assert_close(tensor.double(), expected, rtol=2**-7, atol=1e-5)
+
+
+@interpreted
+def test_repeatable_bit_for_bit() -> None:
+    graph = edges(3, 40)
+    arguments = inputs(SMALL, graph, 4, torch.float32)
+    with always():
+        first, again = (
+            derivatives(lambda *leaves: conv_radial(*leaves, graph, SMALL, "triton"), arguments) for _ in range(2)
+        )
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@interpreted
+def test_nan_and_inf_propagate(bad: float) -> None:
+    """A bad hidden feature reaches the receiver and the gradients of its own edge, and no other."""
+    graph = edges(4, 40)
+    arguments = inputs(SMALL, graph, 4, torch.float32)
+    clean = _value_and_gradient_to_y(arguments, graph)
+    arguments[2][17, 3] = bad
+    found = _value_and_gradient_to_y(arguments, graph)
+    for tensor, before, hit in zip(found, clean, (graph.receivers[17:18], torch.tensor([17])), strict=True):
+        others = torch.ones(tensor.shape[0], dtype=torch.bool).index_fill(0, hit, False)
+        assert torch.equal(tensor[others], before[others])
+        assert not tensor[~others].isfinite().any()
+
+
+def _value_and_gradient_to_y(arguments: Sequence[Tensor], graph: Edges) -> tuple[Tensor, Tensor]:
+    x, y, h, weight = arguments
+    y = y.clone().requires_grad_()
+    with always():
+        out = conv_radial(x, y, h, weight, graph, SMALL, "triton")
+        return out.detach(), torch.autograd.grad(out.sum(), y)[0]
+
+
+@interpreted
+def test_opcheck() -> None:
+    graph = edges(2, 2)
+    leaves = [tensor.requires_grad_() for tensor in inputs(SMALL, graph, 2, torch.float64)]
+    with always():
+        arguments = (*leaves, *graph.tables("triton", True), SMALL.key, "triton")
+        torch.library.opcheck(library.conv_radial._registered, arguments)
+
+
+def test_which_kernels_serve() -> None:
+    assert fused.serves(torch.float32, 64, 100, 5000)
+    assert fused.serves(torch.bfloat16, 128, 100, 5000)
+    assert not fused.serves(torch.float64, 64, 100, 5000)
+    assert not fused.serves(torch.float32, 256, 100, 5000)
+    assert not fused.serves(torch.float32, 64, 1000, 5000)
+
+
+@interpreted
+def test_the_rule_is_followed() -> None:
+    graph = edges(3, 30)
+    for dtype, called in ((torch.float32, True), (torch.float64, False)):
+        arrays = dict(zip("xyhW", inputs(SMALL, graph, 4, dtype), strict=True))
+        with mock.patch.object(fused, "launch", wraps=fused.launch) as launch:
+            gpu.launch(SMALL.key, arrays, graph.tables("triton", False), "", "g")
+        assert launch.called == called
+
+
+def test_products_are_as_precise_as_torch_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fused.precision(torch.float32) == "tf32x3"
+    assert fused.precision(torch.bfloat16) == "tf32"
+    assert fused.precision(torch.float64) == "ieee"
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    assert fused.precision(torch.float32) == "tf32"
+
+
+def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = Pass("", "xyh")
+    name = tiles.entry(SMALL.key, 64, torch.float32, "receiver", todo)
+    wanted = {"tile": 32, "block": 16, "warps": 2, "values": 80}
+    (tmp_path / "some_gpu.json").write_text(json.dumps({"configurations": {name: wanted}}))
+    monkeypatch.setattr(tuned, "FOLDER", tmp_path)
+    tuned.measured.cache_clear()
+    assert tiles.config("some_gpu", SMALL.key, 64, torch.float32, "receiver", todo) == tiles.Config(**wanted)
+    assert tiles.config("some_gpu", SMALL.key, 32, torch.float32, "receiver", todo) == tiles.DEFAULT
+    tuned.measured.cache_clear()
+
+
+def check(spec: Spec, name: str, target: str, exact: str, dtype: torch.dtype = torch.float32, hidden: int = 64) -> None:
+    """All kernels of a pass: no spill, short source, short compilation."""
+    for todo in fused.split(Pass(*PASSES[name])):
+        walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True)
+        exact = "ieee" if target.startswith("gfx") else exact
+        for kernel in fused.build(spec, hidden, dtype, exact, walk, todo, tiles.DEFAULT).kernels:
+            found = aot.report(kernel.function, fused.signature(kernel.text, dtype), {}, target, kernel.warps)
+            assert found.spills == 0, found
+            assert found.seconds < MOST_SECONDS, found
+            assert len(kernel.text.source.splitlines()) <= MOST_LINES
+
+
+def test_problem_1_compiles() -> None:
+    check(Spec.separate(*PROBLEMS[1]), "forward", "sm_90", "tf32")
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_small_problems_compile(target: str) -> None:
+    for name in PASSES:
+        check(Spec.summed("32x0e+32x1o", "0e+1o", "0e+1o"), name, target, "tf32x3", hidden=32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_kernel_compiles(problem: int, name: str, target: str) -> None:
+    for exact in ("tf32", "tf32x3"):
+        check(Spec.separate(*PROBLEMS[problem]), name, target, exact)
