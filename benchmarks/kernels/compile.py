@@ -2,19 +2,22 @@
 
     python benchmarks/kernels/compile.py [--problems 1 2 3 4] [--targets sm_80 sm_90 gfx942] [--output FILE]
 
-For every pass (forward, backward with all gradients, double backward with all tangents; fp32, default configuration):
+For every pass (forward, backward with all gradients, double backward with all tangents; fp32, default configuration) of
+the convolution, and of those of a loss on forces of the convolution with the radial layer inside (64 hidden features):
 registers, bytes spilled and seconds of processor time of each kernel, and what a launch costs at N = 5,000 nodes and
 E = 250,000 edges. Nothing here is a measured time of a GPU.
 
 Bytes: every input is read once, every output written once; rows of edges that are summed at their nodes, and partial
 gradients to y, are written and read. What is read again at every edge (rows of the other node) is counted apart: it
 comes from the cache where the nodes fit into it. Flops: what depends on y alone is counted once an edge.
-The limit is the larger of bytes over 4.3 TB/s (a copy on an H200) and flops over 67 TFLOP/s (its fp32 rate).
+The limit is the larger of bytes over 4.3 TB/s (a copy on an H200) and flops over 67 TFLOP/s (its fp32 rate); matrix
+products run at 400 TFLOP/s in TF32, a third of it in single precision, beside the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -22,10 +25,13 @@ from typing import Any
 
 import torch
 import triton
-from limits import COPY_BYTES, FLOPS, operations, traffic
+from limits import COPY_BYTES, FLOPS, PRODUCT_FLOPS, operations, radial_operations, radial_traffic, traffic
 from problems import PROBLEMS, SIZES
 
 from sciml_kernels import aot
+from sciml_kernels.convolution_radial import fused, tiles
+from sciml_kernels.convolution_radial.passes import PASSES as RADIAL_PASSES
+from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.trilinear import gpu
 from sciml_kernels.trilinear.emit import PASSES
 from sciml_kernels.trilinear.parts import WARP, choose_walk
@@ -33,6 +39,7 @@ from sciml_kernels.trilinear.tuned import DEFAULT
 
 NODES, EDGES = SIZES["gpu"]
 CONVOLUTIONS = [key for key, problem in PROBLEMS.items() if problem.operation == "conv"]
+RADIAL, HIDDEN = ("1", "2", "4"), 64
 
 
 def main() -> int:
@@ -44,16 +51,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=default)
     arguments = parser.parse_args()
     rows = []
-    for problem in arguments.problems:
-        for name in PASSES:
-            rows.append(report(problem, name, arguments.targets))
+    for make, problem, name in itertools.product((report, radial_report), arguments.problems, PASSES):
+        if make is report or problem in RADIAL:
+            rows.append(make(problem, name, arguments.targets))
             print(_line(rows[-1]), flush=True)
     result = {
         "nodes": NODES,
         "edges": EDGES,
         "dtype": "float32",
         "triton": triton.__version__,
-        "configuration": {"values": DEFAULT.values, "warps": DEFAULT.warps},
+        "configuration": vars(DEFAULT),
+        "radial_configuration": vars(tiles.DEFAULT),
         "copy_bytes_per_s": COPY_BYTES,
         "flops_per_s": FLOPS,
         "rows": rows,
@@ -78,6 +86,7 @@ def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     limits = {"bytes": moved / COPY_BYTES, "flops": flops / FLOPS}
     bound = max(limits, key=lambda key: limits[key])
     return {
+        "operation": "conv",
         "problem": int(key),
         "name": PROBLEMS[key].name,
         "pass": name,
@@ -91,10 +100,47 @@ def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     }
 
 
+def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
+    """One pass of one problem with the radial layer inside; in single precision, but for the limit in TF32."""
+    spec, kernels, walks = PROBLEMS[key].spec(), [], []
+    for todo in fused.split(Pass(*RADIAL_PASSES[name])):
+        walks.append(choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True))
+        for target in targets:
+            exact = "ieee" if target.startswith("gfx") else "tf32x3"
+            plan = fused.build(spec, HIDDEN, torch.float32, exact, walks[-1], todo, tiles.DEFAULT)
+            for kernel in plan.kernels:
+                types = fused.signature(kernel.text, torch.float32)
+                found = aot.report(kernel.function, types, {}, target, kernel.warps)
+                lines = len(kernel.text.source.splitlines())
+                kernels.append({"target": target, "wants": todo.wants, "lines": lines, **vars(found)})
+    moved, cached = radial_traffic(spec, HIDDEN, name, NODES, EDGES)
+    couplings, products = (EDGES * flops for flops in radial_operations(spec, HIDDEN, name))
+    limits = {"bytes": moved / COPY_BYTES, "flops": couplings / FLOPS, "products": products / PRODUCT_FLOPS["tf32x3"]}
+    bound = max(limits, key=lambda key: limits[key])
+    in_tf32 = max(limits["bytes"], limits["flops"], products / PRODUCT_FLOPS["tf32"])
+    return {
+        "operation": "conv_radial",
+        "problem": int(key),
+        "name": PROBLEMS[key].name,
+        "pass": name,
+        "hidden": HIDDEN,
+        "walk": "+".join(walks),
+        "bytes": moved,
+        "bytes_through_cache": cached,
+        "flops": couplings + products,
+        "flops_of_products": products,
+        "limit_ms": round(1e3 * limits[bound], 3),
+        "limit_ms_tf32": round(1e3 * in_tf32, 3),
+        "bound": bound,
+        "kernels": kernels,
+    }
+
+
 def _line(row: dict[str, Any]) -> str:
     kernels = row["kernels"]
     return (
-        f"{row['problem']} {row['pass']}: {row['bytes'] / 1e9:.2f} GB, {row['flops'] / 1e9:.0f} GFLOP, "
+        f"{row['operation']} {row['problem']} {row['pass']}: "
+        f"{row['bytes'] / 1e9:.2f} GB, {row['flops'] / 1e9:.0f} GFLOP, "
         f"limit {row['limit_ms']} ms ({row['bound']}); at most {max(kernel['registers'] for kernel in kernels)} "
         f"registers, {sum(kernel['spills'] for kernel in kernels)} bytes spilled, "
         f"{max(kernel['seconds'] for kernel in kernels)} s"

@@ -8,6 +8,7 @@ from typing import Any
 from measure import PASSES
 
 COPY_BYTES, FLOPS = 4.3e12, 67e12  # a second, on an H200: a copy, and its fp32 rate
+PRODUCT_FLOPS = {"tf32": 400e12, "tf32x3": 133e12}  # matrix products; three TF32 ones make one of single precision
 
 
 PRODUCTS = (1, 2, 5)  # matrix products h W, or as large, that each pass of conv_radial needs
@@ -69,22 +70,76 @@ def traffic(spec: Any, name: str, nodes: int, edges: int) -> tuple[int, int]:
 
 
 def operations(spec: Any, name: str) -> int:
-    """Additions and multiplications for one edge; those of y alone once for all channels and paths that share them."""
+    """Additions and multiplications of a pass of the convolution for one edge."""
     from sciml_kernels.trilinear.emit import PASSES as TERMS
+
+    return count(spec, *TERMS[name])
+
+
+def count(spec: Any, terms: Any, wants: str) -> int:
+    """Additions and multiplications for one edge; those of y alone once for all channels and paths that share them."""
     from sciml_kernels.trilinear.emit import emit
 
-    terms, wants = TERMS[name]
     shared: set[tuple[int, str]] = set()
     total = 0
     for path in spec.paths:
         seen: set[str] = set()
         for step in emit(path, terms, wants):
-            count = step.expression.count("*") + step.expression.count(" + ")
-            count += step.kind == "add" or step.name in seen
+            found = step.expression.count("*") + step.expression.count(" + ")
+            found += step.kind == "add" or step.name in seen
             seen.add(step.name)
             if step.kind != "matrix":
-                total += count * spec.irreps_x[path.x].mul
+                total += found * spec.irreps_x[path.x].mul
             elif (path.y, step.expression) not in shared:
                 shared.add((path.y, step.expression))
-                total += count
+                total += found
     return total
+
+
+def radial_traffic(spec: Any, hidden: int, name: str, nodes: int, edges: int) -> tuple[int, int]:
+    """The same as `traffic` of the kernels with the radial layer inside.
+
+    Partial gradients to h and W are written and read as those to y. From the cache come the rows of the other node of
+    each edge and, for each tile of edges, all of W.
+    """
+    import torch
+
+    from sciml_kernels.convolution_radial import fused, tiles
+    from sciml_kernels.convolution_radial.passes import PASSES as RADIAL
+    from sciml_kernels.convolution_radial.passes import Pass
+    from sciml_kernels.trilinear.parts import choose_walk
+    from sciml_kernels.trilinear.triton import HELD, OTHER
+
+    sizes = {
+        "x": nodes * spec.dim_x, "g": nodes * spec.dim_out, "y": edges * spec.dim_y, "h": edges * hidden,
+        "W": hidden * spec.dim_w,
+    }  # fmt: skip
+    numbers = index = cached = 0
+    for todo in fused.split(Pass(*RADIAL[name])):
+        walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True)
+        other, held = OTHER[walk], HELD[walk]
+        kernels = fused.build(spec, hidden, torch.float32, "tf32", walk, todo, tiles.DEFAULT)
+        reads = sorted({array for kernel in kernels.kernels for array in kernel.text.reads})
+        numbers += sum(sizes[array[-1]] for array in (*reads, *todo.wants))
+        slabs = {"y": kernels.slabs, "h": kernels.slabs, "W": fused.programs_of(nodes, edges, hidden)}
+        slabs |= {other: edges / nodes}
+        numbers += sum(2 * sizes[want] * slabs.get(want, 0) for want in todo.wants if slabs.get(want, 0) > 1)
+        index += 8 * edges * (1 + (held == "x") + (other in todo.wants))
+        rows = {"x": spec.dim_x, "g": spec.dim_out}[other] * sum(array[-1] == other for array in reads)
+        matrices = sum(array[-1] == "W" for array in reads)
+        cached += edges * rows + sizes["W"] * matrices * edges // tiles.DEFAULT.tile
+    return int(4 * numbers + index), 4 * cached
+
+
+def radial_operations(spec: Any, hidden: int, name: str) -> tuple[int, int]:
+    """Operations for one edge: of the couplings, and of the matrix products."""
+    from sciml_kernels.convolution_radial import fused
+    from sciml_kernels.convolution_radial.passes import PASSES as RADIAL
+    from sciml_kernels.convolution_radial.passes import Pass
+
+    couplings = products = 0
+    for todo in fused.split(Pass(*RADIAL[name])):
+        couplings += count(spec, todo.terms, todo.trilinear_wants)
+        made = sum(len(pairs) for pairs in todo.products_of_weights.values())
+        products += made + len(todo.products_of_h) + len(todo.products_of_matrix)
+    return couplings, 2 * products * hidden * spec.dim_w

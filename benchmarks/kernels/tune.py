@@ -2,7 +2,8 @@
 
     python benchmarks/kernels/tune.py [--problems 1 2 3 4] [--minutes 8] [--output FILE]
 
-N = 5,000 nodes, E = 250,000 edges, fp32, every pass. A configuration counts only where its results equal those of the
+N = 5,000 nodes, E = 250,000 edges, fp32, every pass of the convolution, then those of a loss on forces of the convolution
+with the radial layer inside (64 hidden features, matrix products as torch's own). A configuration counts only where its results equal those of the
 default one; the fastest median is written, and what it gains over the default.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from problems import PROBLEMS, SIZES
 from torch import Tensor
 
 from sciml_kernels import Edges, Spec
+from sciml_kernels.convolution_radial import fused, tiles
+from sciml_kernels.convolution_radial.passes import PASSES as RADIAL_PASSES
+from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import gpu, tuned
 from sciml_kernels.trilinear.emit import PASSES
@@ -31,6 +36,13 @@ CANDIDATES = [tuned.DEFAULT] + [
     config
     for config in (Config(values, warps) for values in (80, 112, 144, 184) for warps in (1, 2, 4))
     if config != tuned.DEFAULT
+]
+HIDDEN = 64
+RADIAL_CANDIDATES = [tiles.DEFAULT] + [
+    config
+    for tile, block, warps in ((16, 16, 1), (16, 32, 2), (16, 32, 4), (16, 64, 4), (32, 32, 4))
+    for values in (96, 128, 160)
+    if (config := tiles.Config(tile, block, warps, values)) != tiles.DEFAULT
 ]
 TOLERANCE = 1e-4  # of the largest entry, fp32
 
@@ -49,11 +61,12 @@ def main() -> int:
     output = arguments.output or tuned.FOLDER / f"{tuned.name_of(device)}.json"
     found = json.loads(output.read_text())["configurations"] if output.exists() else {}
     end = time.monotonic() + 60 * arguments.minutes
-    for problem in arguments.problems:
-        for name in PASSES:
-            found.update(tune(problem, name, device, end))
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps({"configurations": found}, indent=1, sort_keys=True) + "\n")
+    for tuned_pass in (tune, tune_radial):
+        for problem in arguments.problems:
+            for name in PASSES:
+                found.update(tuned_pass(problem, name, device, end))
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_text(json.dumps({"configurations": found}, indent=1, sort_keys=True) + "\n")
     return 0
 
 
@@ -63,22 +76,50 @@ def tune(problem: str, name: str, device: torch.device, end: float) -> dict[str,
     walk = choose_walk(spec, terms, wants, by_sender=True)
     arrays, tables = _inputs(spec, device)
     warp = 64 if torch.version.hip else WARP
-    expected: dict[str, Tensor] = {}
-    times: dict[Config, float] = {}
-    for config in CANDIDATES:
+
+    def prepare(config: Config) -> Callable[[], dict[str, Tensor]]:
+        todo = gpu.build(spec, torch.float32, walk, terms, wants, config, warp)
+        return lambda: gpu.execute(todo, arrays, tables, wants)
+
+    best = _fastest(f"{problem} {name}", CANDIDATES, prepare, end)
+    return {tuned.entry(spec.key, torch.float32, walk, terms, wants): vars(best)} if best else {}
+
+
+def tune_radial(problem: str, name: str, device: torch.device, end: float) -> dict[str, dict[str, int]]:
+    """The same with the radial layer inside: an entry for each of the passes into which this one is split."""
+    spec, found = PROBLEMS[problem].spec(), {}
+    arrays, tables = _inputs(spec, device)
+    for todo in fused.split(Pass(*RADIAL_PASSES[name])):
+        walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True)
+
+        def prepare(config: tiles.Config, todo: Pass = todo, walk: Any = walk) -> Callable[[], dict[str, Tensor]]:
+            exact = fused.precision(torch.float32)
+            kernels = fused.build(spec, HIDDEN, torch.float32, exact, walk, todo, config)
+            return lambda: fused.execute(kernels, arrays, tables, todo.wants)
+
+        best = _fastest(f"{problem} radial {name} {todo.wants}", RADIAL_CANDIDATES, prepare, end)
+        if best:
+            found[tiles.entry(spec.key, HIDDEN, torch.float32, walk, todo)] = vars(best)
+    return found
+
+
+def _fastest(name: str, candidates: Sequence[Any], prepare: Callable[[Any], Any], end: float) -> Any:
+    """The candidate of the shortest time among those that give what the first one gives, which is the default."""
+    expected: Mapping[str, Tensor] = {}
+    times: dict[Any, float] = {}
+    for config in candidates:
         if time.monotonic() > end:
             break
-        todo = gpu.build(spec, torch.float32, walk, terms, wants, config, warp)
-        results = gpu.execute(todo, arrays, tables, wants)
+        run = prepare(config)
+        results = run()
         expected = expected or results
         if all(_equal(results[want], tensor) for want, tensor in expected.items()):
-            times[config] = _milliseconds(todo, arrays, tables, wants)
+            times[config] = _milliseconds(run)
     if not times:
-        return {}
+        return None
     best = min(times, key=lambda config: times[config])
-    print(f"{problem} {name}: {best}, {times[best]:.3f} ms, default {times[tuned.DEFAULT]:.3f} ms", flush=True)
-    entry = tuned.entry(spec.key, torch.float32, walk, terms, wants)
-    return {entry: {"values": best.values, "warps": best.warps}}
+    print(f"{name}: {best}, {times[best]:.3f} ms, default {times[candidates[0]]:.3f} ms", flush=True)
+    return best
 
 
 def _inputs(spec: Spec, device: torch.device) -> tuple[dict[str, Tensor], Tables]:
@@ -86,8 +127,9 @@ def _inputs(spec: Spec, device: torch.device) -> tuple[dict[str, Tensor], Tables
     receivers = torch.randint(NODES, (EDGES,), device=device).sort().values
     graph = Edges(torch.randint(NODES, (EDGES,), device=device), receivers, NODES)
     sizes = {"x": (NODES, spec.dim_x), "y": (EDGES, spec.dim_y), "w": (EDGES, spec.dim_w), "g": (NODES, spec.dim_out)}
+    sizes |= {"h": (EDGES, HIDDEN), "W": (HIDDEN, spec.dim_w)}
     arrays = {kind: torch.randn(size, device=device) for kind, size in sizes.items()}
-    tangents = {f"v{kind}": torch.randn_like(arrays[kind]) for kind in "xyw"}
+    tangents = {f"v{kind}": torch.randn_like(arrays[kind]) for kind in "xywh"}
     return {**arrays, **tangents}, graph.tables("triton", True)
 
 
@@ -95,10 +137,10 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
 
 
-def _milliseconds(todo: gpu.Plan, arrays: dict[str, Tensor], tables: Tables, wants: str) -> float:
+def _milliseconds(run: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
-    result: Any = do_bench(lambda: gpu.execute(todo, arrays, tables, wants), return_mode="median")
+    result: Any = do_bench(run, return_mode="median")
     return float(result)
 
 

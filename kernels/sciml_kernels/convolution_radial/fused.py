@@ -73,6 +73,11 @@ def signature(text: Text, dtype: torch.dtype) -> dict[str, str]:
     return {**reads, **writes, **dict.fromkeys(text.tables, "*i64"), "count": "i64", "pieces_count": "i64"}
 
 
+def programs_of(pieces: int, edges: int, hidden: int) -> int:
+    """How many programs share the pieces where each writes a partial gradient to W: half the numbers of w at most."""
+    return min(pieces, MOST_PROGRAMS, max(1, edges // (2 * hidden)))
+
+
 def launch(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str, wants: str) -> dict[str, Tensor]:
     """The gradients `wants` of a pass (see `passes.Pass`); arguments as of `cpu.launch`."""
     x, hidden = arrays["x"], arrays["W"].shape[0]
@@ -91,9 +96,7 @@ def execute(todo: gpu.Plan, arrays: Mapping[str, Tensor], tables: Tables, wants:
     tables = Tables(*(None if table is None else table.contiguous() for table in tables))
     inputs = {name: tensor.contiguous() for name, tensor in arrays.items()}
     pieces = gpu.pieces_of(tables, HELD[todo.walk])
-    programs = pieces.shape[0]
-    if "W" in wants:
-        programs = min(programs, MOST_PROGRAMS, max(1, edges // (2 * hidden)))
+    programs = programs_of(pieces.shape[0], edges, hidden) if "W" in wants else pieces.shape[0]
     outputs = {want: _allocate(want, todo, x, edges, tables, programs) for want in wants}
     listed = {**tables._asdict(), "pieces": pieces}
     with torch.cuda.device_of(x):

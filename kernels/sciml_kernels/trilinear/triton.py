@@ -254,7 +254,8 @@ def signature(steps: list[Step]) -> tuple[list[tuple[str, int]], list[tuple[str,
     """The (array, component) that a coupling returns, and those that it takes: what it loads and what it adds to."""
     results = [(step.name, step.component) for step in steps if step.kind in ("add", "put")]
     loads = [(step.expression, step.component) for step in steps if step.kind == "load"]
-    return results, loads + [(step.name, step.component) for step in steps if step.kind == "add"]
+    arguments = loads + [(step.name, step.component) for step in steps if step.kind == "add"]
+    return list(dict.fromkeys(results)), list(dict.fromkeys(arguments))
 
 
 def coupling(path: Path, steps: list[Step]) -> str:
