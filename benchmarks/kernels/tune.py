@@ -2,9 +2,10 @@
 
     python benchmarks/kernels/tune.py [--problems 1 2 3 4] [--minutes 8] [--output FILE]
 
-N = 5,000 nodes, E = 250,000 edges, fp32, every pass of the convolution, then those of a loss on forces of the convolution
-with the radial layer inside (64 hidden features, matrix products as torch's own). A configuration counts only where its results equal those of the
-default one; the fastest median is written, and what it gains over the default.
+N = 5,000 nodes, E = 250,000 edges, fp32, every pass of the convolution, then those of a loss on forces of the
+convolution with the radial layer inside (64 hidden features, matrix products as precise as torch's own). A
+configuration counts only where its results equal those of the default one; the fastest median is written, and what it
+gains over the default.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_products_are_as_precise_as_torch_allows(monkeypatch: pytest.MonkeyPatch
     assert fused.precision(torch.float32) == "tf32x3"
     assert fused.precision(torch.bfloat16) == "tf32"
     assert fused.precision(torch.float64) == "ieee"
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")  # as set_float32_matmul_precision("high")
     assert fused.precision(torch.float32) == "tf32"
 
 

@@ -31,7 +31,7 @@ def precision(dtype: torch.dtype) -> str:
     """Of the matrix products: TF32 where torch's own may use it, else three products that give single precision."""
     if dtype == torch.float64 or torch.version.hip:
         return "ieee"  # a native instruction there
-    return "tf32" if dtype == torch.bfloat16 or torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if dtype == torch.bfloat16 or torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def split(todo: Pass) -> tuple[Pass, ...]:
