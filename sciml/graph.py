@@ -33,11 +33,15 @@ pbc                  (1, 3)          periodic directions
 splitting, waves     (1,), (W, 3)    of an Ewald sum, and pairs beyond the edges, where a model needs them:
 far_senders, ...     (P,)            made and explained in :mod:`sciml.data.far_field`
 charge, spin         (1,)            total charge (e) and multiplicity 2S + 1
+momenta              (n, 4)          jets: E, px, py, pz in GeV, in the frame of the record, float64
+frame                (1, 4)          jets: the momentum at rest in the frame of positions and vectors, GeV, float64
+total_momentum       (1, 4)          jets: what regressed momenta sum to, GeV, float64
 domain, dataset      (1,)            index in DOMAINS; index of the level of theory in the model's table
 energy               (1,)            eV (target; NaN when absent)
 forces               (n, 3)          eV/Å (target)
 stress               (1, 3, 3)       eV/Å^3, tensile positive (target)
 label                (1,)            class (target; -1 when absent)
+true_momenta         (n, 4)          GeV, in the frame of the record, float64 (target)
 residue_types        (r,)            0..19 (target; -1 when absent)
 ===================  ==============  ====================================================================
 """
@@ -83,7 +87,9 @@ INPUTS: dict[str, KindInputs] = {
     "residues": KindInputs(scalars=4, coarse_types=True, child_roles=3),
 }
 
-LABELS = ("energy", "forces", "stress", "label", "residue_types")
+LABELS = ("energy", "forces", "stress", "label", "residue_types", "true_momenta")
+FOUR_MOMENTA = ("momenta", "frame", "total_momentum", "true_momenta")
+"""Four-vectors (E, px, py, pz) of jets; they stay float64 whatever the precision of the model, for boosts lose digits."""
 _FINE_INDICES = {"senders", "receivers", "children", "far_senders", "far_receivers"}
 _COARSE_INDICES = {"parents", "coarse_senders", "coarse_receivers"}
 

@@ -18,6 +18,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "energy": "sciml.domains.materials.heads:EnergyHead",
         "direct_forces": "sciml.domains.materials.heads:DirectForcesHead",
         "jet_class": "sciml.domains.hep.heads:JetClassHead",
+        "energy_flow": "sciml.domains.hep.energy_flow:EnergyFlowHead",
+        "four_momenta": "sciml.domains.hep.heads:FourMomentaHead",
         "residue_type": "sciml.domains.biology.heads:ResidueTypeHead",
     },
     "losses": {
@@ -35,6 +37,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "ase": "sciml.ingest.formats.ase",
         "mlearn": "sciml.ingest.formats.mlearn",
         "jetclass": "sciml.ingest.formats.jetclass",
+        "pfnano": "sciml.ingest.formats.pfnano",
         "protein": "sciml.ingest.formats.protein",
     },
 }

@@ -81,7 +81,9 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
         Field("momenta", "fine", "float32", (4,), "GeV", required=True),
         Field("particle_charge", "fine", "int8", (), "e", required=True),
         Field("parent", "fine", "uint8"),
+        Field("true_momenta", "fine", "float32", (4,), "GeV", "target"),
         Field("label", "graph", "int16", role="target"),
+        Field("total_momentum", "graph", "float64", (4,), "GeV"),
         Field("jet_momentum", "graph", "float32", (4,), "GeV", "info"),
     ),
     "biology": (
@@ -292,7 +294,8 @@ def _check_jet(record: Record) -> None:
         raise BadRecord(f"types: particle kinds {types.min()} to {types.max()}, expected 1 to {MAX_PARTICLE_KIND}")
     if (momenta[:, 0] <= 0).any():
         raise BadRecord(f"momenta: constituent {int(np.argmax(momenta[:, 0] <= 0))} has no positive energy")
-    _check_limit(record, "momenta", MAX_MOMENTUM, "GeV")
+    for name in ("momenta", "true_momenta", "total_momentum"):
+        _check_limit(record, name, MAX_MOMENTUM, "GeV")
     if "label" in record and record["label"] < 0:
         raise BadRecord(f"label: {int(record['label'])}, expected a class index of 0 or more")
     momenta = np.concatenate([regulate_energies(momenta)[:, None], momenta[:, 1:]], axis=1).astype(np.float32)
@@ -300,6 +303,11 @@ def _check_jet(record: Record) -> None:
     if "parent" not in record:
         record["parent"] = subjets.cluster(momenta)
     _check_subjets(record["parent"])
+    if "true_momenta" in record:
+        true = record["true_momenta"]
+        record["true_momenta"] = np.concatenate([regulate_energies(true)[:, None], true[:, 1:]], axis=1)
+    if "total_momentum" in record:
+        _check_total(record["total_momentum"])
     if "jet_momentum" not in record:
         record["jet_momentum"] = record["momenta"].sum(axis=0, dtype=np.float64)
 
@@ -308,6 +316,12 @@ def _check_subjets(parent: np.ndarray) -> None:
     present = np.unique(parent)
     if present[0] != 0 or present[-1] != len(present) - 1:
         raise BadRecord(f"parent: subjets {present[0]} to {present[-1]}, expected 0, 1, ... with none left out")
+
+
+def _check_total(total: np.ndarray) -> None:
+    momentum = float(np.linalg.norm(total[1:].astype(np.float64)))
+    if not total[0] > 0 or total[0] < momentum:
+        raise BadRecord(f"total_momentum: energy {float(total[0]):.6g} GeV, less than its momentum {momentum:.6g} GeV")
 
 
 def _check_residues(record: Record) -> None:

@@ -15,7 +15,7 @@ from sciml.ingest.audit import Audit
 from sciml.ingest.formats import Options, Rejected
 
 # Narrow formats first: ASE would try to read almost anything.
-_ORDER = ("mlearn", "jetclass", "protein", "ase")
+_ORDER = ("mlearn", "jetclass", "pfnano", "protein", "ase")
 _SHOWN = 5  # refused records that are printed; the file has all
 
 

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from sciml import registry
 from sciml.data.far_field import FarField, with_far_field
 from sciml.errors import UserError
-from sciml.graph import KINDS, LABELS
+from sciml.graph import FOUR_MOMENTA, KINDS, LABELS
 from sciml.models.layers import full_precision
 from sciml.models.readout import Features, Geometry, Head, HeadContext
 
@@ -89,9 +89,10 @@ class Model(nn.Module):
 def floating_inputs_to(batch: Batch, dtype: torch.dtype) -> Batch:
     """The same batch with its floating inputs in ``dtype``, as a shallow copy where any of them changes.
 
-    Labels stay as they are: what is computed with them is the objective's choice.
+    Labels stay as they are: what is computed with them is the objective's choice. So do the four-momenta of jets.
     """
-    inputs = {key: batch[key] for key in batch.keys() if key not in LABELS}  # noqa: SIM118 (a Batch iterates graphs)
+    kept = (*LABELS, *FOUR_MOMENTA)
+    inputs = {key: batch[key] for key in batch.keys() if key not in kept}  # noqa: SIM118 (a Batch iterates graphs)
     inputs = {key: value for key, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
     changed = {key: value.to(dtype) for key, value in inputs.items() if value.dtype != dtype}
     if not changed:

@@ -62,7 +62,10 @@ class Head(nn.Module):
 
     A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
     highest degree of features it reads), ``differentiates`` (whether it needs gradients of the geometry) and
-    ``far_field`` (what it needs beyond the edges), and takes (context, **options) to build.
+    ``far_field`` (what it needs beyond the edges), and takes (context, **options) to build. What ``sciml verify`` must
+    know beside that: ``ranks`` {prediction: spatial axes} of those that turn with space and are not in
+    :data:`sciml.physics.symmetry.RANKS`, and ``irc_safe``, the claim that soft particles and collinear splittings
+    change nothing.
     """
 
     kind: str
@@ -70,6 +73,8 @@ class Head(nn.Module):
     lmax: int = 0
     differentiates: bool = False
     far_field: FarField = FarField()
+    ranks: dict[str, int] = {}
+    irc_safe: bool = False
 
     def __init__(self, context: HeadContext, **options: Any) -> None:
         super().__init__()
@@ -81,6 +86,10 @@ class Head(nn.Module):
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """Unit (B,) in which the error of ``target`` is measured by the loss, per graph; None for one."""
         return None
+
+    def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
+        """What the loss of ``target`` makes small, of the shape of both and in the unit of ``scale``."""
+        return prediction - label
 
 
 def pool_sum(values: Tensor, index: Tensor, size: int) -> Tensor:

@@ -14,6 +14,7 @@ from sciml.data.datamodule import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import graph_of_rows
 from sciml.models.model import Model
+from sciml.models.readout import Head
 
 PER_ATOM = {"energy"}
 
@@ -50,24 +51,24 @@ class Supervised:
         for head in model.heads_for(micro_batch.kind):
             for target in head.targets:
                 if target in self.terms and target in predictions and target in batch:
-                    scale = head.scale(target, batch)
-                    total = self._sum(target, predictions[target], batch, scale)
+                    total = self._sum(head, target, predictions[target], batch)
                     labels = _denominator(target, micro_batch)
                     shares[target] = self.terms[target].weight * total / max(labels, 1.0)
         # Without any share the loss is a zero that still can be differentiated.
         loss = torch.stack(list(shares.values())).sum() if shares else 0.0 * next(model.parameters()).sum()
         return loss, shares
 
-    def _sum(self, target: str, prediction: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
+    def _sum(self, head: Head, target: str, prediction: Tensor, batch: Batch) -> Tensor:
         label = batch[target]
         loss, options = self.losses[target], self.terms[target].options
         if not label.is_floating_point():
             labelled = label >= 0
             return loss(prediction[labelled], label[labelled].long(), **options).sum()
         label = label.to(prediction.dtype)
-        unit = self._unit(target, label, batch, scale).to(prediction.dtype)
+        unit = self._unit(target, label, batch, head.scale(target, batch)).to(prediction.dtype)
         labelled = torch.isfinite(label)
-        error = torch.where(labelled, (prediction - label) / unit, torch.zeros_like(prediction))
+        error = head.error(target, prediction, label, batch) / unit
+        error = torch.where(labelled, error, torch.zeros_like(error))
         return loss(error, torch.zeros_like(error), **options).sum()
 
     @staticmethod

@@ -71,6 +71,11 @@ def boost_to_rest_frame(p: Tensor, frame: Tensor) -> Tensor:
     return torch.cat([energy, p[..., 1:] - factor * frame[..., None, 1:]], dim=-1)
 
 
+def boost_from_rest_frame(p: Tensor, frame: Tensor) -> Tensor:
+    """The inverse of :func:`boost_to_rest_frame`: p (..., n, 4) from the rest frame of ``frame`` (..., 4)."""
+    return boost_to_rest_frame(p, lower(frame))
+
+
 def boost_matrix(direction: Tensor, gamma: float) -> Tensor:
     """The active boost (4, 4) along ``direction`` (3,) with Lorentz factor ``gamma``; apply it as p @ matrix.T."""
     unit = (direction / torch.linalg.vector_norm(direction)).to(torch.float64)

@@ -47,7 +47,7 @@ def conserving(momenta: Tensor, mass_squared: Tensor, total: Tensor, index: Tens
     mass_squared = mass_squared * fit.square()[index]
     rest = torch.where(restless[index, None], 1.0, rest)
     scaled = _on_shell(rescaling(rest, mass_squared, target_mass, index)[index, None] * rest, mass_squared)
-    solved = lorentz.boost_to_rest_frame(scaled[:, None], lorentz.lower(target)[index])[:, 0]
+    solved = lorentz.boost_from_rest_frame(scaled[:, None], target[index])[:, 0]
     return torch.where(restless[index, None], shares[:, None] * total[index], solved)
 
 

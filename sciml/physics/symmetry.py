@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from sciml.data.records import Record
-from sciml.graph import Graph
+from sciml.graph import FOUR_MOMENTA, Graph
 from sciml.physics import lorentz
 
-RANKS = {"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2}
-"""Trailing spatial axes of a field or output: 1 for vectors (rows of the cell too), 2 for tensors; others have none."""
-FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "charges", "batch")
+RANKS = {"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2, **dict.fromkeys(FOUR_MOMENTA, 1)}
+"""Trailing spatial axes of a field or output: 1 for vectors (rows of the cell and four-vectors too), 2 for tensors; others
+have none."""
+FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "charges", "batch", "momenta", "true_momenta")
 """Fields of a Graph and outputs with one row per fine node, unless told otherwise."""
 
 
@@ -75,8 +76,11 @@ def random_rotation(generator: torch.Generator | None = None) -> Tensor:
 
 
 def turn(value: Tensor, rotation: Tensor, rank: int) -> Tensor:
-    """Apply ``rotation`` (3, 3) to the last ``rank`` axes of a tensor: v -> R v, or T -> R T R^T."""
-    rotation = rotation.to(value)
+    """Apply ``rotation`` (3, 3) to the last ``rank`` axes of a tensor: v -> R v, or T -> R T R^T.
+
+    The energy of a four-vector (..., 4) stays.
+    """
+    rotation = (lorentz.lorentz_of_rotation(rotation) if value.shape[-1:] == (4,) else rotation).to(value)
     if rank == 0:
         return value
     return value @ rotation.T if rank == 1 else rotation @ value @ rotation.T
@@ -103,7 +107,7 @@ def permute(sample: Graph | Record, order: Tensor) -> tuple[Any, Action]:
     Coarse nodes keep their numbers. A Batch is refused with ValueError: its nodes must stay in their graphs.
     """
     if not isinstance(sample, Graph):
-        names = ("types", "positions", "forces", "momenta", "particle_charge", "atom_names", "parent")
+        names = ("types", "positions", "forces", "momenta", "true_momenta", "particle_charge", "atom_names", "parent")
         rows = order.numpy()
         return {k: np.asarray(v)[rows] if k in names else v for k, v in sample.items()}, Action(order=order)
     if "ptr" in sample:
@@ -130,8 +134,12 @@ def lorentz_transform(record: Record, matrix: Tensor) -> tuple[Record, Tensor]:
 
     Outputs on ``graph(record, ..., spurions=spurions)`` are those on the first record.
     """
-    momenta = torch.from_numpy(np.array(record["momenta"], dtype=np.float64))
-    return {**record, "momenta": (momenta @ matrix.T).numpy()}, lorentz.lab_spurions() @ matrix.T
+    moved = {
+        name: (torch.from_numpy(np.array(record[name], dtype=np.float64)) @ matrix.T).numpy()
+        for name in FOUR_MOMENTA
+        if name in record
+    }
+    return {**record, **moved}, lorentz.lab_spurions() @ matrix.T
 
 
 def boost(record: Record, gamma: float, generator: torch.Generator | None = None) -> tuple[Record, Tensor]:

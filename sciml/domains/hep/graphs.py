@@ -7,7 +7,9 @@ positions   p* / sqrt(|p*|^2 + (SHRINK M)^2): a direction on the unit sphere, dr
 vectors     VECTORS: MOMENTUM_SCALE p* / M, and each spurion's p* / E* (time: minus the jet's velocity);
 scalars     SCALARS, invariants standardised by fixed constants so that they are of order one;
 edges       all pairs within ``cutoff`` chord length (2.5 > 2: all), never a particle with itself;
-edge_scalars  EDGE_SCALARS, pair features from Minkowski products, standardised likewise.
+edge_scalars  EDGE_SCALARS, pair features from Minkowski products, standardised likewise;
+frame, momenta, total_momentum, true_momenta  four-momenta in the frame of the record, for heads that predict some: P',
+            the particles' own, their sum unless the record gives another, and the target.
 
 Subjets (:mod:`sciml.data.subjets`) are the coarse level: each lies at the mean of its particles' positions, weighted by
 their energies, and has the scalars and edge scalars of its momentum, and COARSE_SCALARS adds its mass.
@@ -93,6 +95,7 @@ def graph(
         "cell": torch.zeros(1, 3, 3, dtype=dtype),
         "pbc": torch.zeros(1, 3, dtype=torch.bool),
         "label": torch.tensor([int(record.get("label", -1))]),
+        **_four_momenta(record, momenta, spurions[0]),
     }
     if coarse_cutoff is not None:
         parent = record.get("parent")
@@ -124,6 +127,17 @@ def _subjets(
     pairs = pairs[fields["coarse_receivers"], fields["coarse_senders"]]
     scalars = torch.cat([scalars, (masses[:, None] - shift) / scale], dim=1)
     return {**fields, "coarse_scalars": scalars.to(dtype), "coarse_edge_scalars": pairs.to(dtype)}
+
+
+def _four_momenta(record: Record, momenta: Tensor, time: Tensor) -> dict[str, Tensor]:
+    """The fields that are not in the rest frame, float64 [GeV]; see the module."""
+    total, given, true = momenta.sum(dim=0), record.get("total_momentum"), record.get("true_momenta")
+    return {
+        "momenta": momenta,
+        "frame": lorentz.regulated(total, time)[None],
+        "total_momentum": (total if given is None else floats(given, torch.float64))[None],
+        "true_momenta": torch.full_like(momenta, torch.nan) if true is None else floats(true, torch.float64),
+    }
 
 
 def jet_features(momenta: Tensor, spurions: Tensor, charge: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -177,5 +191,11 @@ def _edges(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
 
 
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
-    """Number of class labels in the records ``indices``."""
-    return {"label": float(data.has("label")[np.asarray(indices)].sum())} if kind in KINDS else {}
+    """Class labels, and components of true momenta, in the records ``indices``."""
+    if kind not in KINDS:
+        return {}
+    indices = np.asarray(indices)
+    return {
+        "label": float(data.has("label")[indices].sum()),
+        "true_momenta": float((4 * data.sizes * data.has("true_momenta"))[indices].sum()),
+    }

@@ -1,11 +1,16 @@
-"""Classes of jets."""
+"""Classes of jets, and the true four-momenta of their particles."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.models.layers import multilayer_perceptron
 from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean, pool_sum
+from sciml.physics import lorentz
+from sciml.physics.phase_space import conserving
+
+MOST_STRETCH = 3.0
+"""Largest logarithm of the factor by which a head stretches a momentum."""
 
 
 class JetClassHead(Head):
@@ -30,3 +35,53 @@ class JetClassHead(Head):
         total = pool_sum(momentum, batch.batch, batch.num_graphs)
         plain = pool_mean(particles, batch.batch, batch.num_graphs)
         return {"label": self.readout(torch.cat([plain, weighted / total.clamp_min(1e-12)], dim=1))}
+
+
+class FourMomentaHead(Head):
+    """True four-momenta (n, 4) of the particles in GeV, float64, in the frame of the record, from those measured.
+
+    In the rest frame of the jet, where the features live, a particle's momentum is stretched and gets a vector beside
+    it, in units of its energy, made of the features of degree 1. :func:`sciml.physics.phase_space.conserving` turns the
+    result into momenta with the measured masses that sum to ``batch.total_momentum``, and the boost back is that of the
+    frame which the graph was made in. So, whatever the weights:
+
+    - the sum is the total, and no energy is negative, to rounding of float64;
+    - masses are the measured ones, to the rounding of a boost, 20 eps (gamma E)^2 of their squares, unless they do not
+      fit into the total or the jet has no rest frame (see ``conserving``);
+    - a Lorentz transformation of momenta and spurions transforms the output, to the precision of the features.
+
+    A head without training returns what was measured, brought to the total.
+    """
+
+    kind = "jets"
+    targets = ("true_momenta",)
+    lmax = 1
+
+    def __init__(self, context: HeadContext, hidden: int = 64) -> None:
+        super().__init__(context)
+        self.readout = multilayer_perceptron([context.channels, hidden, 1 + context.channels])
+        last = self.readout[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        """Return {"true_momenta": four-momenta}."""
+        weights = self.readout(features.invariants)
+        stretch = MOST_STRETCH * torch.tanh(weights[:, :1] / MOST_STRETCH)
+        beside = (features.fine[:, 1:4] * weights[:, None, 1:]).mean(dim=2)
+        frame = batch.frame[batch.batch]
+        measured = lorentz.boost_to_rest_frame(batch.momenta[:, None], frame)[:, 0]
+        momenta = stretch.double().exp() * measured[:, 1:] + beside.double() * measured[:, :1]
+        total = lorentz.boost_to_rest_frame(batch.total_momentum[:, None], batch.frame)[:, 0]
+        found = conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
+        return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], frame)[:, 0]}
+
+    def scale(self, target: str, batch: Batch) -> Tensor | None:
+        """The mean energy of a particle in the rest frame."""
+        particles = torch.bincount(batch.batch, minlength=batch.num_graphs)
+        return lorentz.mass_squared(batch.frame).sqrt() / particles
+
+    def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
+        """The difference in the rest frame, so that a loss is the same in every Lorentz frame, up to a rotation."""
+        return lorentz.boost_to_rest_frame((prediction - label)[:, None], batch.frame[batch.batch])[:, 0]
