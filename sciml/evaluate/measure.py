@@ -6,18 +6,24 @@ import numpy as np
 
 from sciml.data.datamodule import Source
 from sciml.domains.biology.metrics import bootstrap_difference, cross_entropies, recovery
+from sciml.domains.hep import metrics as hep
 from sciml.domains.hep.metrics import (
     accuracy,
     auc,
+    conservation_errors,
     fit_mass_window,
     jet_masses,
+    jet_starts,
     mass_window_score,
     one_vs_one,
     rejection_with_error,
+    relative_errors,
 )
-from sciml.domains.materials.metrics import UNITS, composition_energies, errors
+from sciml.domains.materials import metrics as materials
+from sciml.domains.materials.metrics import composition_energies, errors
 from sciml.evaluate.predict import Columns
 
+UNITS = materials.UNITS | hep.UNITS
 EFFICIENCIES = (0.3, 0.5)
 
 
@@ -111,6 +117,31 @@ def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windo
             pair["mass_window_auc"] = auc(mass_window_score(masses[chosen], windows[name]), signal)
         result["signals"][name] = pair
     return result
+
+
+def momenta_and_totals(source: Source, columns: Columns) -> np.ndarray:
+    """Of every particle (n, 8) in GeV: its four-momentum as measured, and the total that its jet is to have."""
+    rows = []
+    for record in columns.records[jet_starts(columns.sizes)]:
+        jet = source.data[int(record)]
+        momenta = np.asarray(jet["momenta"], dtype=np.float64)
+        total = np.asarray(jet.get("total_momentum", momenta.sum(axis=0)))
+        rows.append(np.concatenate([momenta, np.broadcast_to(total, momenta.shape)], axis=1))
+    return np.concatenate(rows)
+
+
+def measure_momenta(columns: Columns, beside: np.ndarray) -> dict[str, Any]:
+    """MAE and RMSE [GeV] and relative errors of the components, beside those of the momenta as measured; the largest
+    violation of the total, relative to the jet's energy. ``beside`` (n, 8) as from :func:`momenta_and_totals`.
+    """
+    measured, totals = beside[:, :4], beside[:, 4:]
+    return {
+        **_beside(columns.predictions, columns.labels, measured, UNITS["true_momenta"]),
+        "relative": relative_errors(columns.predictions, columns.labels),
+        "baseline_relative": relative_errors(measured, columns.labels),
+        "conservation": float(conservation_errors(columns.predictions, totals, columns.sizes).max()),
+        "baseline_conservation": float(conservation_errors(measured, totals, columns.sizes).max()),
+    }
 
 
 def measure_residues(columns: Columns, groups: np.ndarray, residue_counts: list[float]) -> dict[str, Any]:

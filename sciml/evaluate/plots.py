@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from sciml.domains.hep.metrics import one_vs_one, roc
-from sciml.domains.materials.metrics import UNITS
-from sciml.evaluate.measure import background_class
+from sciml.evaluate.measure import UNITS, background_class
 from sciml.evaluate.predict import Columns
 from sciml.graph import RESIDUES
 

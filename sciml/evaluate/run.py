@@ -10,7 +10,15 @@ import numpy as np
 
 from sciml.data.datamodule import GraphDataset, Source
 from sciml.data.sampler import Budget
-from sciml.evaluate.measure import baseline_predictions, masses_of, measure_jets, measure_numbers, measure_residues
+from sciml.evaluate.measure import (
+    baseline_predictions,
+    masses_of,
+    measure_jets,
+    measure_momenta,
+    measure_numbers,
+    measure_residues,
+    momenta_and_totals,
+)
 from sciml.evaluate.predict import Columns, concatenate, predict
 from sciml.evaluate.table import text_table
 from sciml.files import write_text
@@ -72,6 +80,8 @@ def evaluate_sources(
         source = sources[index]
         if target == "label":
             beside = masses_of(source, columns.records)
+        elif target == "true_momenta":
+            beside = momenta_and_totals(source, columns)
         elif target == "residue_types":
             beside = np.array(source.data.groups)[columns.records]
         else:
@@ -93,11 +103,13 @@ def evaluate_sources(
 def _measure(
     target: str, columns: Columns, beside: np.ndarray, classes: list[str], baselines: dict[str, Any]
 ) -> Metrics:
-    """Metrics of one target on one store or several; ``beside`` holds the masses of jets, the sequence of every
-    residue, or the baseline's predictions of numbers.
+    """Metrics of one target on one store or several; ``beside`` holds the masses of jets, the measured momenta and
+    totals of particles, the sequence of every residue, or the baseline's predictions of numbers.
     """
     if target == "label":
         return {target: measure_jets(columns, beside, classes, baselines["mass_windows"])}
+    if target == "true_momenta":
+        return {target: measure_momenta(columns, beside)}
     if target == "residue_types":
         return {target: measure_residues(columns, beside, baselines["residue_counts"])}
     return measure_numbers(target, columns, beside)

@@ -40,6 +40,20 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         ]
     mae, baseline = values["mae"], values["baseline_mae"]
-    what = "composition fit" if target.startswith("energy") else "zero"
+    what = {"energy": "composition fit", "energy_per_atom": "composition fit", "true_momenta": "as measured"}
     ratio = f"{mae / baseline:.2f}" if baseline else ""
-    return [(f"{target} MAE", f"{mae:.4g}", f"{baseline:.4g} ({what})", ratio, values["unit"], count)]
+    beside = f"{baseline:.4g} ({what.get(target, 'zero')})"
+    return [
+        (f"{target} MAE", f"{mae:.4g}", beside, ratio, values["unit"], count),
+        *(_momenta_rows(values) if target == "true_momenta" else []),
+    ]
+
+
+def _momenta_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Relative errors of the components of four-momenta, and how well their sum is the total."""
+    rows: list[tuple[str, ...]] = []
+    for name, error in values["relative"].items():
+        baseline = values["baseline_relative"][name]
+        rows.append((f"relative error of {name}", f"{error:.3g}", f"{baseline:.3g}", f"{error / baseline:.2f}", "", ""))
+    violations = f"{values['conservation']:.1e}", f"{values['baseline_conservation']:.1e}"
+    return [*rows, ("|sum - total| / E of a jet", *violations, "", "", "")]

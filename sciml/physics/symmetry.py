@@ -91,7 +91,7 @@ def rotate(sample: Graph | Record, rotation: Tensor) -> tuple[Any, Action]:
 
     Raises ValueError for a jet record, whose beams must turn too: use :func:`lorentz_transform`.
     """
-    if "momenta" in sample:
+    if "momenta" in sample and not isinstance(sample, Graph):
         raise ValueError("rotate: the beams of a jet must turn with its momenta; use lorentz_transform.")
     return _edited(sample, lambda name, value: turn(value, rotation, RANKS.get(name, 0))), Action(rotation)
 

@@ -1,4 +1,5 @@
-"""Classification of jets: accuracy, AUC, background rejection with errors, and the mass window as a baseline.
+"""Classification of jets: accuracy, AUC, background rejection with errors, and the mass window as a baseline; errors and
+conservation of regressed four-momenta.
 
 Pure functions of numpy arrays. Labels below zero are absent and do not count. Scores rise with the signal.
 """
@@ -6,6 +7,10 @@ Pure functions of numpy arrays. Labels below zero are absent and do not count. S
 from typing import NamedTuple
 
 import numpy as np
+
+
+UNITS = {"true_momenta": "GeV"}
+COMPONENTS = ("E", "px", "py", "pz")
 
 
 class Roc(NamedTuple):
@@ -101,3 +106,29 @@ def fit_mass_window(masses: np.ndarray, signal: np.ndarray, points: int = 400) -
 def mass_window_score(masses: np.ndarray, centre: float) -> np.ndarray:
     """-|m - m0| (N,): ranking by it is a mass window around m0 of every width."""
     return -np.abs(masses - centre)
+
+
+def relative_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """{component: RMS of the difference over the RMS of the true value} of four-momenta (n, 4), by COMPONENTS."""
+    difference = np.asarray(predicted, dtype=np.float64) - true
+    errors = np.sqrt(np.square(difference).mean(axis=0) / np.square(np.asarray(true, dtype=np.float64)).mean(axis=0))
+    return dict(zip(COMPONENTS, errors.tolist(), strict=True))
+
+
+def conservation_errors(predicted: np.ndarray, totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """|sum of the four-momenta - total| over the total energy, (jets,), the largest of the four components.
+
+    ``predicted`` and ``totals`` (n, 4) [GeV] have a row per particle, jet after jet; ``sizes`` (n,) are the particles
+    of the row's jet.
+    """
+    starts = jet_starts(sizes)
+    sums = np.add.reduceat(np.asarray(predicted, dtype=np.float64), starts, axis=0)
+    return np.abs(sums - totals[starts]).max(axis=1) / totals[starts, 0]
+
+
+def jet_starts(sizes: np.ndarray) -> np.ndarray:
+    """The first row (jets,) of every jet, from the number of particles in each row's jet (n,)."""
+    starts = [0]
+    while starts[-1] + sizes[starts[-1]] < len(sizes):
+        starts.append(starts[-1] + int(sizes[starts[-1]]))
+    return np.array(starts)
