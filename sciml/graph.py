@@ -89,7 +89,7 @@ INPUTS: dict[str, KindInputs] = {
 
 LABELS = ("energy", "forces", "stress", "label", "residue_types", "true_momenta")
 FOUR_MOMENTA = ("momenta", "frame", "total_momentum", "true_momenta")
-"""Four-vectors (E, px, py, pz) of jets; they stay float64 whatever the precision of the model, for boosts lose digits."""
+"""Four-vectors (E, px, py, pz) of jets. They stay float64 whatever the model's precision: boosts lose digits."""
 _FINE_INDICES = {"senders", "receivers", "children", "far_senders", "far_receivers"}
 _COARSE_INDICES = {"parents", "coarse_senders", "coarse_receivers"}
 

@@ -392,7 +392,7 @@ class IngestConfig(Section):
 
     source: DataPaths | None = Field(description="files to read: a path, a pattern such as data/*.xyz, or [a,b]")
     output: Text | None = Field(description="folder of the new store")
-    format: Text | None = Field(description="reader: ase, mlearn, jetclass, pfnano, protein, ...; null to tell from the file")
+    format: Text | None = Field(description="reader: ase, mlearn, jetclass, pfnano, ...; null to tell from the file")
     dataset: Text | None = Field(description="level of theory, such as pbe-def2svp; null for the name of the source")
     licence: Text | None = Field(description="licence of the data, written into the manifest")
     energy_key: Text | None = Field(description="name of the energy in the file; null for the usual names")

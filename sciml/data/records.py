@@ -182,6 +182,13 @@ def regulate_energies(momenta: np.ndarray) -> np.ndarray:
         energies[spacelike] = np.nextafter(energies[spacelike], np.float32(np.inf))
 
 
+def spacelike(momenta: np.ndarray) -> np.ndarray:
+    """Return which of ``momenta`` (n, 4) have a negative mass squared, beyond what a massless one gets by rounding."""
+    momenta = np.asarray(momenta, dtype=np.float64)
+    energy_squared = momenta[:, 0] ** 2
+    return energy_squared - (momenta[:, 1:] ** 2).sum(axis=1) < -1e-12 * energy_squared
+
+
 def _sizes(record: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, int]:
     """Number of nodes of each level, from the first required field of that level."""
     sizes: dict[str, int] = {}

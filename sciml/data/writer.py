@@ -13,7 +13,7 @@ import numpy as np
 
 from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
-from sciml.data.records import Field, Record, base_of, prepare, schema
+from sciml.data.records import Field, Record, base_of, prepare, schema, spacelike
 from sciml.errors import BadRecord, UserError
 from sciml.files import file_sha256, sync, write_text
 
@@ -102,8 +102,7 @@ class StoreWriter:
             self.reject(str(record.get("id", f"record {self._added + len(self._quarantine)}")), str(error))
             return False
         if self.base == "hep":
-            before = np.asarray(record["momenta"])[:, 0].astype(np.float32)
-            self._regulated += int((prepared["momenta"][:, 0] > before).sum())
+            self._regulated += int(spacelike(record["momenta"]).sum())
         prepared["id"] = prepared["id"] or str(self._added)
         self._records.append(prepared)
         self._added += 1

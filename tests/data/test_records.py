@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.records import SCHEMAS, prepare, regulate_energies, schema
+from sciml.data.records import SCHEMAS, prepare, regulate_energies, schema, spacelike
 from sciml.errors import BadRecord, UserError
 from tests.data.examples import crystal, jet, molecule, peptide
 
@@ -121,6 +121,32 @@ def test_regulated_energies_are_the_smallest_of_timelike_vectors(seed, scale, of
     raised = regulated > momenta[:, 0]
     below = np.nextafter(regulated[raised], np.float32(0)).astype(np.float64)
     assert (below**2 < squared[raised]).all()
+
+
+def test_massless_momenta_in_double_precision_do_not_count_as_spacelike():
+    momentum = np.random.default_rng(0).normal(size=(200, 3)) * 100
+    massless = np.concatenate([np.linalg.norm(momentum, axis=1, keepdims=True), momentum], axis=1)
+    assert not spacelike(massless).any()
+    assert not spacelike(massless * [1.001, 1, 1, 1]).any()
+    assert spacelike(massless * [1 - 1e-6, 1, 1, 1]).all()
+    assert 0 < spacelike(massless.astype(np.float32)).sum() < 200  # here rounding is all there is to tell
+
+
+def test_true_momenta_are_regulated_and_their_total_is_a_particle_s():
+    record = jet(4)
+    true = record["momenta"] * np.array([0.5, 1, 1, 1], dtype=np.float32)
+    total = true.sum(axis=0, dtype=np.float64) * [4, 1, 1, 1]
+    prepared = prepare({**record, "true_momenta": true, "total_momentum": total}, "hep")
+    np.testing.assert_array_equal(prepared["true_momenta"][:, 0], regulate_energies(true))
+    np.testing.assert_array_equal(prepared["total_momentum"], total)
+    for key, value, message in (
+        ("total_momentum", [1.0, 2.0, 0.0, 0.0], "energy 1 GeV, less than its momentum 2 GeV"),
+        ("total_momentum", [-1.0, 0.0, 0.0, 0.0], "total_momentum: energy -1 GeV"),
+        ("true_momenta", true[:2], r"true_momenta: shape \(2, 4\)"),
+        ("true_momenta", true * 1e12, "true_momenta: .* more than 1e\\+09; is the unit right"),
+    ):
+        with pytest.raises(BadRecord, match=message):
+            prepare({**record, key: value}, "hep")
 
 
 def test_unknown_domain():

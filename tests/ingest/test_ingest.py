@@ -303,7 +303,7 @@ def write_jets(path, **change):
     return path
 
 
-def test_jets_with_one_hot_labels(tmp_path):
+def test_jets_with_one_hot_labels(tmp_path, capsys):
     store = ingest(write_jets(tmp_path / "jets.parquet"), tmp_path / "out")
     assert store.manifest["classes"] == ["QCD", "Tbqq"]
     assert [record["label"] for record in store] == [0, 1]
@@ -313,6 +313,7 @@ def test_jets_with_one_hot_labels(tmp_path):
     assert momenta[0, 0] > 10.0  # m^2 = -1 was regulated
     assert (momenta[:, 0] ** 2 >= (momenta[:, 1:] ** 2).sum(axis=1)).all()
     assert store.manifest["counts"]["regulated_constituents"] == 1
+    assert "1 constituents of negative mass squared" in capsys.readouterr().out
     assert store.manifest["statistics"]["label_counts"] == [1, 1]
 
 

@@ -1,10 +1,10 @@
 """Classes of jets that soft particles and collinear splittings do not change: energy-weighted sums alone.
 
 A particle counts by z, its share of the momenta in the rest frame of the jet, and by the direction n of its momentum
-there; both need no cutoff, no type and no charge. Two pieces of a collinear splitting have one direction and share z;
-a soft particle has none to speak of; so whatever is made of sums over z and of functions of directions stays the same in
-both limits (energy flow networks: Komiske, Metodiev, Thaler, 2019; with messages: Konar, Ngairangbam, Spannowsky, 2022).
-z is linear in momenta rather than energies, because the direction of a massive particle at rest is none.
+there; its type and charge are not looked at. Two pieces of a collinear splitting have one direction and share z; a soft
+particle has next to no z. So whatever is made of sums over z and of functions of directions stays the same in both
+limits (energy flow networks: Komiske, Metodiev, Thaler, 2019; with messages: Konar, Ngairangbam, Spannowsky, 2022).
+z is made of momenta rather than energies, because a massive particle at rest has an energy but no direction.
 """
 
 import torch
@@ -49,7 +49,7 @@ class EnergyFlowHead(Head):
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"label": logits}."""
-        vectors, present = to_dense_batch(batch.vectors.flatten(1), batch.batch, batch_size=batch.num_graphs)
+        vectors, _ = to_dense_batch(batch.vectors.flatten(1), batch.batch, batch_size=batch.num_graphs)
         vectors = vectors.unflatten(2, (len(VECTORS), 3))
         of_jet, _ = to_dense_batch(batch.scalars[:, OF_JET], batch.batch, batch_size=batch.num_graphs)
         lengths = torch.linalg.vector_norm(vectors[:, :, 0], dim=2)

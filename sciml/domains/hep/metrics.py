@@ -1,5 +1,6 @@
-"""Classification of jets: accuracy, AUC, background rejection with errors, and the mass window as a baseline; errors and
-conservation of regressed four-momenta.
+"""Classification of jets: accuracy, AUC, background rejection with errors, and the mass window as a baseline.
+
+Regression of four-momenta: relative errors of the components, and how well a jet's total is conserved.
 
 Pure functions of numpy arrays. Labels below zero are absent and do not count. Scores rise with the signal.
 """
@@ -7,7 +8,6 @@ Pure functions of numpy arrays. Labels below zero are absent and do not count. S
 from typing import NamedTuple
 
 import numpy as np
-
 
 UNITS = {"true_momenta": "GeV"}
 COMPONENTS = ("E", "px", "py", "pz")

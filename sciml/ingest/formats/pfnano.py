@@ -49,7 +49,7 @@ def sniff(path: Path) -> bool:
 
 def metadata(paths: Sequence[Path]) -> dict[str, Any]:
     """Return the names of the classes, flavours of hadrons, where every file is simulated."""
-    simulated = all(_FLAVOUR in _open(path).keys() for path in paths)
+    simulated = all(_FLAVOUR in _branches(_open(path)) for path in paths)
     return {"classes": list(CLASSES) if simulated else []}
 
 
@@ -60,7 +60,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """
     refuse_unused(path, options, ())
     tree = _open(path)
-    found = tree.keys()
+    found = _branches(tree)
     for name in (*_EVENT, *_CANDIDATES, *_PAIRS, *_JETS):
         if name not in found:
             raise UserError(f"{path}: the branch {name} is missing in {_TREE}; is it a PFNano file with AK8 jets?")
@@ -114,6 +114,10 @@ def _four_momenta(pt: np.ndarray, eta: np.ndarray, phi: np.ndarray, mass: np.nda
     pt, eta, phi, mass = (np.asarray(array, dtype=np.float64) for array in (pt, eta, phi, mass))
     energy = np.sqrt((pt * np.cosh(eta)) ** 2 + np.maximum(mass, 0.0) ** 2)
     return np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], axis=1)
+
+
+def _branches(tree: Any) -> set[str]:
+    return set(tree.keys())
 
 
 def _open(path: Path) -> Any:

@@ -15,8 +15,8 @@ from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 
 RESOLUTIONS = {1: (0.0, 0.01), 2: (0.8, 0.05), 3: (0.1, 0.01), 4: (0.1, 0.01), 5: (0.0, 0.01), 6: (0.8, 0.05)}
-"""{kind of particle: (a, c)} of the relative resolution a / sqrt(E / GeV) (+) c: tracks for charged hadrons and muons, the
-electromagnetic and the hadronic calorimeter for the others; round numbers of the size that detectors at the LHC have."""
+"""{kind of particle: (a, c)} of the relative resolution a / sqrt(E / GeV) (+) c: tracks for charged hadrons and muons,
+the electromagnetic and the hadronic calorimeter for the others; round numbers as detectors at the LHC have them."""
 WORST = 1.0  # relative resolution of the softest
 _DROPPED = ("parent", "jet_momentum")  # are made anew of the smeared momenta
 
@@ -40,7 +40,8 @@ def smear(jets: Iterable[Record], seed: int) -> Iterator[Record]:
     """Yield hep records with smeared ``momenta``, the given ones as ``true_momenta`` and their sum as
     ``total_momentum``.
 
-    Momenta, in float32 as a store holds them, are multiplied by exp(s g - s^2 / 2), g normal and s the resolution: 1 on average and never negative.
+    Momenta, in float32 as a store holds them, are multiplied by exp(s g - s^2 / 2), g normal and s the resolution:
+    1 on average and never negative.
     """
     for number, jet in enumerate(jets):
         rng = np.random.default_rng([seed, number])

@@ -72,8 +72,8 @@ def changes(model, records, change, sizes):
     """Largest relative change of the logits over some jets, for every size of the change."""
     worst = []
     for size in sizes:
-        found = [relative_rms(logits(model, change(r, size, np.random.default_rng(1))), logits(model, r)) for r in records]
-        worst.append(max(found))
+        changed = [change(record, size, np.random.default_rng(1)) for record in records]
+        worst.append(max(relative_rms(logits(model, c), logits(model, r)) for c, r in zip(changed, records)))
     return np.array(worst)
 
 

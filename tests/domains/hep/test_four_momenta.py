@@ -53,7 +53,8 @@ def test_sums_are_the_given_totals_and_masses_the_measured_ones(dtype):
     assert (found[:, 0] > 0).all()
     gamma = batch.frame[:, 0] / lorentz.mass_squared(batch.frame).sqrt()
     rounding = 20 * EPS * (gamma[batch.batch] * batch.frame[batch.batch, 0]).square()
-    assert ((lorentz.mass_squared(found) - lorentz.mass_squared(batch.momenta)).abs() <= rounding)[batch.batch > 0].all()
+    difference = (lorentz.mass_squared(found) - lorentz.mass_squared(batch.momenta)).abs()
+    assert (difference <= rounding)[batch.batch > 0].all()  # those of the first do not fit into 0.1 GeV
     assert (lorentz.mass_squared(found) >= -rounding).all()
     assert relative_rms(found, batch.momenta) > 0.05  # the network did change something
 
@@ -67,7 +68,11 @@ def test_without_training_conserving_momenta_come_back():
 def test_rotations_reflections_and_permutations(dtype, tolerance):
     model = model_of(dtype)
     graph = graph_of(smeared(), "jets", dtype)
-    check_equivariance(lambda g: {"true_momenta": model(collate([g]), "jets")["true_momenta"].detach()}, graph, tolerance)
+
+    def predict(sample):
+        return {"true_momenta": model(collate([sample]), "jets")["true_momenta"].detach()}
+
+    check_equivariance(predict, graph, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])

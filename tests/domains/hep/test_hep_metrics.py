@@ -73,3 +73,16 @@ def test_mass_window_finds_the_resonance():
 def test_jet_masses():
     pair = np.array([[5.0, 3.0, 4.0, 0.0], [5.0, -3.0, -4.0, 0.0]], dtype=np.float32)
     np.testing.assert_allclose(metrics.jet_masses([pair, pair[:1]]), [10.0, 0.0], atol=1e-9)
+
+
+def test_momenta_are_measured_by_component_and_jet_by_jet():
+    true = np.array([[5.0, 3.0, 4.0, 0.0], [5.0, -3.0, 4.0, 0.0], [2.0, 0.0, 0.0, 2.0]])
+    difference = np.array([[0.5, 0.0, 0.0, 0.0], [-0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.4, 0.0]])
+    predicted = true + difference
+    relative = metrics.relative_errors(predicted, true)
+    assert relative["E"] == pytest.approx(math.sqrt(0.5 / 54))
+    assert relative["px"] == relative["pz"] == 0.0
+    assert relative["py"] == pytest.approx(math.sqrt(0.16 / 32))
+    sizes, totals = np.array([2, 2, 1]), np.array([[10.0, 0, 8, 0], [10.0, 0, 8, 0], [2.0, 0, 0, 2]])
+    assert metrics.jet_starts(sizes).tolist() == [0, 2]
+    np.testing.assert_allclose(metrics.conservation_errors(predicted, totals, sizes), [0.0, 0.2], atol=1e-15)
