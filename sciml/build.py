@@ -163,13 +163,23 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
 
 
 def weighted_heads(config: Any) -> dict[str, str]:
-    """{key of a head: its kind} of the heads with a target of a weight above 0; raises UserError where none is left."""
+    """{key of a head: its kind} of the heads with a target of a weight above 0.
+
+    Raises UserError where none is left, or two predict the same.
+    """
     terms = config.objective.terms
     kept = {}
+    owners: dict[str, str] = {}
     for key, options in config.heads.items():
         head = registry.resolve("heads", options.get("name", key))
         if any(terms.get(target, {}).get("weight", 0.0) > 0 for target in head.targets):
             kept[key] = head.kind
+            for target in head.targets:
+                if owners.setdefault(target, key) != key:
+                    raise UserError(
+                        f"heads: {owners[target]} and {key} both predict {target}, expected one; leave the other out "
+                        f"with heads.{owners[target]}=null."
+                    )
     if not kept:
         raise UserError(
             f"objective: no target of the heads {', '.join(config.heads) or '(none)'} has a weight above 0; give one a "

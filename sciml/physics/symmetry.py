@@ -80,9 +80,9 @@ def turn(value: Tensor, rotation: Tensor, rank: int) -> Tensor:
 
     The energy of a four-vector (..., 4) stays.
     """
-    rotation = (lorentz.lorentz_of_rotation(rotation) if value.shape[-1:] == (4,) else rotation).to(value)
     if rank == 0:
         return value
+    rotation = (lorentz.lorentz_of_rotation(rotation) if value.shape[-1] == 4 else rotation).to(value)
     return value @ rotation.T if rank == 1 else rotation @ value @ rotation.T
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sciml.build import weighted_heads
+from sciml.config import configure
 from sciml.domains.hep.energy_flow import EnergyFlowHead
 from sciml.domains.hep.heads import JetClassHead
+from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import build_model
 from tests.domains.hep.jets import embedded_jets
@@ -126,6 +129,14 @@ def test_it_tells_jets_apart_alone_or_in_a_batch():
     alone = torch.cat([model(collate([g]), "jets")["label"].detach() for g in graphs])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
     assert relative_rms(together[1], together[0]) > 1e-3
+
+
+def test_it_takes_the_place_of_the_default_head():
+    options = ["train=samples:jets", "heads.energy_flow={hidden: 8}"]
+    kept = weighted_heads(configure("train", [*options, "heads.jet_class=null"]))
+    assert kept["energy_flow"] == "jets"
+    with pytest.raises(UserError, match="heads: jet_class and energy_flow both predict label"):
+        weighted_heads(configure("train", options))
 
 
 def test_a_particle_at_rest_and_a_single_one_are_finite():
