@@ -1,35 +1,33 @@
-"""The conditions on the representation of jets, at the numbers that are promised, up to the outputs of a network."""
+"""The conditions on the representation of jets, at the numbers that are promised, up to the outputs of a network.
+
+Subjets are those that a store holds: found once, so that neither rounding nor a small change moves a particle.
+"""
 
 import numpy as np
 import pytest
 import torch
 
+from sciml.data.subjets import cluster
 from sciml.domains.hep.graphs import SCALARS
 from sciml.graph import collate
 from sciml.physics import lorentz
 from tests.domains.hep.jets import LIGHT, embedded_jets, energy_over_mass
 from tests.helpers import lorentz_transform, random_jet, random_orthogonal, read_jets, relative_rms
-from tests.small import graph_of, random_model
+from tests.small import ALL_SCALES, graph_of, random_model
 
 EPS = torch.finfo(torch.float64).eps
 GAMMA = 10.0
 
 
 def jets_of(source, shared_data):
-    """Embedded jets, published ones, or jets of 0.1 GeV at 500 GeV with the rounding of a store."""
+    """Embedded jets, published ones, or jets of 0.1 GeV at 500 GeV, with their subjets."""
     if source == "embedded":
         return embedded_jets(40)
     if source == "JetClass-II":
-        return read_jets(shared_data / "jets" / "JetClassII_example.parquet", limit=100)
-    light = [random_jet(np.random.default_rng(seed), energy=500.0, mass=LIGHT) for seed in range(20)]
-    return [{**jet, "momenta": jet["momenta"].astype(np.float32).astype(np.float64)} for jet in map(on_shell, light)]
-
-
-def on_shell(jet):
-    """The jet with energies that stay above the momenta in float32."""
-    momenta = jet["momenta"].copy()
-    momenta[:, 0] *= 1 + 1e-6
-    return {**jet, "momenta": momenta}
+        jets = read_jets(shared_data / "jets" / "JetClassII_example.parquet", limit=100)
+    else:
+        jets = [random_jet(np.random.default_rng(seed), energy=500.0, mass=LIGHT) for seed in range(20)]
+    return [{**jet, "parent": cluster(jet["momenta"])} for jet in jets]
 
 
 def moved_pairs(records):
@@ -64,10 +62,11 @@ def test_the_geometry_in_fp64_is_that_of_every_frame_to_20_eps_of_e_over_m_squar
             assert float((second[name] - first[name]).abs().max()) <= bound
 
 
+@pytest.mark.parametrize("scales", [{}, ALL_SCALES], ids=["fine", "all scales"])
 @pytest.mark.parametrize("source", ["embedded", "JetClass-II", "light"])
-def test_outputs_of_a_network_in_fp32_are_those_of_every_frame_to_1e_4(source, request):
+def test_outputs_of_a_network_in_fp32_are_those_of_every_frame_to_1e_4(source, scales, request):
     shared = request.getfixturevalue("shared_data") if source == "JetClass-II" else None
-    model = random_model(torch.float32, kinds=("jets",))
+    model = random_model(torch.float32, kinds=("jets",), **scales)
     records = jets_of(source, shared)[:20]
     before = [graph_of(record, "jets", torch.float32) for record in records]
     after = [graph_of(moved, "jets", torch.float32, spurions=s) for _, moved, s in moved_pairs(records)]
@@ -94,12 +93,13 @@ def logits(model, record):
 
 def test_outputs_are_smooth_where_a_particle_comes_to_rest():
     """A pion of the rest frame that passes the origin, p* = -h, 0, h: the second difference falls as h^2."""
-    model = random_model(kinds=("jets",))
+    model = random_model(kinds=("jets",), **ALL_SCALES)
     others = np.array([[50.0, 30.0, 40.0, 0.0], [50.0, -30.0, -40.0, 0.0]])
 
     def at(momentum):
         pion = np.array([[np.hypot(0.14, momentum), momentum, 0.0, 0.0]])
-        return logits(model, {"types": np.array([1, 3, 3]), "momenta": np.concatenate([pion, others])})
+        momenta = np.concatenate([pion, others])
+        return logits(model, {"types": np.array([1, 3, 3]), "momenta": momenta, "parent": np.array([0, 0, 1])})
 
     steps = np.array([1e-3, 1e-4, 1e-5])  # GeV; a position leaves the centre at SHRINK M = 0.1 GeV
     second = [float((at(h) + at(-h) - 2 * at(0.0)).abs().max()) for h in steps]
@@ -111,9 +111,10 @@ def test_outputs_are_smooth_where_a_particle_comes_to_rest():
 
 def test_outputs_do_not_jump_where_two_particles_become_parallel():
     """The output of a jet with two nearly parallel photons goes to that with parallel ones, from every side."""
-    model = random_model(kinds=("jets",))
+    model = random_model(kinds=("jets",), **ALL_SCALES)
     record = random_jet(np.random.default_rng(1), particles=10, massless=1.0)
     momenta = record["momenta"]
+    parent = cluster(momenta)
     axis = momenta[0, 1:] / momenta[0, 0]
     kick = np.cross(axis, [0.3, -0.2, 0.9])
 
@@ -121,7 +122,8 @@ def test_outputs_do_not_jump_where_two_particles_become_parallel():
         direction = axis + angle * kick
         direction /= np.linalg.norm(direction)
         pair = 0.4 * momenta[0, 0] * np.append(1.0, direction)
-        return logits(model, {"types": np.full(11, 3), "momenta": np.concatenate([momenta, pair[None]])})
+        every = np.concatenate([momenta, pair[None]])
+        return logits(model, {"types": np.full(11, 3), "momenta": every, "parent": np.append(parent, parent[0])})
 
     limit = at(0.0)
     for side in (-1.0, 1.0):
