@@ -92,13 +92,15 @@ def logits(model, record):
 
 
 def test_outputs_are_smooth_where_a_particle_comes_to_rest():
-    """A pion of the rest frame that passes the origin, p* = -h, 0, h: the second difference falls as h^2."""
+    """A pion that passes the origin of the rest frame of a jet in flight, p* = -h, 0, h: the second difference falls
+    as h^2."""
     model = random_model(kinds=("jets",), **ALL_SCALES)
     others = np.array([[50.0, 30.0, 40.0, 0.0], [50.0, -30.0, -40.0, 0.0]])
+    flight = lorentz.boost_matrix(torch.tensor([1.0, 0.0, 0.5]), 5.0).numpy()
 
     def at(momentum):
         pion = np.array([[np.hypot(0.14, momentum), momentum, 0.0, 0.0]])
-        momenta = np.concatenate([pion, others])
+        momenta = np.concatenate([pion, others]) @ flight.T
         return logits(model, {"types": np.array([1, 3, 3]), "momenta": momenta, "parent": np.array([0, 0, 1])})
 
     steps = np.array([1e-3, 1e-4, 1e-5])  # GeV; a position leaves the centre at SHRINK M = 0.1 GeV
