@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sciml import registry
+from sciml.data.corruption import Corruption
 from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
 from sciml.data.sampler import Budget
@@ -22,6 +24,8 @@ from sciml.evaluate.run import evaluate_sources
 from sciml.files import write_text
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
+from sciml.objectives.denoise import Denoise
+from sciml.objectives.masked import Masked
 from sciml.objectives.supervised import Supervised, Term
 from sciml.package import Package, load, save
 from sciml.train.adapt import (
@@ -77,7 +81,8 @@ def train(config: Any) -> int:
     check_known(splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description, model.far_field)
-    module = Module(model, build_objective(config.objective.terms), config.optimizer, total_steps=0)
+    objective = build_objective(config.objective.terms)
+    module = Module(model, objective, config.optimizer, total_steps=0, compiled=config.trainer.compile)
     if first_process():
         _write_run(folder, config, splits)
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
@@ -149,17 +154,29 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
+    classifiers = classifying_heads(config, head_kinds)
+    # Where no jet has a label, heads of classes are left out beside other heads of their kind.
+    if not any(source.data.base == "hep" and source.data.has("label").any() for source in splits.train):
+        others = {kind for key, kind in head_kinds.items() if key not in classifiers}
+        head_kinds = {key: kind for key, kind in head_kinds.items() if key not in classifiers or kind not in others}
+    heads = {key: dict(config.heads[key]) for key, kind in head_kinds.items() if kind in kinds}
+    classify = any(key in heads for key in classifiers)
     description = {
         "backbone": backbone,
-        "heads": {key: dict(config.heads[key]) for key, kind in head_kinds.items() if kind in kinds},
+        "heads": heads,
         "kinds": kinds,
         "cutoffs": cutoffs,
-        "context": context_of(splits.train, datasets, known["context"]["references"]),
+        "context": context_of(splits.train, datasets, known["context"]["references"], classify),
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
     if config.model.coarse_layers or "coarse" in known:
         description["coarse"] = coarse_of(splits.train, kinds, cutoffs, config.data.coarse_cutoff.model_dump())
     return description
+
+
+def classifying_heads(config: Any, heads: Iterable[str]) -> list[str]:
+    """Which of ``heads`` tell classes."""
+    return [key for key in heads if "label" in registry.resolve("heads", config.heads[key].get("name", key)).targets]
 
 
 def weighted_heads(config: Any) -> dict[str, str]:
@@ -236,6 +253,19 @@ def build_objective(terms: dict[str, dict[str, Any]]) -> Supervised:
     return Supervised(built)
 
 
+def build_corruptions(objective: Any) -> list[Corruption]:
+    """What the objectives of pretraining that have a weight do to the samples."""
+    denoise, masked = objective.denoise, objective.masked
+    corruptions: list[Corruption] = [
+        Denoise(kind, denoise.fraction, tuple(denoise.levels))
+        for kind, weight in denoise.weight.model_dump().items()
+        if weight > 0
+    ]
+    return corruptions + [
+        Masked(kind, masked.fraction, masked.nodes) for kind, weight in masked.weight.model_dump().items() if weight > 0
+    ]
+
+
 def budgets_of(batch: Any) -> dict[str, Budget]:
     """Budget of a micro-batch per kind."""
     return {kind: Budget(**limits) for kind, limits in batch.model_dump().items()}
@@ -260,6 +290,8 @@ def build_data(
         config.data.cache_mib,
         description.get("coarse", {}).get("cutoffs"),
         far_field,
+        build_corruptions(config.objective),
+        config.data.weights,
     )
 
 

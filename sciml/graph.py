@@ -43,6 +43,10 @@ stress               (1, 3, 3)       eV/Å^3, tensile positive (target)
 label                (1,)            class (target; -1 when absent)
 true_momenta         (n, 4)          GeV, in the frame of the record, float64 (target)
 residue_types        (r,)            0..19 (target; -1 when absent)
+noise_level          (1,)            Å, standard deviation of the noise in the positions; 0 of a clean sample
+clean_forces         (n, 3)          eV/Å before the positions were shifted, zero where unknown or clean
+noise_*              (n, 3)          noise in units of its level, by kind (target; NaN in a clean sample)
+masked_*             (n,)            types that were hidden, by kind (target; -1 where the type is shown)
 ===================  ==============  ====================================================================
 """
 
@@ -70,6 +74,7 @@ NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
 class KindInputs:
     """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge, on
     the fine and on the coarse level; ``coarse_types`` tells whether the types of coarse nodes are known to fine ones.
+    ``type_scalars`` are the columns of the scalars that tell a node's type, and are hidden with it.
     """
 
     scalars: int = 0
@@ -79,15 +84,18 @@ class KindInputs:
     coarse_scalars: int = 0
     child_roles: int = 0
     coarse_edge_scalars: int = 0
+    type_scalars: tuple[int, ...] = ()
 
 
 INPUTS: dict[str, KindInputs] = {
     "atoms": KindInputs(child_roles=3),
-    "jets": KindInputs(scalars=10, vectors=4, edge_scalars=4, coarse_scalars=11, coarse_edge_scalars=4),
+    "jets": KindInputs(
+        scalars=10, vectors=4, edge_scalars=4, coarse_scalars=11, coarse_edge_scalars=4, type_scalars=(7,)
+    ),
     "residues": KindInputs(scalars=4, coarse_types=True, child_roles=3),
 }
 
-LABELS = ("energy", "forces", "stress", "label", "residue_types", "true_momenta")
+LABELS = ("energy", "forces", "stress", "label", "residue_types", "true_momenta", "noise_atoms", "noise_residues")
 FOUR_MOMENTA = ("momenta", "frame", "total_momentum", "true_momenta")
 """Four-vectors (E, px, py, pz) of jets. They stay float64 whatever the model's precision: boosts lose digits."""
 _FINE_INDICES = {"senders", "receivers", "children", "far_senders", "far_receivers"}
@@ -127,3 +135,11 @@ def graph_of_rows(batch: Batch, label: torch.Tensor) -> torch.Tensor:
     if label.shape[0] == batch.num_graphs:
         return torch.arange(batch.num_graphs, device=label.device)
     return batch.batch if label.shape[0] == batch.batch.shape[0] else batch.coarse_batch
+
+
+def holds_anywhere(mask: torch.Tensor) -> bool:
+    """Whether a branch that serves the graphs of ``mask`` is needed.
+
+    Always while torch compiles: a branch on data cannot be traced, and those that ask must do no harm to the others.
+    """
+    return torch.compiler.is_compiling() or bool(mask.any())

@@ -21,6 +21,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "energy_flow": "sciml.domains.hep.energy_flow:EnergyFlowHead",
         "four_momenta": "sciml.domains.hep.heads:FourMomentaHead",
         "residue_type": "sciml.domains.biology.heads:ResidueTypeHead",
+        "denoise_atoms": "sciml.objectives.denoise:DenoiseAtomsHead",
+        "denoise_residues": "sciml.objectives.denoise:DenoiseResiduesHead",
+        "masked_atoms": "sciml.objectives.masked:MaskedAtomsHead",
+        "masked_jets": "sciml.objectives.masked:MaskedJetsHead",
     },
     "losses": {
         "mse": "sciml.objectives.losses:squared_error",
@@ -38,7 +42,12 @@ BUILTIN: dict[str, dict[str, str]] = {
         "mlearn": "sciml.ingest.formats.mlearn",
         "jetclass": "sciml.ingest.formats.jetclass",
         "pfnano": "sciml.ingest.formats.pfnano",
+        "jetclass_root": "sciml.ingest.formats.jetclass_root",
         "protein": "sciml.ingest.formats.protein",
+        "mptrj": "sciml.ingest.formats.mptrj",
+        "aselmdb": "sciml.ingest.formats.aselmdb",
+        "spice": "sciml.ingest.formats.spice",
+        "toptagging": "sciml.ingest.formats.toptagging",
     },
 }
 

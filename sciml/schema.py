@@ -116,6 +116,9 @@ class Data(Section):
         description="micro-batches in an optimizer step, per kind of graph; one number sets all"
     )
     temperature: PositiveFloat = Field(description="mixing of several stores: 1 by size, larger values towards equal")
+    weights: dict[str, PositiveFloat] = Field(
+        description="factors of how often stores are drawn, beside the temperature: {name of a store: factor}"
+    )
     val_fraction: Fraction = Field(description="part split off the training set where val is not given")
     test_fraction: Fraction = Field(description="part split off the training set where test is not given")
     workers: Count = Field(description="processes that load data; 0 loads in the training process")
@@ -209,6 +212,50 @@ class Classification(Section):
     loss: Loss = Field(description="cross_entropy, or an installed entry point in the group sciml.losses")
 
 
+class OfAtomsAndResidues(Section):
+    """A weight for each kind of graph that has coordinates."""
+
+    atoms: Weight = Field(description="weight in the loss for atoms; 0 switches it off")
+    residues: Weight = Field(description="weight in the loss for protein backbones; 0 switches it off")
+
+
+class OfAtomsAndJets(Section):
+    """A weight for each kind of graph that has types to hide."""
+
+    atoms: Weight = Field(description="weight in the loss for elements; 0 switches it off")
+    jets: Weight = Field(description="weight in the loss for kinds of particles; 0 switches it off")
+
+
+class Denoise(Section):
+    """Coordinate denoising."""
+
+    weight: OfAtomsAndResidues = Field(description="weight in the loss, per kind of graph")
+    loss: Loss = Field(description="mse, mae or huber of the noise in units of its level, or an entry point")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="part of the samples whose positions are shifted; atoms then lose their other labels"
+    )
+    levels: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = Field(
+        description="smallest and largest standard deviation of the shift of a coordinate, Å"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Denoise":
+        if self.levels[0] > self.levels[1]:
+            raise ValueError(f"levels: found {self.levels}, expected the smallest first")
+        return self
+
+
+class Masked(Section):
+    """Masked types."""
+
+    weight: OfAtomsAndJets = Field(description="weight in the loss, per kind of graph")
+    loss: Loss = Field(description="cross_entropy, or an installed entry point in the group sciml.losses")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="part of the samples with hidden types; atoms then lose their other labels"
+    )
+    nodes: Annotated[float, Field(gt=0, lt=1)] = Field(description="part of the nodes whose type is hidden there")
+
+
 class OwnTerm(Classification):
     """A term of the loss for the target of a head of one's own; further keys are options of its loss."""
 
@@ -224,6 +271,8 @@ class Objective(Section):
     label: Classification = Field(description="class of a jet")
     true_momenta: Regression = Field(description="true four-momenta of a jet's particles")
     residue_types: Classification = Field(description="masked residue types")
+    denoise: Denoise = Field(description="coordinate denoising: noise in the positions is found again")
+    masked: Masked = Field(description="masked types: hidden elements and kinds of particles are found again")
     others: dict[str, OwnTerm] = Field(description="terms of heads of your own: {target: {weight, loss, ...}}")
 
     @model_validator(mode="after")
@@ -235,8 +284,12 @@ class Objective(Section):
     @property
     def terms(self) -> dict[str, dict[str, Any]]:
         """Every target with its weight, loss and options."""
-        known = {name: getattr(self, name) for name in type(self).model_fields if name != "others"}
-        return {name: _of_its_loss(term.model_dump()) for name, term in {**known, **self.others}.items()}
+        supervised = {name: getattr(self, name) for name in ("energy", "forces", "stress", "label", "residue_types")}
+        terms = {name: _of_its_loss(term.model_dump()) for name, term in {**supervised, **self.others}.items()}
+        for target, objective in (("noise", self.denoise), ("masked", self.masked)):
+            for kind, weight in objective.weight.model_dump().items():
+                terms[f"{target}_{kind}"] = {"weight": weight, "loss": objective.loss}
+        return terms
 
 
 def _of_its_loss(term: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +321,7 @@ class Trainer(Section):
     precision: Annotated[Literal["32", "64", "bf16-mixed"], BeforeValidator(_text)] = Field(
         description="32, 64 or bf16-mixed; geometry and reductions are never below 32"
     )
+    compile: bool = Field(description="compile the training step with torch.compile, which takes minutes at the start")
     max_steps: Positive | None = Field(description="optimizer steps; null where max_time decides")
     max_time: str | None = Field(description="wall-clock budget HH:MM:SS or DD:HH:MM:SS; null where max_steps decides")
     segment_time: str | None = Field(description="stop resumably (exit code 143) after HH:MM:SS; null runs to the end")
@@ -401,6 +455,8 @@ class IngestConfig(Section):
     energy_unit: Text | None = Field(description="unit of energies in the file; null for the format's own")
     length_unit: Text | None = Field(description="unit of lengths in the file; null for the format's own")
     stress_unit: Text | None = Field(description="unit of stresses in the file; null for the format's own")
+    only: Text | None = Field(description="names of the records to keep: a JSON list in FILE.json, or FILE.json:KEY")
+    unlabelled: bool = Field(description="the files hold structures without energies, to pretrain on")
     overwrite: bool = Field(description="replace a store that is already there")
 
     @model_validator(mode="after")

@@ -221,5 +221,5 @@ def test_every_built_in_name_leads_somewhere(kind):
 
 @pytest.mark.parametrize("name", ["os:system", "sciml.package:save", "", "energy ", "__import__"])
 def test_an_unknown_name_is_refused_with_those_there_are(name):
-    with pytest.raises(UserError, match="is not known; use one of direct_forces, energy, jet_class, residue_type"):
+    with pytest.raises(UserError, match="is not known; use one of denoise_atoms, denoise_residues, direct_"):
         registry.resolve("heads", name)

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+class Lazy(Generic[Value]):
+    """A property computed once, at its first use.
+
+    As functools.cached_property, but torch.compile can trace the first use: there is no lock in it.
+    """
+
+    def __init__(self, function: Callable[[Any], Value]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Lazy[Value]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Value | Lazy[Value]:
+        if instance is None:
+            return self
+        value = self.function(instance)
+        object.__setattr__(instance, self.name, value)
+        return value
 
 
 class Edges:
@@ -61,27 +89,27 @@ class Edges:
         """How many edges there are."""
         return self.senders.shape[0]
 
-    @cached_property
+    @Lazy
     def pointers(self) -> Tensor:
         """(num_nodes + 1,) int64: the edges of receiver n are pointers[n] to pointers[n + 1]."""
         return _pointers(self.receivers, self.num_nodes)
 
-    @cached_property
+    @Lazy
     def order(self) -> Tensor:
         """(edges,) int64: the edges sorted by sender; those of one sender keep their order."""
         return torch.argsort(self.senders, stable=True)
 
-    @cached_property
+    @Lazy
     def sender_pointers(self) -> Tensor:
         """(num_senders + 1,) int64: the edges of sender n are order[sender_pointers[n] : sender_pointers[n + 1]]."""
         return _pointers(self.senders[self.order], self.num_senders)
 
-    @cached_property
+    @Lazy
     def pieces(self) -> Tensor:
         """The edges of the receivers in pieces of limited length, see `cut_rows`."""
         return cut_rows(self.pointers, self.num_edges)
 
-    @cached_property
+    @Lazy
     def sender_pieces(self) -> Tensor:
         """The same of the senders."""
         return cut_rows(self.sender_pointers, self.num_edges)

@@ -1,7 +1,9 @@
 """From stores to micro-batches: sources, their graphs, and the loaders of training and evaluation."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning
@@ -11,14 +13,19 @@ from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch
 
 from sciml import registry
+from sciml.data.corruption import Corruption, Corruptions
 from sciml.data.far_field import FarField, add_far_field
+from sciml.data.records import Record, targets
 from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins
 from sciml.data.store import Store, Subset
+from sciml.errors import UserError
 from sciml.graph import Graph, collate
 
 Data = Store | Subset
 JET_DIAMETER = 2.0  # no two particles of a jet are further apart in its rest frame
 SAMPLE = 200  # graphs that an estimate is made of
+# Kinds whose labels belong to the exact positions and types; a class of a jet or residue holds for a corrupted one too.
+GEOMETRIC = ("atoms",)
 
 
 class LoadedBatch(NamedTuple):
@@ -76,6 +83,12 @@ class Source:
         return self._jet_edges[cutoff]
 
 
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """Names of sources, with a number behind those that occur more than once."""
+    names = [source.name for source in sources]
+    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
 def mean_neighbors(sources: list[Source], kind: str, cutoff: float) -> float:
     """Mean number of neighbours of a node in graphs of ``kind``, at least one."""
     nodes, edges = zip(*(source.costs(kind, cutoff) for source in sources), strict=True)
@@ -111,8 +124,8 @@ class GraphDataset(Dataset):
     """Turns a planned micro-batch into a batch of graphs.
 
     With ``coarse_cutoffs`` the graphs have a coarse level. Where types of coarse nodes are targets, the input hides
-    them. Graphs of atoms get what the model needs of the ``far_field``. ``built`` {kind: Built} tells what making
-    graphs has cost this process so far.
+    them. Graphs of atoms get what the model needs of the ``far_field``. ``corruptions`` are drawn anew at each step and
+    never kept. ``built`` {kind: Built} tells what making clean graphs has cost this process so far.
     """
 
     def __init__(
@@ -122,20 +135,22 @@ class GraphDataset(Dataset):
         cache_mib: float = 0.0,
         coarse_cutoffs: dict[str, float] | None = None,
         far_field: FarField = FarField(),  # noqa: B008 (frozen)
+        corruptions: Corruptions | None = None,
     ) -> None:
         self.sources, self.cutoffs, self.coarse_cutoffs = sources, cutoffs, coarse_cutoffs or {}
-        self.far_field = far_field
+        self.far_field, self.corruptions = far_field, corruptions
         self.built = {kind: Built() for kind in cutoffs}
         self._cache: dict[tuple[int, int, str], Graph] = {}
         self._room = cache_mib * 2**20
+        self._nodes: dict[tuple[int, str], np.ndarray] = {}
 
     def graph(self, source: int, record: int, kind: str) -> Graph:
-        """One record as a graph of ``kind``; graphs are kept in memory while ``cache_mib`` has room."""
+        """One clean record as a graph of ``kind``; graphs are kept in memory while ``cache_mib`` has room."""
         key = (source, record, kind)
         if key in self._cache:
             return self._cache[key]
         start = time.perf_counter()
-        graph = self._make(source, record, kind)
+        graph = self._make(source, self.sources[source].data[record], kind)
         size = sum(value.nbytes for _, value in graph if isinstance(value, torch.Tensor))
         built = self.built[kind]
         built.graphs, built.bytes = built.graphs + 1, built.bytes + size
@@ -156,24 +171,48 @@ class GraphDataset(Dataset):
         fits = missing * built.bytes / built.graphs <= self._room
         return built.seconds / built.graphs * (min(draws, missing) if fits else draws * missing / total)
 
-    def _make(self, source: int, record: int, kind: str) -> Graph:
-        """One record as a graph that carries the source's dataset index."""
+    def _make(self, source: int, record: Record, kind: str) -> Graph:
+        """A record as a graph that carries the source's dataset index."""
         origin = self.sources[source]
         options = {"coarse_cutoff": self.coarse_cutoffs[kind]} if kind in self.coarse_cutoffs else {}
-        graph = origin.domain.graph(origin.data[record], kind, self.cutoffs[kind], **options)
+        graph = origin.domain.graph(record, kind, self.cutoffs[kind], **options)
         graph.dataset = torch.tensor([origin.dataset])
+        if self.corruptions is not None:
+            self.corruptions.blank(graph, kind)
         return add_far_field(graph, self.far_field) if self.far_field and kind == "atoms" else graph
 
+    def sample(self, source: int, record: int, kind: str, step: int) -> Graph:
+        """One record as the model sees it in an optimizer step: clean, or corrupted and without geometric labels."""
+        drawn = [] if self.corruptions is None else self.corruptions.drawn(kind, step, source, record)
+        if not drawn:
+            return self.graph(source, record, kind)
+        data = self.sources[source].data
+        graph = Corruptions.corrupted(
+            data[record], drawn, partial(self.graph, source, record, kind), partial(self._make, source, kind=kind)
+        )
+        if kind in GEOMETRIC:
+            for name in targets(data.domain):
+                if name in graph:
+                    graph[name] = torch.full_like(graph[name], torch.nan if graph[name].is_floating_point() else -1)
+        return graph
+
     def __getitem__(self, planned: MicroBatch) -> LoadedBatch:
-        batch = collate(self.graph(source, record, planned.kind) for source, record in planned.items)
+        batch = collate(self.sample(*item, planned.kind, planned.step) for item in planned.items)
         if "residue_types" in batch:
             batch.coarse_types = torch.zeros_like(batch.coarse_types)
         return LoadedBatch(batch, planned.kind, planned.denominators, planned.items)
 
-    def counts(self, kind: str, source: int, records: np.ndarray) -> dict[str, float]:
-        """Labels per target in some records of one source."""
+    def counts(self, kind: str, source: int, records: np.ndarray, step: int = 0) -> dict[str, float]:
+        """Labels per target in some records of one source, as :meth:`sample` makes them in an optimizer step."""
         origin = self.sources[source]
-        return origin.domain.counts(origin.data, kind, records)
+        made: dict[str, float] = {}
+        if self.corruptions is not None:
+            if (source, kind) not in self._nodes:
+                self._nodes[source, kind] = origin.costs(kind, self.cutoffs[kind])[0]
+            nodes = self._nodes[source, kind][records]
+            made, clean = self.corruptions.counts(kind, step, source, records, nodes)
+            records = records[clean] if kind in GEOMETRIC else records
+        return {**origin.domain.counts(origin.data, kind, records), **made}
 
     def evaluation_bins(
         self, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0
@@ -200,12 +239,21 @@ def evaluation_loader(
     return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers)
 
 
+def _factors(names: list[str], weights: Mapping[str, float]) -> list[float]:
+    """The weight of each source, 1 where none is given."""
+    unknown = [name for name in weights if name not in names]
+    if unknown:
+        raise UserError(f"data.weights.{unknown[0]}: there is no such store, expected one of {', '.join(names)}.")
+    return [weights.get(name, 1.0) for name in names]
+
+
 class DataModule(lightning.LightningDataModule):
     """Loaders of a run.
 
     ``cutoffs``, ``coarse_cutoffs`` (none without a coarse level) and ``budgets`` per kind; ``bins_per_step``
     {kind: micro-batches of an optimizer step over all ranks}; ``far_field`` what the model needs of atoms beyond their
-    edges.
+    edges; ``corruptions`` those of the objectives of pretraining; ``weights`` {name of a source: factor} of how often
+    its records are drawn. Raises UserError where a weight names no source.
     """
 
     def __init__(
@@ -222,17 +270,21 @@ class DataModule(lightning.LightningDataModule):
         cache_mib: float = 0.0,
         coarse_cutoffs: dict[str, float] | None = None,
         far_field: FarField = FarField(),  # noqa: B008 (frozen)
+        corruptions: Sequence[Corruption] = (),
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
-        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field)
-        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field)
+        noise, fixed = (Corruptions(corruptions, seed, stream) if corruptions else None for stream in (0, 1))
+        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise)
+        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field, fixed)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
+        factors = _factors(source_names(train), weights or {})
         self.streams = {}
         for kind in kinds:
             costs = [source.costs(kind, cutoffs[kind]) for source in train]
             nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
-            self.streams[kind] = Stream(kind, nodes, edges, budgets[kind], seed, temperature)
+            self.streams[kind] = Stream(kind, nodes, edges, budgets[kind], seed, temperature, factors)
 
     @property
     def micro_batches_per_step(self) -> int:

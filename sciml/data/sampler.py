@@ -17,7 +17,7 @@ from sciml.data.store import Store, Subset
 from sciml.errors import UserError
 
 Items = tuple[tuple[int, int], ...]
-Counts = Callable[[str, int, np.ndarray], Mapping[str, float]]
+Counts = Callable[[str, int, np.ndarray, int], Mapping[str, float]]
 
 _LOOK_AHEAD = 16  # records tried after the first that does not fit
 _GAP = 0.03  # share of the budget below which a gap is not worth filling
@@ -58,8 +58,9 @@ class Stream:
     """The endless sequence of bins of one kind of graph.
 
     ``nodes`` and ``edges`` hold one int array (records,) per store; a record of zero nodes cannot serve the kind and
-    is never drawn. ``temperature`` T draws from store i in proportion to n_i^(1/T): at 1 every record comes exactly
-    once an epoch; above 1 small stores come more often. Within a store records are drawn without replacement.
+    is never drawn. ``temperature`` T draws from store i in proportion to w_i n_i^(1/T), with the factors ``weights`` (1
+    where not given): at 1 every record comes exactly once an epoch; above 1 small stores come more often. Within a
+    store records are drawn without replacement.
     """
 
     def __init__(
@@ -70,12 +71,13 @@ class Stream:
         budget: Budget,
         seed: int,
         temperature: float = 1.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if not temperature > 0:
             raise UserError(f"data.temperature: {temperature} found, expected a positive number.")
         self.kind, self.budget, self.seed = kind, budget, seed
         self._records = [np.flatnonzero(np.asarray(size)) for size in nodes]
-        self._draws = _draws([len(records) for records in self._records], temperature)
+        self._draws = _draws([len(records) for records in self._records], temperature, weights or [1.0] * len(nodes))
         if not sum(self._draws):
             raise UserError(f"data: no record can serve the kind {kind!r}; check the stores or set its weight to 0.")
         self._costs = [_cost_table(n, e) for n, e in zip(nodes, edges, strict=True)]
@@ -150,7 +152,8 @@ class Plan:
 
     ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}; rank r takes bins r, r + R, ... of each
     kind, so every rank runs as many micro-batches of every kind (collectives need that) and their union is the same for
-    any world size R. ``counts`` (kind, store index, record indices) gives the labels per target for the denominators.
+    any world size R. ``counts`` (kind, store index, record indices, step) gives the labels per target for the
+    denominators.
     Iterates from ``start_step`` to ``stop_step`` (endless when None). Raises UserError when bins cannot be shared.
     """
 
@@ -187,7 +190,7 @@ class Plan:
     def step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of optimizer step ``step``."""
         bins = self.bins(step)
-        denominators = label_counts(bins, self.counts)
+        denominators = label_counts(bins, self.counts, step)
         seeds = np.random.SeedSequence((self.seed, step)).generate_state(len(bins)).tolist()
         mine: list[MicroBatch] = []
         position: dict[str, int] = dict.fromkeys(self.streams, 0)
@@ -221,8 +224,8 @@ def evaluation_bins(
 ) -> list[MicroBatch]:
     """Return this rank's share of a single pass over every record that can serve ``kind``, in storage order.
 
-    Records are packed as they lie; rank r takes bins r, r + R, ...; the last ranks may have one bin less. The
-    denominators are those of the whole pass. An empty list when nothing can serve the kind.
+    Records are packed as they lie; rank r takes bins r, r + R, ...; the last ranks may have one bin less. The pass is
+    one step: the denominators are those of all of it. An empty list when nothing can serve the kind.
     """
     records = [np.flatnonzero(np.asarray(size)) for size in nodes]
     order = [(store, int(record)) for store, chosen in enumerate(records) for record in chosen]
@@ -231,14 +234,14 @@ def evaluation_bins(
     bins = [(kind, tuple(order[i] for i in members)) for members in packed]
     denominators = label_counts(bins, counts)
     return [
-        MicroBatch(kind, items, denominators, index, index)
+        MicroBatch(kind, items, denominators, 0, index)
         for index, (_, items) in enumerate(bins)
         if index % world_size == rank
     ]
 
 
-def label_counts(bins: Sequence[tuple[str, Items]], counts: Counts | None) -> dict[str, float]:
-    """Return the number of labels per target in ``bins``, summed over kinds."""
+def label_counts(bins: Sequence[tuple[str, Items]], counts: Counts | None, step: int = 0) -> dict[str, float]:
+    """Return the number of labels per target in the ``bins`` of a step, summed over kinds."""
     total: dict[str, float] = {}
     if counts is None:
         return total
@@ -247,7 +250,7 @@ def label_counts(bins: Sequence[tuple[str, Items]], counts: Counts | None) -> di
         for store, record in items:
             by_store.setdefault((kind, store), []).append(record)
     for (kind, store), records in by_store.items():
-        for target, number in counts(kind, store, np.array(records)).items():
+        for target, number in counts(kind, store, np.array(records), step).items():
             total[target] = total.get(target, 0.0) + float(number)
     return total
 
@@ -311,9 +314,11 @@ def _cost_table(nodes: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.stack([np.ones(len(nodes), np.int64), np.asarray(nodes, np.int64), np.asarray(edges, np.int64)], axis=1)
 
 
-def _draws(sizes: Sequence[int], temperature: float) -> list[int]:
-    """Draws per store in an epoch: n_i^(1/T), scaled to the number of records; at least one of a store that has any."""
-    weights = np.array([size ** (1.0 / temperature) if size else 0.0 for size in sizes])
+def _draws(sizes: Sequence[int], temperature: float, factors: Sequence[float]) -> list[int]:
+    """Draws per store in an epoch: w_i n_i^(1/T), scaled to the number of records; at least one of a store that has
+    any.
+    """
+    weights = np.array([w * size ** (1.0 / temperature) if size else 0.0 for w, size in zip(factors, sizes)])
     if not weights.any():
         return [0] * len(sizes)
     shares = weights / weights.sum() * sum(sizes)

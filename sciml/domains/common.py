@@ -127,6 +127,7 @@ def atoms_graph(
     }
     if coarse_cutoff is not None:
         fields |= _residues(record, positions, coarse_cutoff, dtype)
+    fields |= noise_fields(record, "atoms", slice(None), dtype)
     return make_graph(domain, float(record.get("charge", 0.0)), float(record.get("spin", 1.0)), dtype, fields)
 
 
@@ -139,6 +140,19 @@ def _residues(record: Record, positions: np.ndarray, cutoff: float, dtype: torch
     types = np.asarray(record["residue_types"], dtype=np.int64)[present] + 1
     roles = frame_roles(np.asarray(record["atom_names"]), parent)
     return coarse_fields(parent, np.ones(len(parent)), positions, types, cutoff, dtype, roles)
+
+
+def noise_fields(record: Record, kind: str, chosen: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What denoising adds to the graph of the ``chosen`` atoms of a record; see :mod:`sciml.objectives.denoise`."""
+    if "noise" not in record:
+        return {}
+    noise = np.asarray(record["noise"])
+    forces = np.asarray(record.get("forces", np.zeros_like(noise)))
+    return {
+        "noise_level": torch.tensor([float(record["noise_level"])], dtype=dtype),
+        "clean_forces": floats(forces[chosen], dtype),
+        f"noise_{kind}": floats(noise[chosen], dtype),
+    }
 
 
 def atoms_counts(data: Rows, indices: np.ndarray) -> dict[str, float]:

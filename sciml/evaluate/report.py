@@ -59,9 +59,10 @@ def _image(data: bytes) -> str:
 
 
 def _loss_curves(lines: list[dict[str, float]]) -> bytes:
-    """Training and validation loss of every target against the optimizer step."""
-    names = sorted({key.split("/", 1)[1] for line in lines for key in line if key.startswith(("train/", "val/"))})
-    names = [name for name in names if name != "loss"]
+    """Training and validation loss of every target against the optimizer step, thin lines for the single stores."""
+    keys = {key for line in lines for key in line if key.startswith(("train/", "val/"))}
+    names = sorted({key.split("/")[1] for key in keys if key.count("/") == 1} - {"loss"})
+    stores = sorted(key for key in keys if key.startswith("val/store/"))
     drawing, axes = figure(3.6 * len(names), 3.2, len(names))
     for axis, name in zip(axes, names, strict=True):
         for part, colour in (("train", COLOURS[0]), ("val", COLOURS[1])):
@@ -69,6 +70,10 @@ def _loss_curves(lines: list[dict[str, float]]) -> bytes:
             if points:
                 label = "training" if part == "train" else "validation (averaged weights)"
                 axis.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
+        single = [key for key in stores if key.endswith(f"/{name}")]
+        for key in single if len(single) > 1 else []:
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            axis.plot(*zip(*points, strict=True), linewidth=0.6, linestyle=":", label=key.split("/")[-2])
         axis.set_yscale("log")
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("optimizer step", fontsize=8)

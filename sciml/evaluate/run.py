@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.datamodule import GraphDataset, Source, source_names
 from sciml.data.sampler import Budget
 from sciml.evaluate.measure import (
     baseline_predictions,
@@ -68,7 +68,7 @@ def evaluate_sources(
     """Predict and measure every source; ``description`` and ``baselines`` are those of the model's package."""
     context = description["context"]
     kinds = [kind for kind in description["kinds"] if model.heads_for(kind)]
-    names = _unique([source.name for source in sources])
+    names = source_names(sources)
     stores: dict[str, Metrics] = {name: {} for name in names}
     # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
     parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
@@ -122,8 +122,3 @@ def _without_nan(values: Any) -> Any:
     if isinstance(values, dict):
         return {name: _without_nan(value) for name, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Names with a number behind those that occur more than once."""
-    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]

@@ -13,15 +13,19 @@ from sciml.data.store import Store, StoreWriter, is_store
 from sciml.errors import UserError
 from sciml.ingest.audit import Audit
 from sciml.ingest.formats import Options, Rejected
+from sciml.ingest.formats.mlearn import load_json
 
 # Narrow formats first: ASE would try to read almost anything.
-_ORDER = ("mlearn", "jetclass", "pfnano", "protein", "ase")
+_ORDER = (
+    "mptrj", "mlearn", "aselmdb", "spice", "toptagging", "jetclass", "jetclass_root", "pfnano", "protein", "ase",
+)  # fmt: skip
 _SHOWN = 5  # refused records that are printed; the file has all
 
 
 def run(config: Any) -> int:
     """Ingest ``config.source`` into ``config.output``; the keys are those of configs/ingest.yaml."""
-    options = Options(**{name: getattr(config, name, None) for name in Options.__dataclass_fields__})
+    given = {name: getattr(config, name, None) for name in Options.__dataclass_fields__}
+    options = Options(**{name: value for name, value in given.items() if value is not None})
     store = ingest(
         config.source,
         config.output,
@@ -29,6 +33,7 @@ def run(config: Any) -> int:
         dataset=config.dataset,
         licence=getattr(config, "licence", None),
         options=options,
+        only=config.only,
         overwrite=config.overwrite,
     )
     print(f"{store.path}: next, sciml inspect source={store.path}")
@@ -43,14 +48,15 @@ def ingest(
     dataset: str | None = None,
     licence: str | None = None,
     options: Options | None = None,
+    only: str | None = None,
     overwrite: bool = False,
 ) -> Store:
     """Read ``source`` (a path, several, or a pattern) into the store ``output`` and return it.
 
     ``reader`` names a format (None: told from the files); ``dataset`` is the level of theory (None: the name of the
-    first file). A bad record among good ones is quarantined, counted and printed. Raises UserError when a file is
-    unreadable, truncated or without any good record, when units are impossible, or when the output exists; nothing
-    is left behind then.
+    first file); ``only`` names the records to keep, see :func:`listed_names`. A bad record among good ones is
+    quarantined, counted and printed. Raises UserError when a file is unreadable, truncated or without any good record,
+    when units are impossible, or when the output exists; nothing is left behind then.
     """
     options = options or Options()
     paths = expand(source)
@@ -59,9 +65,10 @@ def ingest(
     extra = module.metadata(paths) if hasattr(module, "metadata") else {}
     metadata = {"licence": licence or "", "source": ", ".join(path.name for path in paths), "format": name, **extra}
     dataset = dataset or paths[0].name.split(".")[0]
+    kept = listed_names(only) if only else None
     with StoreWriter(output, module.DOMAIN, dataset, metadata=metadata, overwrite=overwrite) as writer:
         for path in paths:
-            _ingest_file(path, module, options, writer)
+            _ingest_file(path, module, options, writer, kept)
         store = writer.close()
     _report(store, writer.quarantine)
     return store
@@ -130,11 +137,38 @@ def detect(path: Path) -> str:
     raise UserError(f"{path}: no reader recognises this file; name one with format=, of {', '.join(known)}.")
 
 
-def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter) -> None:
-    """Add the records of one file. Raises UserError when it yields none, or only bad ones, or impossible units."""
+def listed_names(source: str) -> set[str]:
+    """Return the names of records in ``FILE.json``, a list, or in the list under KEY of ``FILE.json:KEY``.
+
+    A record's name is what follows the ``#`` in its id. Raises UserError where there is no such list.
+    """
+    path, _, key = source.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"only: {path!r} does not exist; give a JSON file with the names of the records to keep.")
+    content = load_json(Path(path))
+    if key and not (isinstance(content, dict) and key in content):
+        known = ", ".join(content) if isinstance(content, dict) else "a list"
+        raise UserError(f"only: {path} has no key {key!r}; it holds {known}.")
+    names = content[key] if key else content
+    if not isinstance(names, list):
+        known = f"; name one of its keys, {', '.join(names)}" if isinstance(names, dict) else ""
+        raise UserError(f"only: {source} is no list of names{known}.")
+    return {str(name) for name in names}
+
+
+def _ingest_file(
+    path: Path, module: Any, options: Options, writer: StoreWriter, kept: set[str] | None = None
+) -> None:
+    """Add the records of one file, of those with names in ``kept`` alone.
+
+    Raises UserError when it yields none, or only bad ones, or impossible units.
+    """
     audit = Audit()
     before, refused = len(writer), len(writer.quarantine)
     for record in module.read(path, options):
+        name = record.id if isinstance(record, Rejected) else record["id"]
+        if kept is not None and name.partition("#")[2] not in kept:
+            continue
         if isinstance(record, Rejected):
             writer.reject(record.id, record.reason)
             continue
@@ -143,7 +177,8 @@ def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter)
     if len(writer) == before:
         bad = writer.quarantine[refused:]
         if not bad:
-            raise UserError(f"{path}: the file holds no records; is it whole, and of the right format?")
+            which = "none of the records named by only=" if kept is not None else "no records"
+            raise UserError(f"{path}: the file holds {which}; is it whole, and of the right format?")
         raise UserError(
             f"{path}: none of its {len(bad)} records can be used; the first, {bad[0]['id']}: {bad[0]['reason']}."
         )

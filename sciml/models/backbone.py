@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.data.far_field import FarField
-from sciml.graph import INPUTS, KINDS
+from sciml.graph import INPUTS, KINDS, holds_anywhere
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding
@@ -20,7 +20,7 @@ from sciml_kernels import Edges, degree_norm, edge_embedding
 def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
     """Vectors from receiver to sender (E, 3) through the periodic images, in the unit of the positions."""
     vectors = positions[batch.senders] - positions[batch.receivers]
-    if bool(batch.pbc.any()):
+    if holds_anywhere(batch.pbc):
         vectors = vectors + torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
     return vectors
 
@@ -35,7 +35,8 @@ class Backbone(nn.Module):
     product; ``radial`` {basis, hidden}; ``feed_forward`` expansion; ``backend`` of sciml_kernels; ``lmax_out`` highest
     degree of the features that the heads read; ``coarse_layers`` blocks among coarse nodes, 0 for no coarse level;
     ``coarse_cutoffs`` {kind: radius of their edges}; ``reciprocal`` {charges} sets of latent charges whose long-range
-    potentials come back into the invariants of atoms, None or zero for no such block.
+    potentials come back into the invariants of atoms, None or zero for no such block; ``noise`` whether noise in the
+    positions is an input.
     """
 
     mean_neighbors: Tensor
@@ -59,17 +60,18 @@ class Backbone(nn.Module):
         layers_after: int = 0,
         coarse_cutoffs: dict[str, float] | None = None,
         reciprocal: dict | None = None,
+        noise: bool = False,
     ) -> None:
         super().__init__()
         if coarse_layers and not layers_after:
             raise ValueError("layers_after: found 0 with a coarse level, expected 1 or more to read what comes down")
         inputs = {kind: INPUTS[kind] for kind in kinds}
         edge_scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}
-        self.embedding = NodeEmbedding(channels, inputs, num_datasets)
+        self.embedding = NodeEmbedding(channels, inputs, num_datasets, noise)
         self.layers, self.lmax_edge, self.basis, self.backend = layers, lmax_edge, radial["basis"], backend
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))
-        first = 1 if any(value.vectors for value in inputs.values()) else 0
+        first = 1 if noise or any(value.vectors for value in inputs.values()) else 0
         degrees = [first] + [lmax_node] * (layers + layers_after - 1) + [lmax_out]
         self.blocks = nn.ModuleList(
             Block(channels, lmax_in, lmax_edge, lmax, correlation, radial, edge_scalars, feed_forward, backend)
@@ -125,7 +127,8 @@ class Backbone(nn.Module):
             vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
-        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
+        validate = not torch.compiler.is_compiling()  # a check reads the data
+        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=validate)
         return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)
 
     def _features(self, x: Tensor, coarse: Tensor | None) -> Features:

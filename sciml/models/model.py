@@ -76,10 +76,13 @@ class Model(nn.Module):
         strain = positions.new_zeros((batch.num_graphs, 3, 3))
         if not differentiate:
             return Geometry(positions, positions, cell, strain, create_graph)
-        positions = positions.detach().requires_grad_()
-        if not bool(batch.pbc.all(dim=1).any()):
-            return Geometry(positions, positions, cell, strain, create_graph)
-        strain.requires_grad_()
+        if "strain" in batch:  # a compiler cannot make leaves: they come with the batch, see sciml.train.compiled
+            strain = batch.strain.to(self.dtype)
+        else:
+            positions = positions.detach().requires_grad_()
+            if not bool(batch.pbc.all(dim=1).any()):
+                return Geometry(positions, positions, cell, strain, create_graph)
+            strain.requires_grad_()
         deformation = 0.5 * (strain + strain.transpose(1, 2))
         with full_precision(positions):
             strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
@@ -117,6 +120,8 @@ def build_model(description: dict[str, Any]) -> Model:
     context = HeadContext(backbone_options["channels"], cutoffs=description["cutoffs"], **description["context"])
     head_classes = _head_classes(description)
     coarse = description.get("coarse")
+    if any(head.reads_noise for head in head_classes.values()):
+        backbone_options["noise"] = True
     backbone = _construct(
         backbone_class,
         f"model {description['backbone']['name']}",

@@ -62,8 +62,9 @@ class Head(nn.Module):
 
     A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
     highest degree of features it reads), ``differentiates`` (whether it needs gradients of the geometry) and
-    ``far_field`` (what it needs beyond the edges), and takes (context, **options) to build. What ``sciml verify`` must
-    know beside that: ``ranks`` {prediction: spatial axes} of those that turn with space and are not in
+    ``far_field`` (what it needs beyond the edges) and ``reads_noise`` (whether the backbone must know the level of
+    noise in the positions), and takes (context, **options) to build. What ``sciml verify`` must know beside that:
+    ``ranks`` {prediction: spatial axes} of those that turn with space and are not in
     :data:`sciml.physics.symmetry.RANKS`, and ``irc_safe``, the claim that soft particles and collinear splittings
     change nothing.
     """
@@ -73,6 +74,7 @@ class Head(nn.Module):
     lmax: int = 0
     differentiates: bool = False
     far_field: FarField = FarField()
+    reads_noise: bool = False
     ranks: dict[str, int] = {}
     irc_safe: bool = False
 

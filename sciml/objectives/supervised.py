@@ -2,6 +2,7 @@
 step).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from sciml.data.datamodule import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import graph_of_rows
 from sciml.models.model import Model
-from sciml.models.readout import Head
+from sciml.models.readout import Head, pool_sum
 
 PER_ATOM = {"energy"}
 
@@ -46,30 +47,51 @@ class Supervised:
 
         Raises UserError where a target has no denominator.
         """
-        batch = micro_batch.batch
         shares: dict[str, Tensor] = {}
-        for head in model.heads_for(micro_batch.kind):
-            for target in head.targets:
-                if target in self.terms and target in predictions and target in batch:
-                    total = self._sum(head, target, predictions[target], batch)
-                    labels = _denominator(target, micro_batch)
-                    shares[target] = self.terms[target].weight * total / max(labels, 1.0)
+        for target, losses, _, _ in self._losses(model, predictions, micro_batch):
+            labels = _denominator(target, micro_batch)
+            shares[target] = self.terms[target].weight * losses.sum() / max(labels, 1.0)
         # Without any share the loss is a zero that still can be differentiated.
         loss = torch.stack(list(shares.values())).sum() if shares else 0.0 * next(model.parameters()).sum()
         return loss, shares
 
-    def _sum(self, head: Head, target: str, prediction: Tensor, batch: Batch) -> Tensor:
+    def of_graphs(
+        self, model: Model, predictions: dict[str, Tensor], micro_batch: LoadedBatch
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return {target: (summed loss with its weight (B,), labels (B,))} of every graph of a micro-batch."""
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for target, losses, labelled, graph in self._losses(model, predictions, micro_batch):
+            rows = [values if values.dim() == 1 else values.flatten(1).sum(dim=1) for values in (losses, labelled)]
+            total, labels = (pool_sum(values, graph, micro_batch.batch.num_graphs) for values in rows)
+            found[target] = self.terms[target].weight * total, labels
+        return found
+
+    def _losses(
+        self, model: Model, predictions: dict[str, Tensor], micro_batch: LoadedBatch
+    ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        """Yield (target, losses (m, ...), labels in them, graph of each row (m,)) of every target that has a term."""
+        batch = micro_batch.batch
+        for head in model.heads_for(micro_batch.kind):
+            for target in head.targets:
+                if target in self.terms and target in predictions and target in batch:
+                    yield target, *self._rows(head, target, predictions[target], batch)
+
+    def _rows(
+        self, head: Head, target: str, prediction: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor]:
         label = batch[target]
+        graph = graph_of_rows(batch, label)
         loss, options = self.losses[target], self.terms[target].options
         if not label.is_floating_point():
             labelled = label >= 0
-            return loss(prediction[labelled], label[labelled].long(), **options).sum()
+            losses = loss(prediction[labelled], label[labelled].long(), **options)
+            return losses, torch.ones_like(losses), graph[labelled]
         label = label.to(prediction.dtype)
         unit = self._unit(target, label, batch, head.scale(target, batch)).to(prediction.dtype)
         labelled = torch.isfinite(label)
         error = head.error(target, prediction, label, batch) / unit
         error = torch.where(labelled, error, torch.zeros_like(error))
-        return loss(error, torch.zeros_like(error), **options).sum()
+        return loss(error, torch.zeros_like(error), **options), labelled.to(error.dtype), graph
 
     @staticmethod
     def _unit(target: str, label: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:

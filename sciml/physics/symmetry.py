@@ -21,10 +21,19 @@ from sciml.data.records import Record
 from sciml.graph import FOUR_MOMENTA, Graph
 from sciml.physics import lorentz
 
-RANKS = {"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2, **dict.fromkeys(FOUR_MOMENTA, 1)}
+NOISE = ("clean_forces", "noise_atoms", "noise_residues")
+MASKED = ("masked_atoms", "masked_jets")
+RANKS = {
+    **{"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2},
+    **dict.fromkeys((*FOUR_MOMENTA, *NOISE), 1),
+}
 """Trailing spatial axes of a field or output: 1 for vectors (rows of the cell, four-vectors too), 2 for tensors; others
 have none."""
-FINE_FIELDS = ("types", "positions", "scalars", "vectors", "forces", "charges", "batch", "momenta", "true_momenta")
+FINE_FIELDS = (
+    *("types", "positions", "scalars", "vectors", "forces", "charges", "batch", "momenta", "true_momenta"),
+    *NOISE,
+    *MASKED,
+)
 """Fields of a Graph and outputs with one row per fine node, unless told otherwise."""
 
 

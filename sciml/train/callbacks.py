@@ -179,8 +179,8 @@ class Progress(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if self._bar is not None:
             values = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
-            parts = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in sorted(values.items()))
-            self._bar.write(f"step {trainer.global_step}: validation {parts}", file=sys.stderr)
+            for where, parts in validation_lines(values):
+                self._bar.write(f"step {trainer.global_step}: validation {where}{parts}", file=sys.stderr)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if self._bar is not None:
@@ -188,6 +188,22 @@ class Progress(Callback):
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, module)
+
+
+def validation_lines(values: dict[str, float]) -> list[tuple[str, str]]:
+    """The losses of a validation for people: ("", those of all data), then ("of STORE: ", those of each store) where
+    there are several.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, value in sorted(values.items()):
+        level, *inner = name.removeprefix("val/").split("/")
+        if level != "domain":
+            groups.setdefault(f"of {'/'.join(inner[:-1])}: " if inner else "", []).append(
+                f"{inner[-1] if inner else level} {value:.4g}"
+            )
+    if len(groups) == 2:  # the only store is all data
+        groups = {"": groups[""]}
+    return [(where, "  ".join(groups[where])) for where in sorted(groups)]
 
 
 class Checkpoints(Callback):

@@ -1,5 +1,6 @@
 """The Lightning module: a model, its objective, its optimizer and its schedule."""
 
+from functools import partial
 from typing import Any
 
 import lightning
@@ -9,8 +10,10 @@ from torch import Tensor
 from sciml.data.datamodule import LoadedBatch
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
+from sciml.train.compiled import Forward, compiled_forward
 from sciml.train.optimizer import build_optimizer, learning_rate_factor
 from sciml.train.process import sum_over_ranks
+from sciml.train.validation import StoreLosses
 
 
 class Module(lightning.LightningModule):
@@ -18,21 +21,31 @@ class Module(lightning.LightningModule):
 
     Lightning divides each micro-batch's loss by the number of accumulated micro-batches and averages gradients over
     ranks; both are undone here, because the denominators already count the labels of the whole optimizer step.
-    ``step_losses`` holds each target's share of the running optimizer step's loss.
+    ``step_losses`` holds each target's share of the running optimizer step's loss. With ``compiled`` the training pass
+    is compiled; validation is not.
     """
 
-    def __init__(self, model: Model, objective: Supervised, options: Any, total_steps: int) -> None:
+    _forward: Forward
+    _store_losses: StoreLosses
+
+    def __init__(
+        self, model: Model, objective: Supervised, options: Any, total_steps: int, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.options = options
         self.total_steps = total_steps
+        self.compiled = compiled
         self.validations = 1
         self.step_losses: dict[str, Tensor] = {}
         self._validation_losses: dict[str, Tensor] = {}
 
+    def on_fit_start(self) -> None:
+        self._forward = compiled_forward(self.model) if self.compiled else partial(self.model, create_graph=True)
+
     def training_step(self, micro_batch: LoadedBatch, index: int) -> Tensor:
-        predictions = self.model(micro_batch.batch, micro_batch.kind, create_graph=True)
+        predictions = self._forward(micro_batch.batch, micro_batch.kind)
         loss, shares = self.objective(self.model, predictions, micro_batch)
         _accumulate(self.step_losses, shares)
         if self.trainer.world_size > 1:
@@ -42,16 +55,21 @@ class Module(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._validation_losses = {}
+        sources = self.trainer.datamodule.validation.sources
+        self._store_losses = StoreLosses(sources, list(self.objective.terms), self.device)
 
     def validation_step(self, micro_batch: LoadedBatch, index: int) -> None:
         predictions = self.model(micro_batch.batch, micro_batch.kind)
         _accumulate(self._validation_losses, self.objective(self.model, predictions, micro_batch)[1])
+        self._store_losses.add(micro_batch.items, self.objective.of_graphs(self.model, predictions, micro_batch))
 
     def on_validation_epoch_end(self) -> None:
         losses = sum_over_ranks(self._validation_losses, self.objective.terms, self.trainer.strategy)
         for target, loss in losses.items():
             self.log(f"val/{target}", loss)
         self.log("val/loss", sum(losses.values()))
+        for name, loss in self._store_losses.means(self.trainer.strategy).items():
+            self.log(f"val/{name}", loss)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip the norm of all gradients here: Lightning refuses to with a fused optimizer in mixed precision."""

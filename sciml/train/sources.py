@@ -202,13 +202,16 @@ def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, i
 
 
 def context_of(
-    sources: list[Source], datasets: list[str], references: dict[str, dict[str, float]] | None = None
+    sources: list[Source],
+    datasets: list[str],
+    references: dict[str, dict[str, float]] | None = None,
+    classify: bool = True,
 ) -> dict[str, Any]:
     """Facts of the training data for the heads: reference energies, scales and spreads per dataset,
     classes; see HeadContext.
 
     Sources of one dataset are fitted together. ``references`` that are known already keep their values. Raises
-    UserError for jets without labels or names of classes.
+    UserError where a head is to ``classify`` jets of which none has a label with a name.
     """
     groups: dict[str, list[Data]] = {}
     for source in sources:
@@ -223,7 +226,7 @@ def context_of(
             scales[name] = scale
         if spread:
             spreads[name] = spread
-    classes = _classes_of([source.data for source in sources if source.data.base == "hep"])
+    classes = _classes_of([source.data for source in sources if source.data.base == "hep"], classify)
     return {
         "datasets": list(datasets),
         "references": fitted,
@@ -233,13 +236,15 @@ def context_of(
     }
 
 
-def _classes_of(stores: list[Data]) -> list[str]:
-    """Names of the classes; a domain of one's own may do without."""
+def _classes_of(stores: list[Data], classify: bool) -> list[str]:
+    """Names of the classes; a domain of one's own may do without, and a store without labels beside one with them."""
     classes: list[str] = []
-    for data in stores:
+    labelled = [bool(data.has("label").any()) for data in stores]
+    missing = classify and not any(labelled)
+    for data, has_labels in zip(stores, labelled, strict=True):
         found = data.manifest.get("classes") or []
-        if data.domain == "hep" and not (found and data.has("label").any()):
-            what = "its classes have no names" if data.has("label").any() else "no jet has a label"
+        if data.domain == "hep" and (missing or (has_labels and not found)):
+            what = "its classes have no names" if has_labels else "no jet has a label"
             raise UserError(f"{data.path}: {what}; give jets with label_* branches, or ingest them again with classes.")
         shorter, longer = sorted((found, classes), key=len)
         if shorter != longer[: len(shorter)]:

@@ -26,7 +26,7 @@ def streams(seed=0, temperature=1.0):
     }
 
 
-def counts(kind, store, records):
+def counts(kind, store, records, step):
     return {"energy": len(records), "forces": 3.0 * len(records)} if kind == "atoms" else {"label": len(records)}
 
 
@@ -140,6 +140,13 @@ def test_temperature_draws_small_stores_more_often_and_evenly():
     assert share == pytest.approx(np.sqrt(10) / (np.sqrt(10) + np.sqrt(1000)), rel=0.02)
     times = np.bincount(drawn[drawn[:, 0] == 1, 1])
     assert times.max() - times.min() <= 1
+
+
+def test_weights_multiply_the_share_of_a_store():
+    tables = [sizes(0, 1000), sizes(1, 500)]
+    stream = Stream("atoms", *zip(*tables), Budget(max_nodes=512), 0, 1.0, [1.0, 4.0])
+    share = (stream.order(0)[:, 0] == 1).mean()
+    assert share == pytest.approx(4 * 500 / (1000 + 4 * 500), rel=0.01)
 
 
 @pytest.mark.parametrize("world_size", [1, 4])

@@ -21,6 +21,7 @@ from sciml.domains.common import (
     frame_roles,
     integers,
     make_graph,
+    noise_fields,
 )
 from sciml.graph import RESIDUES, Graph
 
@@ -72,6 +73,7 @@ def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype, coarse_cu
         **coarse_fields(
             parent, np.ones(len(parent)), positions, residue_types.numpy() + 1, coarse_cutoff, dtype, roles
         ),
+        **noise_fields(record, "residues", chosen, dtype),
     }
     return make_graph("biology", 0.0, 1.0, dtype, fields)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 
@@ -33,7 +33,10 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a user says about a file: names of the labels and units; None means the usual ones of the format."""
+    """What a user says about a file: names of the labels and units; None means the usual ones of the format.
+
+    ``unlabelled`` says that structures without any label are meant, which else are taken for a mistake.
+    """
 
     energy_key: str | None = None
     forces_key: str | None = None
@@ -41,6 +44,7 @@ class Options:
     energy_unit: str | None = None
     length_unit: str | None = None
     stress_unit: str | None = None
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         for key, known in (("energy_unit", ENERGY_UNITS), ("length_unit", LENGTH_UNITS), ("stress_unit", STRESS_UNITS)):
@@ -79,11 +83,17 @@ class Reader(Protocol):
 def refuse_unused(path: Path, options: Options, used: tuple[str, ...]) -> None:
     """Raise UserError where the user gave an option that the format has no use for; ``used`` names the others."""
     for field in fields(options):
-        if field.name not in used and getattr(options, field.name) is not None:
+        if field.name not in used and getattr(options, field.name) not in (None, False):
             raise UserError(
                 f"{path}: {field.name}={getattr(options, field.name)} does not apply to files of this format, which "
                 f"take {', '.join(used) or 'no such key'}; leave it out."
             )
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file, decompressed when it ends in .gz."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8")
 
 
 def head(path: Path, size: int = 4096) -> str:

@@ -41,7 +41,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """Yield one record per frame, with the labels it has.
 
     Raises UserError when the file is truncated or unreadable, when a key that the user named occurs nowhere, or when
-    no frame has any label.
+    no frame has any label though ``options.unlabelled`` does not say so.
     """
     frames = _extxyz(path) if path.name.lower().endswith(EXTENSIONS) else _any(path)
     labels: set[str] = set()
@@ -85,9 +85,9 @@ def _record(atoms: "Atoms", values: dict[str, Any], options: Options) -> Record:
     }
     # Along an open direction a stress has no defined volume: it is left out there.
     if stress is not None and periodic:
-        result["stress"] = _matrix(stress, options.stress_key or "stress") * options.stress
+        result["stress"] = stress_matrix(stress, options.stress_key or "stress") * options.stress
     elif virial is not None and periodic and options.stress_key is None:
-        result["stress"] = -_matrix(virial, "virial") * options.energy / abs(np.linalg.det(cell))
+        result["stress"] = -stress_matrix(virial, "virial") * options.energy / abs(np.linalg.det(cell))
     return present(result)
 
 
@@ -112,7 +112,7 @@ def _scalar(values: dict[str, Any], key: str) -> float | None:
     return float(value) if isinstance(value, int | float | np.number) else None
 
 
-def _matrix(value: Any, key: str) -> np.ndarray:
+def stress_matrix(value: Any, key: str) -> np.ndarray:
     """Return a (3, 3) matrix from 9 numbers or ASE's Voigt order of 6."""
     array = np.asarray(value, np.float64)
     if array.size == 9:
@@ -135,10 +135,10 @@ def _check_labels(path: Path, labels: set[str], keys: set[str], options: Options
         key = getattr(options, option)
         if key is not None and label not in labels and key not in keys:
             raise UserError(f"{path}: no frame has the key {key!r} named by {option}; the keys found are {found}.")
-    if not labels & {"energy", "forces", "stress"}:
+    if not labels & {"energy", "forces", "stress"} and not options.unlabelled:
         raise UserError(
             f"{path}: no frame has an energy, forces or stress under a usual name; the keys found are {found}; name "
-            "them with energy_key=, forces_key= and stress_key=."
+            "them with energy_key=, forces_key= and stress_key=, or say unlabelled=true where there are none."
         )
 
 

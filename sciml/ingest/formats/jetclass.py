@@ -4,7 +4,8 @@ Per jet: lists ``part_px``, ``part_py``, ``part_pz``, ``part_energy`` (GeV), ``p
 class is either one-hot in ``label_*`` or an integer in ``jet_label`` or ``label``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def metadata(paths: Sequence[Path]) -> dict[str, Any]:
     largest = -1
     for path in paths:
         file = _open(path)
-        here = _one_hot(file.schema_arrow.names)
+        here = one_hot_branches(file.schema_arrow.names)
         if names is not None and here != names:
             raise UserError(
                 f"{path}: its classes {', '.join(here) or 'none'} are not those of {paths[0]}; ingest apart."
@@ -64,21 +65,29 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
 
     Raises UserError when the file is truncated, a branch is missing, or a key or unit of labels was given.
     """
-    import pyarrow as pa
-
     refuse_unused(path, options, ())
     file = _open(path)
-    names = file.schema_arrow.names
+    yield from read_branches(path, file.schema_arrow.names, partial(file.iter_batches, _BATCH))
+
+
+def read_branches(
+    path: Path, names: Sequence[str], batches: Callable[..., Iterable[Any]]
+) -> Iterator[Record | Rejected]:
+    """Yield one record per jet of a file with the branches ``names``; ``batches(columns=...)`` gives Arrow record
+    batches of some of them. Raises UserError when a branch is missing or cannot be read.
+    """
+    import pyarrow as pa
+
     for name in (*_MOMENTA, "part_charge"):
         if name not in names:
             raise UserError(f"{path}: the branch {name} is missing; the branches found are {', '.join(names[:12])}.")
-    one_hot, label, event = _one_hot(names), _first(names, _CLASS), _first(names, _EVENT)
+    one_hot, label, event = one_hot_branches(names), _first(names, _CLASS), _first(names, _EVENT)
     jet = [name for name in _JET if name in names]
     columns = [*_MOMENTA, "part_charge", *(flag for flag in _FLAGS if flag in names), *one_hot, *jet]
     columns += [name for name in (label, event) if name]
     start = 0
     try:
-        for batch in file.iter_batches(_BATCH, columns=columns):
+        for batch in batches(columns=columns):
             yield from _jets(path, batch, start, one_hot, label, event)
             start += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
@@ -158,7 +167,8 @@ def _jet_momenta(batch: Any) -> np.ndarray | None:
     return np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], axis=1)
 
 
-def _one_hot(names: Sequence[str]) -> list[str]:
+def one_hot_branches(names: Sequence[str]) -> list[str]:
+    """Return the branches of which exactly one is set, the class of the jet."""
     return [name for name in names if name.startswith("label_")]
 
 

@@ -74,28 +74,37 @@ def load_json(path: Path) -> Any:
 
 
 def _record(entry: Any, options: Options) -> Record:
-    structure, outputs = entry["structure"], entry["outputs"]
-    cell = numeric(structure["lattice"]["matrix"], "lattice")
-    sites = structure["sites"]
-    if not sites:
-        raise ValueError("sites: the record has zero atoms")
-    fractional = numeric([site["abc"] for site in sites], "abc")
+    structure, outputs = pymatgen_structure(entry["structure"], options.length), entry["outputs"]
     stress = outputs.get(options.stress_key or "virial_stress")
     energy = outputs.get(options.energy_key or "energy")
     forces = outputs.get(options.forces_key or "forces")
-    if energy is None and forces is None:
+    if energy is None and forces is None and not options.unlabelled:
         raise ValueError(f"outputs: no energy and no forces, the keys found are {', '.join(outputs) or 'none'}")
     result = {
-        "types": np.array([_number(site) for site in sites]),
-        "positions": fractional @ cell * options.length,
-        "cell": cell * options.length,
-        "pbc": np.ones(3, bool),
+        **structure,
         "energy": None if energy is None else float(energy) * options.energy,
         "forces": None if forces is None else numeric(forces, "forces") * (options.energy / options.length),
         "stress": None if stress is None else _stress(stress, options),
         "config_type": str(entry["group"]) if "group" in entry else None,
     }
     return present(result)
+
+
+def pymatgen_structure(structure: Any, length: float) -> Record:
+    """Types, positions [Å], cell [Å] and pbc of a pymatgen structure as JSON, in units of ``length``.
+
+    Raises KeyError or ValueError where something is missing or a site is no atom.
+    """
+    cell = numeric(structure["lattice"]["matrix"], "lattice")
+    sites = structure["sites"]
+    if not sites:
+        raise ValueError("sites: the record has zero atoms")
+    return {
+        "types": np.array([_number(site) for site in sites]),
+        "positions": numeric([site["abc"] for site in sites], "abc") @ cell * length,
+        "cell": cell * length,
+        "pbc": np.ones(3, bool),
+    }
 
 
 def _stress(values: Any, options: Options) -> np.ndarray:
