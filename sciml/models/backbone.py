@@ -127,8 +127,7 @@ class Backbone(nn.Module):
             vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
-        validate = not torch.compiler.is_compiling()  # a check reads the data
-        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=validate)
+        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
         return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)
 
     def _features(self, x: Tensor, coarse: Tensor | None) -> Features:

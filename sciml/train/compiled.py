@@ -30,6 +30,11 @@ def compiled_forward(model: Model, backend: str = "inductor") -> Forward:
             f"trainer.compile: torch {torch.__version__} cannot trace the forces inside a compiled step, expected "
             "torch 2.11 or later; use trainer.compile=false."
         )
+    if model.far_field.ewald:
+        raise UserError(
+            "trainer.compile: found true with sums over waves (model.reciprocal.charges or electrostatics of a head), "
+            "whose sizes a compiler cannot know; use trainer.compile=false."
+        )
     function = torch.compile(model.forward, fullgraph=True, dynamic=True, backend=backend)
     ready: set[str] = set()
 

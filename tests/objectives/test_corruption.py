@@ -17,7 +17,7 @@ from sciml.objectives.denoise import Denoise
 from sciml.objectives.masked import Masked
 from sciml.objectives.supervised import Supervised, Term
 from tests.helpers import check_equivariance, random_crystal, random_molecule, random_peptide, relative_rms
-from tests.small import CUTOFFS, describe_model, graph_of, jets_store, molecules_store, peptides_store
+from tests.small import COARSE_CUTOFFS, CUTOFFS, describe_model, graph_of, jets_store, molecules_store, peptides_store
 
 KINDS = ("atoms", "jets", "residues")
 HEADS = {name: {"hidden": 8} for name in ("denoise_atoms", "denoise_residues", "masked_atoms", "masked_jets")}
@@ -58,7 +58,8 @@ def sources(tmp_path_factory) -> list[Source]:
 
 
 def dataset(sources, seed=0, stream=0, cache_mib=64.0, fraction=0.5) -> GraphDataset:
-    return GraphDataset(sources, CUTOFFS, cache_mib, Corruptions(all_corruptions(fraction), seed, stream))
+    corruptions = Corruptions(all_corruptions(fraction), seed, stream)
+    return GraphDataset(sources, CUTOFFS, cache_mib, COARSE_CUTOFFS, corruptions=corruptions)
 
 
 def same(first, second) -> bool:
@@ -122,7 +123,7 @@ def test_labels_are_counted_exactly_before_any_sample_is_made(sources, kind):
 
 
 def test_a_shifted_frame_has_noise_of_its_level_without_a_mean_and_no_other_label(sources):
-    data = GraphDataset(sources, CUTOFFS, 0.0, Corruptions([Denoise("atoms", 1.0, (0.05, 0.3))], 0))
+    data = GraphDataset(sources, CUTOFFS, corruptions=Corruptions([Denoise("atoms", 1.0, (0.05, 0.3))], 0))
     clean = GraphDataset(sources, CUTOFFS)
     for record in range(8):
         shifted, before = data.sample(0, record, "atoms", 0), clean.graph(0, record, "atoms")
@@ -148,7 +149,7 @@ def test_levels_span_their_range_evenly_in_the_logarithm():
 
 def test_a_masked_particle_shows_neither_kind_nor_charge(sources):
     assert [SCALARS[column][0] for column in INPUTS["jets"].type_scalars] == ["charge"]
-    data = GraphDataset(sources, CUTOFFS, 0.0, Corruptions([Masked("jets", 1.0, 0.25)], 0))
+    data = GraphDataset(sources, CUTOFFS, corruptions=Corruptions([Masked("jets", 1.0, 0.25)], 0))
     before = GraphDataset(sources, CUTOFFS).graph(1, 0, "jets")
     graph = data.sample(1, 0, "jets", 0)
     hidden = graph.masked_jets >= 0
@@ -250,7 +251,7 @@ def test_every_rank_and_worker_sees_the_same_noise(sources):
 
 def test_masked_labels_are_a_mean_over_the_hidden_nodes(sources):
     model, objective = pretraining_model(), Supervised(TERMS)
-    data = GraphDataset(sources, CUTOFFS, 0.0, Corruptions([Masked("atoms", 1.0, 0.3)], 0))
+    data = GraphDataset(sources, CUTOFFS, corruptions=Corruptions([Masked("atoms", 1.0, 0.3)], 0))
     batch = collate(data.sample(0, record, "atoms", 0) for record in range(4))
     hidden = batch.masked_atoms >= 0
     predictions = model(batch, "atoms")

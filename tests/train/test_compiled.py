@@ -10,7 +10,7 @@ from sciml.graph import collate
 from sciml.objectives.supervised import Supervised, Term
 from sciml.train.compiled import compiled_forward
 from tests.helpers import random_crystal, random_jet, random_molecule, random_peptide, relative_rms
-from tests.small import graph_of, random_model
+from tests.small import ALL_SCALES, graph_of, random_model
 
 OBJECTIVE = Supervised(
     {
@@ -44,8 +44,8 @@ def gradients(model, forward, batch: LoadedBatch) -> tuple[dict, torch.Tensor]:
     return {name: float(value.detach()) for name, value in shares.items()}, torch.cat(flat)
 
 
-def check(kind: str, backend: str, batches: list[LoadedBatch]) -> None:
-    model = random_model(kinds=(kind,))
+def check(kind: str, backend: str, batches: list[LoadedBatch], **options) -> None:
+    model = random_model(kinds=(kind,), **options)
     compiled = compiled_forward(model, backend)
     for batch in batches:
         shares, found = gradients(model, compiled, batch)
@@ -66,6 +66,11 @@ def test_molecules_alone_and_crystals_alone_too():
     """The compiled graph serves both: what only crystals need does no harm to molecules."""
     batches = [micro_batch("atoms", 6, (make, make)) for make in (random_molecule, random_crystal)]
     check("atoms", "aot_eager", batches)
+
+
+@pytest.mark.parametrize("kind", ["jets", "residues"])
+def test_both_levels_are_traced(kind):
+    check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)], **ALL_SCALES)
 
 
 @pytest.mark.slow
@@ -94,3 +99,9 @@ def test_a_torch_that_cannot_trace_derivatives_is_refused(monkeypatch):
     monkeypatch.setattr(torch._dynamo, "config", Old())
     with pytest.raises(UserError, match="cannot trace the forces inside a compiled step, expected torch 2.11"):
         compiled_forward(random_model(kinds=("jets",)))
+
+
+def test_sums_over_waves_are_refused_by_name():
+    model = random_model(kinds=("atoms",), reciprocal={"charges": 2})
+    with pytest.raises(UserError, match=r"trainer.compile: found true with sums over waves \(model.reciprocal.charges"):
+        compiled_forward(model)

@@ -8,7 +8,7 @@ from torch_geometric.data import Batch
 
 from sciml.data.far_field import FarField
 from sciml.domains.materials.terms import Dispersion, Electrostatics, Repulsion
-from sciml.graph import ELEMENTS
+from sciml.graph import ELEMENTS, holds_anywhere
 from sciml.models.layers import multilayer_perceptron
 from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean, pool_sum
 from sciml_kernels import remove_net_force, remove_net_force_and_torque
@@ -158,7 +158,7 @@ class DirectForcesHead(PotentialHead):
             "interaction_energy": interaction,
             "forces": self._conserving(forces.to(vectors.dtype), batch),
         }
-        if bool(batch.pbc.all(dim=1).any()):
+        if holds_anywhere(batch.pbc.all(dim=1)):
             outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
             per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
             virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
@@ -170,7 +170,7 @@ class DirectForcesHead(PotentialHead):
     def _conserving(forces: Tensor, batch: Batch) -> Tensor:
         """Without net force, and without net torque where nothing is periodic."""
         forces = remove_net_force(forces, batch.ptr)
-        if bool(batch.pbc.any(dim=1).all()):
+        if not holds_anywhere(~batch.pbc.any(dim=1)):
             return forces
         still = remove_net_force_and_torque(forces, batch.positions, batch.ptr)
         return torch.where(batch.pbc.any(dim=1)[batch.batch, None], forces, still)
