@@ -39,6 +39,7 @@ from sciml.train.adapt import (
 from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
 from sciml.train.module import Module
+from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
 from sciml.train.provenance import provenance
 from sciml.train.run import check_resumed, fit, plan_steps, resume_point
@@ -81,8 +82,9 @@ def train(config: Any) -> int:
     check_known(splits.validation + splits.test, description["context"])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description, model.far_field)
+    widths = relative_widths(model, description, config.optimizer.reference_channels)
     objective = build_objective(config.objective.terms)
-    module = Module(model, objective, config.optimizer, total_steps=0, compiled=config.trainer.compile)
+    module = Module(model, objective, config.optimizer, total_steps=0, widths=widths, compiled=config.trainer.compile)
     if first_process():
         _write_run(folder, config, splits)
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)

@@ -51,7 +51,7 @@ masked_*             (n,)            types that were hidden, by kind (target; -1
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
 class KindInputs:
     """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge, on
     the fine and on the coarse level; ``coarse_types`` tells whether the types of coarse nodes are known to fine ones.
-    ``type_scalars`` are the columns of the scalars that tell a node's type, and are hidden with it.
+    ``type_scalars`` are the columns of the scalars that tell a node's type, and are hidden with it; ``of_spurions``
+    {field: columns} names the inputs that time and beam directions enter.
     """
 
     scalars: int = 0
@@ -85,12 +86,25 @@ class KindInputs:
     child_roles: int = 0
     coarse_edge_scalars: int = 0
     type_scalars: tuple[int, ...] = ()
+    of_spurions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 INPUTS: dict[str, KindInputs] = {
     "atoms": KindInputs(child_roles=3),
     "jets": KindInputs(
-        scalars=10, vectors=4, edge_scalars=4, coarse_scalars=11, coarse_edge_scalars=4, type_scalars=(7,)
+        scalars=10,
+        vectors=4,
+        edge_scalars=4,
+        coarse_scalars=11,
+        coarse_edge_scalars=4,
+        type_scalars=(7,),
+        of_spurions={
+            "scalars": (2, 3, 4, 5, 6, 9),
+            "vectors": (1, 2, 3),
+            "edge_scalars": (0, 1, 2),
+            "coarse_scalars": (2, 3, 4, 5, 6, 9),
+            "coarse_edge_scalars": (0, 1, 2),
+        },
     ),
     "residues": KindInputs(scalars=4, coarse_types=True, child_roles=3),
 }

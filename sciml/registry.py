@@ -13,7 +13,10 @@ from typing import Any
 from sciml.errors import UserError
 
 BUILTIN: dict[str, dict[str, str]] = {
-    "models": {"backbone": "sciml.models.backbone:Backbone"},
+    "models": {
+        "backbone": "sciml.models.backbone:Backbone",
+        "transformer": "sciml.models.transformer:Transformer",
+    },
     "heads": {
         "energy": "sciml.domains.materials.heads:EnergyHead",
         "direct_forces": "sciml.domains.materials.heads:DirectForcesHead",

@@ -155,7 +155,7 @@ class Model(Section):
     """The backbone."""
 
     name: Annotated[Text, BeforeValidator(_registered("models"))] = Field(
-        description="the model: backbone, or the name of an installed entry point in the group sciml.models"
+        description="the model: backbone, transformer, or an installed entry point in the group sciml.models"
     )
     channels: Positive = Field(description="channels per component")
     layers: Positive = Field(description="blocks of convolution, many-body product and feed-forward")
@@ -167,6 +167,7 @@ class Model(Section):
     radial: Radial = Field(description="the radial network")
     feed_forward: Positive = Field(description="width of the feed-forward layer, in multiples of the channels")
     reciprocal: Reciprocal = Field(description="the long-range block")
+    spurions: bool = Field(description="time and beam directions as inputs of jets; false leaves them out")
     backend: Literal["auto", "reference", "cpu", "triton"] = Field(
         description="kernels: auto takes the fastest one that this machine has, reference is plain torch"
     )
@@ -303,6 +304,9 @@ class Optimizer(Section):
 
     name: Literal["adamw"] = Field(description="adamw")
     learning_rate: PositiveFloat = Field(description="highest learning rate")
+    reference_channels: Positive | None = Field(
+        description="channels that the learning rate was chosen at, which it then holds for any; null for one rate"
+    )
     weight_decay: Weight = Field(description="decoupled weight decay of matrices")
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(description="decay of the two moments")
     eps: PositiveFloat = Field(description="added to the root of the second moment")

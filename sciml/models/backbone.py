@@ -10,7 +10,7 @@ from sciml.data.far_field import FarField
 from sciml.graph import INPUTS, KINDS, holds_anywhere
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
-from sciml.models.embedding import NodeEmbedding
+from sciml.models.embedding import NodeEmbedding, without_spurions
 from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml.models.reciprocal import ReciprocalBlock
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     degree of the features that the heads read; ``coarse_layers`` blocks among coarse nodes, 0 for no coarse level;
     ``coarse_cutoffs`` {kind: radius of their edges}; ``reciprocal`` {charges} sets of latent charges whose long-range
     potentials come back into the invariants of atoms, None or zero for no such block; ``noise`` whether noise in the
-    positions is an input.
+    positions is an input; ``spurions`` whether time and beam directions are inputs of jets.
     """
 
     mean_neighbors: Tensor
@@ -61,6 +61,7 @@ class Backbone(nn.Module):
         coarse_cutoffs: dict[str, float] | None = None,
         reciprocal: dict | None = None,
         noise: bool = False,
+        spurions: bool = True,
     ) -> None:
         super().__init__()
         if coarse_layers and not layers_after:
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
         edge_scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}
         self.embedding = NodeEmbedding(channels, inputs, num_datasets, noise)
         self.layers, self.lmax_edge, self.basis, self.backend = layers, lmax_edge, radial["basis"], backend
+        self.spurions = spurions
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))
         first = 1 if noise or any(value.vectors for value in inputs.values()) else 0
@@ -106,6 +108,8 @@ class Backbone(nn.Module):
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
         """
+        if not self.spurions:
+            batch = without_spurions(batch, kind)
         near = self._edges(batch, kind, positions, cell)
         conditions = self.embedding.conditions(batch)
         x = self.embedding(batch, kind, conditions)

@@ -1,14 +1,26 @@
 """Initial features of fine and coarse nodes from types, optional scalars and vectors, and graph-level conditions."""
 
+import copy
 import math
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from sciml.graph import DOMAINS, NUM_COARSE_TYPES, NUM_TYPES, KindInputs
+from sciml.graph import DOMAINS, INPUTS, NUM_COARSE_TYPES, NUM_TYPES, KindInputs
 from sciml.models.layers import pad_degrees
 from sciml.models.readout import pool_sum
+
+
+def without_spurions(batch: Batch, kind: str) -> Batch:
+    """The same batch with zeros, near the mean of each, for all inputs that time and beam directions enter."""
+    batch = copy.copy(batch)
+    for name, columns in INPUTS[kind].of_spurions.items():
+        if name in batch:
+            value = batch[name].clone()
+            value[:, list(columns)] = 0.0
+            batch[name] = value
+    return batch
 
 
 class NodeEmbedding(nn.Module):

@@ -21,15 +21,21 @@ class Module(lightning.LightningModule):
 
     Lightning divides each micro-batch's loss by the number of accumulated micro-batches and averages gradients over
     ranks; both are undone here, because the denominators already count the labels of the whole optimizer step.
-    ``step_losses`` holds each target's share of the running optimizer step's loss. With ``compiled`` the training pass
-    is compiled; validation is not.
+    ``step_losses`` holds each target's share of the running optimizer step's loss. ``widths`` are those of
+    :func:`sciml.train.optimizer.relative_widths`. With ``compiled`` the training pass is compiled; validation is not.
     """
 
     _forward: Forward
     _store_losses: StoreLosses
 
     def __init__(
-        self, model: Model, objective: Supervised, options: Any, total_steps: int, compiled: bool = False
+        self,
+        model: Model,
+        objective: Supervised,
+        options: Any,
+        total_steps: int,
+        widths: dict[str, float] | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -37,6 +43,7 @@ class Module(lightning.LightningModule):
         self.options = options
         self.total_steps = total_steps
         self.compiled = compiled
+        self.widths = widths
         self.validations = 1
         self.step_losses: dict[str, Tensor] = {}
         self._validation_losses: dict[str, Tensor] = {}
@@ -77,7 +84,7 @@ class Module(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.model, self.options)
+        optimizer = build_optimizer(self.model, self.options, self.widths)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

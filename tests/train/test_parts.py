@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +17,15 @@ from sciml import build
 from sciml.data.datamodule import GraphDataset
 from sciml.data.sampler import Plan
 from sciml.errors import UserError
+from sciml.graph import collate
+from sciml.models.model import build_model
 from sciml.train.callbacks import ExponentialAverage
 from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
-from sciml.train.optimizer import build_optimizer, learning_rate_factor
+from sciml.train.optimizer import build_optimizer, learning_rate_factor, relative_widths
 from sciml.train.sources import open_splits
-from tests.helpers import relative_rms
-from tests.small import random_model, train_config
+from tests.helpers import random_molecule, relative_rms
+from tests.small import describe_model, graph_of, random_model, train_config
 
 
 def test_the_average_is_the_formula_and_counts_steps_not_micro_batches():
@@ -85,6 +88,65 @@ def test_weight_decay_acts_on_matrices_alone():
     assert all(name in spared for name in names.values() if "bias" in name or "embedding.types" in name)
     assert len(decayed["params"]) + len(spared) == len(names)
     assert all(p.dim() > 1 for p in decayed["params"])
+
+
+OPTIONS = SimpleNamespace(learning_rate=1e-3, weight_decay=0.1, betas=[0.9, 0.99], eps=1e-8)
+
+
+def rates(channels: int, reference: int | None, **backbone) -> dict[str, tuple[float, float]]:
+    """{parameter: (learning rate, decay in one step)} of a model of ``channels``."""
+    description = describe_model(channels=channels, **backbone)
+    model = build_model(description)
+    optimizer = build_optimizer(model, OPTIONS, relative_widths(model, description, reference))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["lr"] * g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found.keys() == set(names.values())
+    return found
+
+
+def test_the_reference_width_has_one_learning_rate_as_without_the_rule():
+    assert rates(4, reference=4) == rates(4, reference=None)
+    assert {rate for rate, _ in rates(4, reference=None).values()} == {1e-3}
+
+
+@pytest.mark.parametrize("name", ["backbone", "transformer"])
+def test_the_learning_rate_of_a_matrix_falls_with_its_inputs_where_the_channels_make_them(name):
+    one, four = rates(4, reference=4, name=name), rates(16, reference=4, name=name)
+    for parameter, (rate, decay) in four.items():
+        assert rate in (one[parameter][0], one[parameter][0] / 4), parameter
+        assert decay == pytest.approx(one[parameter][1]), parameter
+    falls = {parameter for parameter, (rate, _) in four.items() if rate < one[parameter][0]}
+    never = ("bias", "embedding.", "radial.basis", "radial.hidden", "convolution", "backbone.edges", "readout.2")
+    assert not [parameter for parameter in falls if any(part in parameter for part in never)]
+    expected = {
+        "backbone": ("linear_in.weights", "product.weights.weight", "feed_forward.contract.weights", "radial.sender"),
+        "transformer": ("query_key_value.weight", "out.weight", "feed_forward.3.weight"),
+    }[name]
+    for part in (*expected, "energy.readout.0.weight"):
+        assert any(part in parameter for parameter in falls), part
+
+
+def test_with_the_rule_a_first_step_moves_wide_models_as_far_as_narrow_ones():
+    """One learning rate for all moves the features of a wide model further, in proportion to its channels."""
+    graph = graph_of(random_molecule(np.random.default_rng(0)), "atoms", torch.float32)
+
+    def moved(channels: int, reference: int | None) -> float:
+        distances = []
+        for seed in range(4):
+            torch.manual_seed(seed)
+            description = describe_model(channels=channels, layers=1)
+            model = build_model(description)
+            optimizer = build_optimizer(model, OPTIONS, relative_widths(model, description, reference))
+            before = model(collate([graph.clone()]), "atoms", create_graph=True)["interaction_energy"]
+            before.square().sum().backward()
+            optimizer.step()
+            after = model(collate([graph.clone()]), "atoms")["interaction_energy"]
+            distances.append(float((after - before).abs()))
+        return float(np.mean(distances))
+
+    narrow = moved(8, None)
+    assert moved(128, None) > 4.0 * narrow
+    assert moved(128, 8) < 2.5 * narrow
 
 
 def test_a_kill_during_a_save_leaves_only_readable_checkpoints(tmp_path):

@@ -57,6 +57,30 @@ def test_widths_are_the_declared_ones():
     assert tuple(name for name, _, _ in EDGE_SCALARS) == lorentz.PAIR_FEATURES
 
 
+def test_what_depends_on_the_spurions_is_declared():
+    """The momenta turn and the beams do not: what is not declared to depend on them stays."""
+    record = random_jet(np.random.default_rng(0))
+    rotation = random_orthogonal(torch.Generator().manual_seed(1))
+    turned, _ = lorentz_transform(record, lorentz.lorentz_of_rotation(rotation))
+    first, second = jet(record), jet(turned)
+    declared = INPUTS["jets"].of_spurions
+    for name in ("scalars", "edge_scalars"):
+        change = (second[name] - first[name]).abs().amax(dim=0)
+        kept = [column for column in range(len(change)) if column not in declared[name]]
+        assert float(change[kept].max()) < 1e-6, name
+        assert float(change.max()) > 0.1, name
+    assert {SCALARS[column][0] for column in declared["scalars"]} == {
+        "log pT",
+        "log(pT / jet pT)",
+        "pT / jet pT",
+        "y - jet y",
+        "log Delta(particle, jet)",
+        "log(P.t)",  # energy needs the direction of time
+    }
+    assert {EDGE_SCALARS[column][0] for column in declared["edge_scalars"]} == {"log kT", "log z", "log Delta"}
+    assert {VECTORS[column] for column in declared["vectors"]} == {"time", "beam +", "beam -"}
+
+
 @pytest.mark.parametrize("gamma", [1.5, 10.0])
 @pytest.mark.parametrize("mass", [0.1, 80.0, 250.0])
 def test_boosts_and_rotations_leave_the_physics(gamma, mass):

@@ -1,0 +1,72 @@
+"""The embedded data cut into stores for training, validation and test, the same for every run of a benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sciml.data.store import Store, Subset
+from sciml.data.writer import StoreWriter
+from sciml.ingest.split import split_by_group
+from sciml.schema import SAMPLES
+
+DOMAINS = {"materials": ("molecules", "crystals", "metals"), "hep": ("jets",), "biology": ("peptides",)}
+SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batches and the share of the labels
+
+
+def write_parts(folder: Path, shares: Mapping[str, float], records: int | None = None) -> None:
+    """Write ``folder``/<store>/<part> for every embedded store and {part: share} of its records.
+
+    Cut by trajectory, event or sequence. ``records`` limits every part. Parts that are there already stay.
+    """
+    for name in (name for names in DOMAINS.values() for name in names):
+        store = Store(SAMPLES / name)
+        indices, _ = split_by_group(store, list(shares.values()), SEED)
+        for part, chosen in zip(shares, indices, strict=True):
+            _write(store, shuffled(store, chosen, SEED)[:records], folder / name / part)
+
+
+def write_fractions(folder: Path, part: str, fractions: Sequence[float], seeds: Sequence[int]) -> None:
+    """Write ``folder``/<store>/<part>-<fraction>-<seed>: of every part a fraction, nested for one seed."""
+    for name in (name for names in DOMAINS.values() for name in names):
+        store = Store(folder / name / part)
+        for seed in seeds:
+            order = shuffled(store, np.arange(len(store)), seed)
+            for fraction in fractions:
+                share = order[: math.ceil(fraction * len(order))]
+                _write(store, share, folder / name / f"{part}-{fraction:g}-{seed}")
+
+
+def shuffled(store: Store | Subset, indices: np.ndarray, seed: int) -> np.ndarray:
+    """``indices`` in a random order in which records with an element or a label that is new come first.
+
+    A model can only predict elements and classes that it was trained on, however few its records are.
+    """
+    seen: set[tuple[str, int]] = set()
+    first, later = [], []
+    for index in np.random.default_rng(seed).permutation(indices):
+        record = store[int(index)]
+        labels = [record["label"]] if "label" in record else []
+        brought = {*(("type", int(t)) for t in record["types"]), *(("label", int(label)) for label in labels)}
+        (later if brought <= seen else first).append(int(index))
+        seen |= brought
+    return np.array(first + later)
+
+
+def stores(folder: Path, domains: Sequence[str], part: str) -> str:
+    """The stores of a part as the value of a key of the configuration."""
+    return f"[{','.join(str(folder / name / part) for domain in domains for name in DOMAINS[domain])}]"
+
+
+def _write(store: Store, indices: np.ndarray, path: Path) -> None:
+    """A store of its own with the records ``indices``, where it is not there yet."""
+    if (path / "manifest.json").exists():
+        return
+    metadata = {key: store.manifest[key] for key in ("classes", "licence", "source", "description")}
+    with StoreWriter(path, store.domain, store.dataset, metadata=metadata, overwrite=True) as writer:
+        for record in Subset(store, np.sort(indices)):
+            if not writer.add(record):
+                raise RuntimeError(f"{path}: {writer.quarantine[-1]['reason']}")
