@@ -22,10 +22,16 @@ from sciml.config import keys
 from sciml.schema import TrainConfig
 
 # What every run says, then what switches a part off.
-WHOLE = ("model.correlation=3", "model.spurions=true", "model.coarse_layers=1", "model.layers_after=1")
+WHOLE = (
+    "model.correlation=3",
+    "model.spurions=true",
+    "model.coarse_layers=1",
+    "model.layers_after=1",
+    "model.reciprocal.charges=4",
+)
 PARTS = {
     "coarse level": ("model.coarse_layers=0",),
-    "reciprocal space": ("model.reciprocal=false",),
+    "reciprocal space": ("model.reciprocal.charges=0",),
     "spurions": ("model.spurions=false",),
     "product": ("model.correlation=1",),
 }

@@ -28,7 +28,7 @@ BACKBONE = (
     *("model=tiny", "model.channels=32", "model.layers=2", "model.correlation=3"),
     *("model.coarse_layers=0", "model.layers_after=0"),
 )
-TRANSFORMER = ("model=transformer", "model.channels=64", "model.options.attention_heads=8")
+TRANSFORMER = ("model=transformer", "model.channels=64", "model.layers=3", "model.options.attention_heads=8")
 CUTOFFS = ("data.cutoff.atoms=4.2", "data.cutoff.residues=8.0")
 SHARES = {"pretraining": 0.5, "training": 0.3, "validation": 0.05, "test": 0.15}
 STARTS = ("scratch", "in-domain", "joint", "transformer")

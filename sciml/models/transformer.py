@@ -133,7 +133,9 @@ def attention_weights(logits: Tensor, envelope: Tensor, receivers: Tensor, nodes
     """envelope exp(logits) / (1 + its sum at the receiver): logits (E, heads), envelope (E, 1) -> (E, heads).
 
     The envelope takes an edge out smoothly at the cutoff; the one lets the last edge of a node go smoothly too.
+    Computes in the precision of the envelope.
     """
+    logits = logits.to(envelope.dtype)
     index = receivers.unsqueeze(1).expand_as(logits)
     largest = logits.new_zeros((nodes, logits.shape[1])).scatter_reduce(0, index, logits.detach(), "amax")
     weights = envelope * (logits - largest[receivers]).exp()
