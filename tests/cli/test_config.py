@@ -100,7 +100,10 @@ MISTAKES = [
     (["modle=tiny"], "modle: this key is not known to sciml train (did you mean model?)."),
     (["+model.chanels=3"], "model.chanels: this key is not known to sciml train (did you mean model.channels?)."),
     (["hydra.run.dir=x"], "hydra.run.dir: this key is not known"),
-    (["model=smal"], "model: found 'smal', expected one of base, large, small, tiny, transformer (did you"),
+    (
+        ["model=smal"],
+        "model: found 'smal', expected one of base, large, small, tiny, transformer (did you mean small?).",
+    ),
     (["experiment=nope"], "experiment: found 'nope', expected one of "),
     (["model.channels=abc"], "model.channels: found 'abc', expected a valid integer."),
     (["model.channels=1.5"], "model.channels: found 1.5, expected a valid integer."),

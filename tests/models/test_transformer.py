@@ -144,6 +144,16 @@ def test_attention_is_the_same_whatever_the_largest_logit_is():
     torch.testing.assert_close(weights, expected, check_dtype=False)
 
 
+@pytest.mark.parametrize(("spurions", "changes"), [(True, True), (False, False)])
+def test_spurions_can_be_left_out(spurions, changes):
+    kind, graph = sample("jet")
+    swapped = graph.clone()
+    swapped.vectors = graph.vectors[:, [0, 1, 3, 2]]
+    model = transformer(spurions=spurions)
+    first, second = (outputs(model, kind, jet)["label"] for jet in (graph, swapped))
+    assert (relative_rms(second, first) > 1e-6) == changes
+
+
 def test_features_have_the_degrees_that_heads_read():
     kind, graph = sample("jet")
     backbone = build_model(describe_model(name="transformer", channels=8)).backbone
@@ -158,7 +168,12 @@ def test_features_have_the_degrees_that_heads_read():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"attention_heads": 3}, "expected a divisor"), ({"atention_heads": 2}, "unexpected options atention_heads")],
+    [
+        ({"attention_heads": 3}, "expected a divisor"),
+        ({"atention_heads": 2}, "unexpected options atention_heads"),
+        ({"reciprocal": {"charges": 2}}, "has no such block"),
+        ({"coarse_layers": 1, "layers_after": 1}, "has no such block"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(UserError, match=message):

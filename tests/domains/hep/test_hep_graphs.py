@@ -62,9 +62,9 @@ def test_what_depends_on_the_spurions_is_declared():
     record = random_jet(np.random.default_rng(0))
     rotation = random_orthogonal(torch.Generator().manual_seed(1))
     turned, _ = lorentz_transform(record, lorentz.lorentz_of_rotation(rotation))
-    first, second = jet(record), jet(turned)
+    first, second = jet(record, coarse_cutoff=2.5), jet(turned, coarse_cutoff=2.5)
     declared = INPUTS["jets"].of_spurions
-    for name in ("scalars", "edge_scalars"):
+    for name in ("scalars", "edge_scalars", "coarse_scalars", "coarse_edge_scalars"):
         change = (second[name] - first[name]).abs().amax(dim=0)
         kept = [column for column in range(len(change)) if column not in declared[name]]
         assert float(change[kept].max()) < 1e-6, name
@@ -78,6 +78,7 @@ def test_what_depends_on_the_spurions_is_declared():
         "log(P.t)",  # energy needs the direction of time
     }
     assert {EDGE_SCALARS[column][0] for column in declared["edge_scalars"]} == {"log kT", "log z", "log Delta"}
+    assert all(declared[f"coarse_{name}"] == declared[name] for name in ("scalars", "edge_scalars"))
     assert {VECTORS[column] for column in declared["vectors"]} == {"time", "beam +", "beam -"}
 
 
