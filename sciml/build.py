@@ -21,6 +21,10 @@ from sciml.errors import UserError
 from sciml.evaluate.measure import baselines_of
 from sciml.evaluate.report import write_report
 from sciml.evaluate.run import evaluate_sources
+from sciml.evaluate.verify.dynamics import Dynamics
+from sciml.evaluate.verify.run import certify
+from sciml.evaluate.verify.run import write as write_certificate
+from sciml.evaluate.verify.systems import embedded_sources
 from sciml.files import write_text
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
@@ -38,6 +42,7 @@ from sciml.train.adapt import (
 )
 from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
+from sciml.train.checkpoint import package_of_checkpoint
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
@@ -48,6 +53,7 @@ from sciml.train.sources import (
     check_known,
     coarse_of,
     context_of,
+    datasets_of_domain,
     evaluation_sources,
     kinds_of,
     neighbors_of,
@@ -85,6 +91,7 @@ def train(config: Any) -> int:
     widths = relative_widths(model, description, config.optimizer.reference_channels)
     objective = build_objective(config.objective.terms)
     module = Module(model, objective, config.optimizer, total_steps=0, widths=widths, compiled=config.trainer.compile)
+    module.package = {"model": description, "datasets_of_domain": _datasets_of_domain(splits, description, package)}
     if first_process():
         _write_run(folder, config, splits)
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
@@ -112,8 +119,7 @@ def _publish(
     if package:
         baselines = merged_baselines(package, baselines)
     settings = package_config(description, splits.train, baselines)
-    if package:
-        settings["datasets_of_domain"] = merged_datasets(package, settings["datasets_of_domain"])
+    settings["datasets_of_domain"] = _datasets_of_domain(splits, description, package)
     evaluation = evaluate_sources(model.eval(), splits.test, description, data.budgets, baselines)
     save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table))
     evaluation.write(folder / "evaluation")
@@ -122,13 +128,22 @@ def _publish(
     print(f"checkpoint  {folder / 'package'}\nreport      {report}")
 
 
+def _datasets_of_domain(
+    splits: Splits, description: dict[str, Any], package: Package | None
+) -> dict[str, list[str]]:
+    """Levels of theory by domain, those of the package that training starts from among them."""
+    table = datasets_of_domain(splits.train, description["context"]["datasets"])
+    return merged_datasets(package, table) if package else table
+
+
 def evaluate(config: Any) -> int:
     """``sciml evaluate``: a package on stores; prints a table and writes ``metrics.json`` and plots."""
     check_machine(config.device, "auto", "device")
     device = _device(config.device)
     package = load(config.package, device=device)
     check_machine(config.device, package.config["model"]["backbone"].get("backend", "auto"), "device")
-    output = _evaluation_folder(config, package)
+    names = "+".join(Path(store).stem for store in config.store)
+    output = _output_folder(config, package, "evaluate", f"evaluation-{names[:100]}")
     sources = evaluation_sources(
         config.store,
         lambda path: open_data(path, cache_dir=output / "data"),
@@ -143,6 +158,39 @@ def evaluate(config: Any) -> int:
     print(evaluation.table)
     print(f"metrics  {output / 'metrics.json'}")
     return 0
+
+
+def verify(config: Any) -> int:
+    """``sciml verify``: the laws that a package or checkpoint obeys; writes ``certificate.json`` and a page.
+
+    Returns 1 where a law that it should obey fails.
+    """
+    check_machine(config.device, "auto", "device")
+    device = _device(config.device)
+    package = _package_or_checkpoint(Path(config.package), device)
+    check_machine(config.device, package.config["model"]["backbone"].get("backend", "auto"), "device")
+    output = _output_folder(config, package, "verify", "certificate")
+    sources = embedded_sources(package)
+    if config.store:
+        known = package.config["datasets_of_domain"]
+        sources = evaluation_sources(
+            config.store, lambda path: open_data(path, cache_dir=output / "data"), package.datasets, known
+        )
+        check_known(sources, package.config["model"]["context"])
+    certificate = certify(package, sources, config.samples, Dynamics(**config.nve.model_dump()), config.seed)
+    page = write_certificate(certificate, output)
+    print(certificate.table)
+    print(f"certificate  {output / 'certificate.json'}\npage         {page}")
+    return 1 if certificate.failed else 0
+
+
+def _package_or_checkpoint(path: Path, device: str) -> Package:
+    """The package at ``path`` or in that run folder; where training has not written one yet, the newest checkpoint."""
+    if not any((folder / "config.json").is_file() for folder in (path, path / "package")):
+        found = package_of_checkpoint(path, device)
+        if found is not None:
+            return found
+    return load(path, device=device)
 
 
 def describe(config: Any, splits: Splits, datasets: list[str], package: Package | None = None) -> dict[str, Any]:
@@ -220,14 +268,17 @@ def check_machine(accelerator: str, backend: str, key: str) -> None:
         raise UserError(f"model.{error}; use model.backend=auto.") from None
 
 
-def _evaluation_folder(config: Any, package: Package) -> Path:
-    """Where ``sciml evaluate`` writes: never into the package, whose content is hashed."""
+def _output_folder(config: Any, package: Package, verb: str, name: str) -> Path:
+    """Where a verb writes what it finds of a package: ``output``, else the folder ``name`` of the run, and never the
+    package, whose content is hashed.
+    """
     if config.output:
         return Path(config.output)
-    if package.path.name != "package":
-        return Path(f"runs/evaluate/{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    names = "+".join(Path(store).stem for store in config.store)
-    return package.path.parent / f"evaluation-{names[:100]}"
+    if package.path.name == "package":
+        return package.path.parent / name
+    if package.path.suffix == ".ckpt":
+        return package.path.parent.parent / name
+    return Path(f"runs/{verb}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
 
 
 def initial_model(description: dict[str, Any], package: Package | None) -> tuple[Model, dict[str, Any]]:

@@ -40,6 +40,9 @@ VERBS = {
     "evaluate": Verb(
         "sciml.build:evaluate", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"
     ),
+    "verify": Verb(
+        "sciml.build:verify", "certify which physical laws a model obeys", "package=runs/NAME/TIME output=certificate"
+    ),
 }
 
 USAGE = """\

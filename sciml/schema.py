@@ -445,6 +445,32 @@ class EvaluateConfig(Section):
         return self
 
 
+class NVE(Section):
+    """The runs at constant energy."""
+
+    ps: PositiveFloat = Field(description="length of a run in ps; the drift is judged after a fifth of it")
+    temperature: PositiveFloat = Field(description="temperature of a run in K")
+    cells: Positive = Field(description="cubic cells of silicon along each axis: 2 for 64 atoms")
+
+
+class VerifyConfig(Section):
+    """``sciml verify``."""
+
+    package: Text | None = Field(description="the package, the run folder that holds it, or a run's checkpoints")
+    store: DataPaths | None = Field(description="files or stores of real inputs; null for the embedded samples")
+    output: Text | None = Field(description="folder for certificate.json and its page; null for one in the run")
+    samples: Count = Field(description="records of each store that are measured on, for every kind of graph")
+    nve: NVE = Field(description="runs at constant energy")
+    device: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
+    seed: Count = Field(description="seed of random systems, transformations and velocities")
+
+    @model_validator(mode="after")
+    def _required(self) -> "VerifyConfig":
+        if self.package is None:
+            raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
+        return self
+
+
 class IngestConfig(Section):
     """``sciml ingest``."""
 
@@ -491,4 +517,5 @@ CONFIGS: dict[str, type[Section]] = {
     "inspect": InspectConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "verify": VerifyConfig,
 }

@@ -37,19 +37,19 @@ def write_plots(
     return paths
 
 
-def figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
-    """A matplotlib figure of ``panels`` axes in one row, drawn without a display."""
+def figure(width: float, height: float, panels: int = 1, rows: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure of ``panels`` axes in one row, drawn without a display; with ``rows`` a list of rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = drawing.subplots(1, panels, squeeze=False)[0]
-    for axis in axes:
+    axes = drawing.subplots(rows, panels, squeeze=False)
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=INK, labelsize=8)
         axis.grid(alpha=0.2, linewidth=0.5)
-    return drawing, axes
+    return drawing, axes if rows > 1 else axes[0]
 
 
 def _parity(

@@ -1,22 +1,14 @@
 """``report.html`` of a run: one page with the curves, the table and the plots, without outside files."""
 
-import base64
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
 
+from sciml.evaluate.html import image, page, png, section
 from sciml.evaluate.plots import COLOURS, figure
 from sciml.evaluate.run import Evaluation
 from sciml.files import write_text
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; font-size: .82rem; line-height: 1.4 }
-img { max-width: 100% } .note { color: #666 }
-"""
 
 
 def write_report(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Path:
@@ -25,37 +17,24 @@ def write_report(folder: Path, evaluation: Evaluation, settings: dict[str, Any])
     """
     lines = read_metrics(folder / "metrics.jsonl")
     parts = [
-        _section("Errors on held-out records", f"<pre>{html.escape(evaluation.table)}</pre>"),
-        _section("Loss", _image(_loss_curves(lines)) if lines else "<p>No steps were logged.</p>"),
+        section("Errors on held-out records", f"<pre>{html.escape(evaluation.table)}</pre>"),
+        section("Loss", image(_loss_curves(lines)) if lines else "<p>No steps were logged.</p>"),
     ]
     titles = {"parity": "Parity", "roc": "Jet classes", "residues": "Residue types"}
     for path in evaluation.plots:
         kind, _, store = path.stem.partition("-")
-        parts.append(_section(f"{titles[kind]}: {store}" if store else titles[kind], _image(path.read_bytes())))
+        parts.append(section(f"{titles[kind]}: {store}" if store else titles[kind], image(path.read_bytes())))
     facts = {"model": settings["model"], "data": settings["data"]}
-    parts.append(_section("Model and data", f"<pre>{html.escape(json.dumps(facts, indent=1))}</pre>"))
-    parts.append(_section("Configuration", f"<pre>{html.escape((folder / 'config.yaml').read_text())}</pre>"))
-    name = html.escape(folder.name)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
-    )
+    parts.append(section("Model and data", f"<pre>{html.escape(json.dumps(facts, indent=1))}</pre>"))
+    parts.append(section("Configuration", f"<pre>{html.escape((folder / 'config.yaml').read_text())}</pre>"))
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, page(folder.name, f"<h1>{html.escape(folder.name)}</h1>{''.join(parts)}"))
     return path
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of ``metrics.jsonl``."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>{content}"
-
-
-def _image(data: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
 
 
 def _loss_curves(lines: list[dict[str, float]]) -> bytes:
@@ -78,6 +57,4 @@ def _loss_curves(lines: list[dict[str, float]]) -> bytes:
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("optimizer step", fontsize=8)
         axis.legend(fontsize=7, frameon=False)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, dpi=150)
-    return buffer.getvalue()
+    return png(drawing)

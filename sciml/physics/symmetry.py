@@ -44,22 +44,30 @@ class Action:
     rotation: Tensor | None = None
     order: Tensor | None = None
 
-    def __call__(self, outputs: Mapping[str, Tensor], fine: tuple[str, ...] = FINE_FIELDS) -> dict[str, Tensor]:
-        """The outputs expected on the transformed sample; ``fine`` names those with one row per fine node."""
+    def __call__(
+        self,
+        outputs: Mapping[str, Tensor],
+        fine: tuple[str, ...] = FINE_FIELDS,
+        ranks: Mapping[str, int] = RANKS,
+    ) -> dict[str, Tensor]:
+        """The outputs expected on the transformed sample; ``fine`` names those with one row per fine node, ``ranks``
+        those that turn with space.
+        """
         expected = dict(outputs)
         for name, value in outputs.items():
             if self.rotation is not None:
-                value = turn(value, self.rotation, RANKS.get(name, 0))
+                value = turn(value, self.rotation, ranks.get(name, 0))
             if self.order is not None and name in fine:
                 value = value[self.order.to(value.device)]
             expected[name] = value
         return expected
 
 
-def relative_rms(value: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
+def relative_rms(value: Tensor | np.ndarray, reference: Tensor | np.ndarray, floor: float = 0.0) -> float:
     """RMS of the difference over the RMS of ``reference``, in float64; entries that are NaN in both count as equal.
 
-    Returns inf for a difference from an all-zero reference.
+    ``floor`` is the least RMS to divide by, where the reference may vanish. Returns inf for a difference from an
+    all-zero reference.
     """
     value, reference = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (value, reference))
     if value.shape != reference.shape:
@@ -69,7 +77,7 @@ def relative_rms(value: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> 
     scale = reference[~both].square().sum().sqrt()
     if difference == 0:
         return 0.0
-    return float(difference / scale)
+    return float(difference / scale.clamp_min(floor * (~both).sum().sqrt()))
 
 
 def random_orthogonal(generator: torch.Generator | None = None) -> Tensor:

@@ -8,6 +8,8 @@ from lightning.fabric.plugins.io import CheckpointIO
 
 from sciml.errors import UserError
 from sciml.files import atomic
+from sciml.models.model import build_model
+from sciml.package import Package
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -43,3 +45,27 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step in ``folder`` (``step=000123.ckpt``), or None."""
     found = sorted(folder.glob("step=*.ckpt"))
     return found[-1] if found else None
+
+
+def package_of_checkpoint(path: Path, device: str = "cpu") -> Package | None:
+    """The model of a checkpoint, or of the newest one in a run folder or its ``checkpoints``, in evaluation mode.
+
+    It has the averaged weights, as a package of that step would have. None where there is no checkpoint. Raises
+    UserError for one that is damaged or does not describe its model.
+    """
+    path = Path(path)
+    found = path if path.suffix == ".ckpt" else newest_checkpoint(path) or newest_checkpoint(path / "checkpoints")
+    if found is None:
+        return None
+    stored = AtomicCheckpointIO().load_checkpoint(found)
+    if not stored.get("package"):
+        raise UserError(f"{found} does not describe its model, an older sciml wrote it; give the package of the run.")
+    model = build_model(stored["package"]["model"])
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
+    model.load_state_dict(weights)
+    averages = stored["callbacks"].get("ExponentialAverage", {}).get("averages", [])
+    with torch.no_grad():
+        for parameter, average in zip(model.parameters(), averages, strict=bool(averages)):
+            parameter.copy_(average)
+    return Package(model.to(device).eval(), stored["package"], found)

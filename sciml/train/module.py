@@ -21,7 +21,8 @@ class Module(lightning.LightningModule):
 
     Lightning divides each micro-batch's loss by the number of accumulated micro-batches and averages gradients over
     ranks; both are undone here, because the denominators already count the labels of the whole optimizer step.
-    ``step_losses`` holds each target's share of the running optimizer step's loss. ``widths`` are those of
+    ``step_losses`` holds each target's share of the running optimizer step's loss; ``package`` is what a package of
+    the model says beside its weights, kept in every checkpoint. ``widths`` are those of
     :func:`sciml.train.optimizer.relative_widths`. With ``compiled`` the training pass is compiled; validation is not.
     """
 
@@ -45,6 +46,7 @@ class Module(lightning.LightningModule):
         self.compiled = compiled
         self.widths = widths
         self.validations = 1
+        self.package: dict[str, Any] = {}
         self.step_losses: dict[str, Tensor] = {}
         self._validation_losses: dict[str, Tensor] = {}
 
@@ -97,6 +99,7 @@ class Module(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["total_steps"] = self.total_steps
         checkpoint["validations"] = self.validations
+        checkpoint["package"] = self.package
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.total_steps = checkpoint["total_steps"]

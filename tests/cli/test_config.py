@@ -15,6 +15,7 @@ OPTIONS = [(verb, group, option) for verb in CONFIGS for group, options in group
 REQUIRED = {
     "train": ["train=x.xyz"],
     "evaluate": ["package=p", "store=s"],
+    "verify": ["package=p"],
     "ingest": ["source=a", "output=b"],
     "inspect": ["source=a"],
 }

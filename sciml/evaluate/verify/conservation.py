@@ -1,0 +1,142 @@
+"""Net force and torque of direct forces, total charge, and size extensivity."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.data.records import Record
+from sciml.evaluate.verify.certificate import Row, judged, not_applicable
+from sciml.evaluate.verify.derivatives import MOST_ATOMS, direct
+from sciml.evaluate.verify.probe import NAMES, Outputs, Probe, Worst, fine_outputs, typical
+from sciml.evaluate.verify.symmetries import TOLERANCES
+from sciml.evaluate.verify.systems import System
+from sciml.physics.symmetry import relative_rms
+
+APART = 1e4  # Å: beyond any cutoff, and 1e-12 of what dipoles feel of each other at 1 Å
+EXTENSIVITY_TOLERANCE = 1e-8
+EXTENSIVE = ("energy", "interaction_energy")  # of a graph; outputs of atoms stay as they are
+CHARGES = "charges"
+
+
+def net_force_and_torque(probe: Probe) -> Iterator[Row]:
+    """Rows of direct forces: |sum F| over sum |F|, and, without periodic directions, |sum r x F| over sum |r| |F|."""
+    if not direct(probe):
+        why = "forces are the derivative of an energy" if "atoms" in probe.kinds else "the model does not read atoms"
+        for law in ("net force", "net torque"):
+            yield not_applicable(law, f"no head predicts forces directly: {why}")
+        return
+    systems = [s for s in probe.systems("atoms") if len(s.record["types"]) > 1]
+    for dtype, tolerance in TOLERANCES.items():
+        force, torque = Worst(), Worst()
+        graphs = [probe.graph(system, dtype) for system in systems]
+        for system, graph, found in zip(systems, graphs, probe.predict("atoms", graphs, dtype), strict=True):
+            forces = found["forces"].double()
+            force.add("forces", _cancelled(forces), system.name)
+            if not np.any(system.record.get("pbc", False)):
+                arms = graph.positions.double() - graph.positions.double().mean(dim=0)
+                scale = (arms.norm(dim=1) * forces.norm(dim=1)).sum()
+                torque.add("forces", float(_torque(arms, forces).norm() / scale) if scale else 0.0, system.name)
+        for law, worst in (("net force", force), ("net torque", torque)):
+            for name, value, where, inputs in worst.items():
+                yield judged(law, name, NAMES[dtype], value, tolerance, inputs=inputs, worst=where)
+    if not torque.values:
+        yield not_applicable("net torque", "every system is periodic")
+
+
+def _cancelled(vectors: Tensor) -> float:
+    scale = vectors.norm(dim=1).sum()
+    return float(vectors.sum(dim=0).norm() / scale) if scale else 0.0
+
+
+def _torque(arms: Tensor, forces: Tensor) -> Tensor:
+    return torch.linalg.cross(arms, forces).sum(dim=0)
+
+
+def total_charge(probe: Probe) -> Iterator[Row]:
+    """Rows of the prediction ``charges``: the sum against the total charge of neutral and charged systems, in e."""
+    if not any(CHARGES in head.targets for head in probe.heads("atoms")):
+        systems = []
+    else:
+        systems = probe.systems("atoms")
+    if not systems:
+        yield not_applicable("total charge", f"no head predicts {CHARGES}")
+        return
+    for dtype, tolerance in TOLERANCES.items():
+        worst = Worst()
+        graphs = [probe.graph(system, dtype) for system in systems]
+        for system, found in zip(systems, probe.predict("atoms", graphs, dtype), strict=True):
+            charges = found[CHARGES].double()
+            expected = float(system.record.get("charge", 0.0))
+            error = (charges.sum(dim=0) - expected).abs().max() / charges.abs().sum().clamp_min(1.0)
+            worst.add(CHARGES, float(error), system.name)
+        for name, value, where, inputs in worst.items():
+            yield judged("total charge", name, NAMES[dtype], value, tolerance, unit="e", inputs=inputs, worst=where)
+
+
+def size_extensivity(probe: Probe) -> Iterator[Row]:
+    """Rows of neutral singlets: two copies far apart, two different molecules far apart, and a doubled crystal."""
+    law = "size extensivity"
+    systems = [_neutral(s) for s in probe.systems("atoms")] if "atoms" in probe.kinds else []
+    outputs = probe.predict("atoms", [probe.graph(system) for system in systems])
+    alone = {system.name: found for system, found in zip(systems, outputs, strict=True)}
+    wholes = list(_wholes(systems))
+    graphs = [probe.graph(parts[0], record=record) for _, parts, record in wholes]
+    floors, worst = typical(outputs), {name: Worst() for name, _, _ in wholes}
+    for (name, parts, _), graph, whole in zip(wholes, graphs, probe.predict("atoms", graphs), strict=True):
+        where = " + ".join(dict.fromkeys(part.name for part in parts))
+        for output, expected in _sum(whole, fine_outputs(whole, graph), [alone[part.name] for part in parts]).items():
+            worst[name].add(output, relative_rms(whole[output], expected, floors.get(output, 0.0)), where)
+    for name, found in worst.items():
+        for output, value, where, inputs in found.items():
+            facts = {"inputs": inputs, "worst": where}
+            yield judged(law, f"{output}, {name}", "fp64", value, EXTENSIVITY_TOLERANCE, **facts)
+    if not worst:
+        yield not_applicable(law, "the model does not read atoms")
+
+
+def _wholes(systems: list[System]) -> Iterator[tuple[str, list[System], Record]]:
+    """(what is joined, its parts, the joined record)."""
+    molecules = [s for s in systems if not np.any(s.record.get("pbc", False)) and len(s.record["types"]) <= MOST_ATOMS]
+    for one in molecules:
+        yield "two copies", [one, one], _joined(one.record, one.record)
+    for one, other in itertools.pairwise(molecules):
+        if one.level == other.level:
+            yield "two molecules", [one, other], _joined(one.record, other.record)
+    for crystal in systems:
+        if crystal.periodic:
+            yield "doubled crystal", [crystal, crystal], _doubled(crystal.record)
+
+
+def _sum(whole: Outputs, fine: tuple[str, ...], parts: list[Outputs]) -> Outputs:
+    """What the whole should be: energies add up, outputs of atoms follow each other."""
+    expected = {name: torch.cat([part[name] for part in parts]) for name in fine}
+    return expected | {name: sum(part[name] for part in parts) for name in EXTENSIVE if name in whole}
+
+
+def _neutral(system: System) -> System:
+    record = {**system.record, "charge": 0.0, "spin": 1.0}
+    return System(system.name, system.kind, system.level, record, system.real)
+
+
+def _joined(one: Record, other: Record) -> Record:
+    """Two molecules far apart in a skew direction: the box of a cell list stays thin."""
+    shift = np.asarray(one["positions"]).mean(axis=0) - np.asarray(other["positions"]).mean(axis=0)
+    moved = np.asarray(other["positions"], dtype=np.float64) + shift + np.array([APART, 0.0, 0.0])
+    positions = np.concatenate([np.asarray(one["positions"], dtype=np.float64), moved])
+    types = np.concatenate([one["types"], other["types"]])
+    return {"types": types, "positions": positions, "charge": 0.0, "spin": 1.0, "energy": 0.0}
+
+
+def _doubled(record: Record) -> Record:
+    """The crystal in a cell that is twice as long along its first vector."""
+    cell = np.asarray(record["cell"], dtype=np.float64)
+    positions = np.asarray(record["positions"], dtype=np.float64)
+    return {
+        "types": np.tile(record["types"], 2),
+        "positions": np.concatenate([positions, positions + cell[0]]),
+        "cell": cell * np.array([[2.0], [1.0], [1.0]]),
+        "pbc": record["pbc"],
+    }

@@ -1,0 +1,117 @@
+"""Drift of the total energy in NVE runs by velocity Verlet through the ASE calculator."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ase.build
+import numpy as np
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
+
+from sciml.evaluate.verify.certificate import Row, judged, not_applicable
+from sciml.evaluate.verify.derivatives import conservative, direct
+from sciml.evaluate.verify.probe import Probe
+from sciml.evaluate.verify.systems import Level, levels_of
+from sciml.export.ase import SciMLCalculator
+
+TOLERANCE = 0.1  # meV/atom/ps
+SILICON = 14, 5.431  # atomic number, lattice constant in Å
+RELAXATION = 60  # steps, so that the run is not fed by a bad start
+LIGHT, TIMESTEPS = 2.0, (0.5, 2.0)  # u; fs with and without atoms as light as hydrogen
+EQUILIBRATION = 0.2  # share of the run before the drift is measured
+CURVE = 400  # points of a plotted curve
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Settings of the NVE runs: length in ps, temperature in K, repeats of the cubic silicon cell along each axis."""
+
+    ps: float
+    temperature: float
+    cells: int
+
+
+def energy_conservation(
+    probe: Probe, options: Dynamics, seed: int, curves: dict[str, list[dict[str, Any]]]
+) -> Iterator[Row]:
+    """A row per run: ethanol, and silicon, where the model knows the elements; else the first real molecule or
+    crystal. Curves are added to ``curves["nve"]``.
+    """
+    law = "energy conservation"
+    if not conservative(probe):
+        why = "direct forces are not the derivative of an energy, so none is conserved" if direct(probe) else ""
+        yield not_applicable(law, why or "no head predicts forces")
+        return
+    runs = _runs(probe, options.cells)
+    if not runs:
+        yield not_applicable(law, "the model knows no elements")
+    for name, atoms, level in runs:
+        curve = _run(probe, atoms, level, options, seed)
+        curves.setdefault("nve", []).append({"name": f"{name}, {level.name}", **curve})
+        note = f"{options.ps:g} ps of {curve['timestep']:g} fs, fluctuation {curve['fluctuation']:.2g} meV/atom"
+        value = abs(curve["drift"])
+        inputs = f"{len(atoms)} atoms at {options.temperature:g} K"
+        facts = {"unit": "meV/atom/ps", "inputs": inputs, "worst": f"{name}, {level.name}", "note": note}
+        yield judged(law, name, "fp32", value, TOLERANCE, **facts)
+
+
+def _runs(probe: Probe, cells: int) -> list[tuple[str, Atoms, Level]]:
+    levels = [level for level in levels_of(probe.package) if level.elements]
+    runs = []
+    ethanol = ase.build.molecule("CH3CH2OH")
+    silicon = ase.build.bulk("Si", "diamond", SILICON[1], cubic=True).repeat(cells)
+    for name, atoms in (("ethanol", ethanol), (f"silicon, {len(silicon)} atoms", silicon)):
+        knows = [level for level in levels if set(atoms.numbers.tolist()) <= set(level.elements)]
+        if knows:
+            runs.append((name, atoms, knows[0]))
+    if not runs:
+        for system in probe.systems("atoms", real=True)[:1]:
+            record = system.record
+            box = {"cell": record.get("cell"), "pbc": record.get("pbc", False)}
+            runs.append((system.name, Atoms(record["types"], record["positions"], **box), system.level))
+    return runs
+
+
+def _run(probe: Probe, atoms: Atoms, level: Level, options: Dynamics, seed: int) -> dict[str, Any]:
+    """Relax, heat to twice the temperature, of which half becomes potential energy, and run; energies in meV/atom."""
+    atoms = atoms.copy()
+    atoms.calc = SciMLCalculator(probe.package, level.name)
+    FIRE(atoms, logfile=None).run(fmax=0.05, steps=RELAXATION)
+    rng = np.random.default_rng(seed)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * options.temperature, rng=rng)
+    Stationary(atoms)
+    if not atoms.pbc.any():
+        ZeroRotation(atoms)
+    timestep = TIMESTEPS[0] if atoms.get_masses().min() < LIGHT else TIMESTEPS[1]
+    steps = max(round(1e3 * options.ps / timestep), 8)
+    energies = []
+    dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
+    dynamics.attach(lambda: energies.append(atoms.get_total_energy()))
+    dynamics.run(steps)
+    per_atom = 1e3 * (np.array(energies) - energies[0]) / len(atoms)
+    times = 1e-3 * timestep * np.arange(len(per_atom))
+    kept = times >= EQUILIBRATION * times[-1]
+    shown = np.unique(np.linspace(0, len(times) - 1, CURVE).astype(int))
+    return {
+        "drift": drift(times[kept], per_atom[kept]),
+        "fluctuation": float(per_atom[kept].std()),
+        "timestep": timestep,
+        "time": times[shown].tolist(),
+        "energy": per_atom[shown].tolist(),
+    }
+
+
+def drift(times: np.ndarray, energies: np.ndarray) -> float:
+    """Slope of ``energies`` against ``times``, by least squares with weights that fall smoothly to zero at both ends.
+
+    Velocity Verlet lets the energy swing by the square of the time step without drifting; the weights (a Hann window)
+    keep a swing that does not end where it began out of the slope.
+    """
+    x = (times - times[0]) / (times[-1] - times[0])
+    weights = np.sin(np.pi * x) ** 2
+    centred = x - 0.5
+    slope = (weights * centred * (energies - energies.mean())).sum() / (weights * centred**2).sum()
+    return float(slope / (times[-1] - times[0]))

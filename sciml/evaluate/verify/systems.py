@@ -1,0 +1,131 @@
+"""The systems that a model is asked about: random ones of its elements, and real records of stores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sciml.data.datamodule import Source
+from sciml.data.records import Record, base_of, kinds
+from sciml.data.store import Store, Subset
+from sciml.evaluate.verify import random_records
+from sciml.graph import KINDS
+from sciml.package import Package
+from sciml.schema import SAMPLES
+
+MOST_LEVELS = 4  # levels of theory that get random systems of their own
+SEARCHED = 200  # records that are looked through for known elements
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of theory of a model: its index and name, the domain of its training data, the elements it knows."""
+
+    index: int
+    name: str
+    domain: str
+    elements: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class System:
+    """One record as a graph of ``kind``; ``real`` tells a measured or computed one from a random one."""
+
+    name: str
+    kind: str
+    level: Level
+    record: Record
+    real: bool = False
+
+    @property
+    def periodic(self) -> bool:
+        """Whether the system is periodic in all directions."""
+        return bool(np.all(self.record.get("pbc", False)))
+
+
+def levels_of(package: Package) -> list[Level]:
+    """The levels of theory in the order of their index."""
+    table = package.config.get("datasets_of_domain", {})
+    context = package.config["model"]["context"]
+    result = []
+    for index, name in enumerate(context["datasets"]):
+        elements = tuple(sorted(int(z) for z in context["references"].get(name, {})))
+        domains = [domain for domain, names in table.items() if name in names]
+        default = "materials" if elements else "hep" if "jets" in package.kinds else "biology"
+        result.append(Level(index, name, domains[0] if domains else default, elements))
+    return result
+
+
+def random_systems(package: Package, kind: str, seed: int) -> list[System]:
+    """Random systems of ``kind``.
+
+    Atoms: a molecule of each level of theory, one of them charged beside it, and a triclinic crystal of each level of
+    materials. Jets: a heavy one, and one of 0.1 GeV at 500 GeV. Residues: a noisy helix.
+    """
+    rng = np.random.default_rng(seed)
+    levels = [level for level in levels_of(package) if kind in kinds(level.domain)]
+    if kind == "atoms":
+        return list(_random_atoms([level for level in levels if level.elements][:MOST_LEVELS], rng))
+    if not levels:
+        return []
+    if kind == "jets":
+        heavy, light = (random_records.random_jet(rng, mass=mass) for mass in (80.0, 0.1))
+        return [System("random jet", kind, levels[0], heavy), System("random light jet", kind, levels[0], light)]
+    return [System("random helix", kind, levels[0], random_records.random_peptide(rng))]
+
+
+def _random_atoms(levels: list[Level], rng: np.random.Generator) -> Iterator[System]:
+    for level in levels:
+        molecule = random_records.random_molecule(rng, elements=level.elements)
+        yield System(f"random molecule, {level.name}", "atoms", level, {**molecule, "charge": 0.0, "spin": 1.0})
+        if level is levels[0]:
+            charged = {**molecule, "charge": 1.0, "spin": 2.0}
+            yield System(f"random cation, {level.name}", "atoms", level, charged)
+        if base_of(level.domain) == "materials":
+            crystal = random_records.random_crystal(rng, elements=level.elements)
+            yield System(f"random crystal, {level.name}", "atoms", level, crystal)
+
+
+def embedded_sources(package: Package) -> list[Source]:
+    """The embedded samples that the model can read: at their own level of theory where it knows that, else at one of
+    the same domain whose elements it knows.
+    """
+    levels = levels_of(package)
+    sources = []
+    for path in sorted(SAMPLES.iterdir()):
+        store = Store(path)
+        same = [level for level in levels if base_of(level.domain) == store.base]
+        for level in sorted(same, key=lambda level: level.name != store.dataset):
+            data = _known(store, level)
+            if data is not None:
+                sources.append(Source(data, level.index, path.name))
+                break
+    return sources
+
+
+def _known(store: Store, level: Level) -> Store | Subset | None:
+    """The store, or those of its records whose elements a level of theory knows, None without any."""
+    if store.dataset == level.name or store.base == "hep":
+        return store
+    looked = np.unique(np.linspace(0, len(store) - 1, SEARCHED).astype(int))
+    fits = [i for i in looked.tolist() if set(np.asarray(store[i]["types"]).tolist()) <= set(level.elements)]
+    return Subset(store, np.array(fits)) if fits else None
+
+
+def real_systems(package: Package, sources: list[Source], samples: int) -> list[System]:
+    """``samples`` records of every source, spread over it, for every kind of graph that they and the model serve."""
+    levels = levels_of(package)
+    result = []
+    for source in sources:
+        for kind in (kind for kind in KINDS if kind in package.kinds):
+            serves = np.flatnonzero(source.data.serves(kind))
+            if not len(serves):
+                continue
+            places = np.unique(np.linspace(0, len(serves) - 1, samples + 2)[1:-1].astype(int))
+            name = source.name or Path(source.data.path).name
+            for index in map(int, serves[places]):
+                level = levels[source.dataset]
+                level = Level(level.index, level.name, source.data.domain, level.elements)
+                result.append(System(f"{name} #{index}", kind, level, dict(source.data[index]), real=True))
+    return result
