@@ -18,6 +18,7 @@ from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.train import run as run_module
 from sciml.train.callbacks import Checkpoints, TimeLimit
+from sciml.train.checkpoint import package_of_checkpoint
 from tests.helpers import random_crystal
 from tests.small import graph_of, molecules_store, outputs, train_config
 
@@ -38,6 +39,25 @@ def lines(run: Path) -> list[dict]:
 
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_checkpoint_is_a_model_with_the_weights_that_are_published(finished):
+    run = finished / "run"
+    for path in (run, run / "checkpoints", run / "checkpoints" / "step=000000006.ckpt"):
+        found = package_of_checkpoint(path)
+        assert same(dict(found.model.state_dict()), weights(run)), path
+        assert found.path.name == "step=000000006.ckpt"
+    published = sciml.load(run).config
+    assert found.config == {key: published[key] for key in ("model", "datasets_of_domain")}
+    assert package_of_checkpoint(finished) is None
+
+
+def test_a_checkpoint_without_a_description_is_refused(finished, tmp_path):
+    stored = checkpoint(finished / "run", 6)
+    del stored["package"]
+    torch.save(stored, tmp_path / "step=000000006.ckpt")
+    with pytest.raises(UserError, match="does not describe its model"):
+        package_of_checkpoint(tmp_path)
 
 
 def test_a_run_folder_holds_everything(finished):

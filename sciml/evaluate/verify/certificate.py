@@ -25,23 +25,28 @@ class Law:
 LAWS: dict[str, Law] = {
     "rotation": Law("symmetry", "outputs turn with the system", ("Lorentz invariance",)),
     "inversion": Law("symmetry", "outputs follow a reflection through the origin", ("Lorentz invariance",)),
-    "translation": Law("symmetry", "the place of a system changes nothing", ("size extensivity",)),
-    "permutation": Law("symmetry", "the order of atoms and particles changes nothing", ()),
-    "repeatability": Law("symmetry", "the same input gives the same bits", ()),
+    "translation": Law("symmetry", "the place of a system changes nothing", ("size extensivity", "size consistency")),
+    "permutation": Law("symmetry", "the order of nodes changes nothing", ("size extensivity", "size consistency")),
+    "repeatability": Law("symmetry", "the same input gives the same bits"),
     "forces": Law("derivatives", "forces are minus the derivative of the energy", ("energy conservation",)),
-    "stress": Law("derivatives", "stress is the derivative of the energy against strain, by volume", ()),
-    "precision": Law("derivatives", "forces in fp32 are those in fp64", ()),
-    "energy conservation": Law("dynamics", "the total energy of an NVE run does not drift", ()),
-    "cutoff: value": Law("cutoff", "nothing jumps as an atom crosses the cutoff", ("cutoff: slope", "stress")),
+    "stress": Law("derivatives", "stress is the derivative of the energy against strain, by volume"),
+    "precision": Law("derivatives", "forces in fp32 are those in fp64"),
+    "energy conservation": Law("dynamics", "the total energy of an NVE run does not drift"),
+    "cutoff: value": Law(
+        "cutoff", "nothing jumps as an atom crosses the cutoff", ("cutoff: slope", "energy conservation")
+    ),
     "cutoff: slope": Law("cutoff", "no slope jumps as an atom crosses the cutoff", ("energy conservation",)),
     "net force": Law("conservation", "direct forces add up to zero", ("net torque",)),
-    "net torque": Law("conservation", "torques of direct forces add up to zero", ()),
-    "total charge": Law("conservation", "charges add up to the total charge", ()),
-    "size extensivity": Law("conservation", "far apart systems and supercells add up", ()),
-    "Lorentz geometry": Law("jets", "the rest-frame geometry does not know the frame of the momenta", ()),
-    "Lorentz invariance": Law("jets", "outputs do not know the frame of the momenta", ()),
-    "infrared safety": Law("jets", "a particle of vanishing energy changes nothing", ()),
-    "collinear safety": Law("jets", "a splitting at a vanishing angle changes nothing", ()),
+    "net torque": Law("conservation", "torques of direct forces add up to zero"),
+    "total charge": Law("conservation", "charges add up to the total charge"),
+    "size extensivity": Law(
+        "conservation", "two copies far apart, or a doubled crystal, have twice the energy", ("size consistency",)
+    ),
+    "size consistency": Law("conservation", "two different molecules far apart do not feel each other"),
+    "Lorentz geometry": Law("jets", "the geometry does not know the frame of the momenta", ("Lorentz invariance",)),
+    "Lorentz invariance": Law("jets", "outputs do not know the frame of the momenta"),
+    "infrared safety": Law("jets", "a particle of vanishing energy changes nothing", ("collinear safety",)),
+    "collinear safety": Law("jets", "a splitting at a vanishing angle changes nothing"),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.data.records import Record
-from sciml.evaluate.verify.certificate import Row, judged, not_applicable
+from sciml.evaluate.verify.certificate import Row, informed, judged, not_applicable
 from sciml.evaluate.verify.derivatives import MOST_ATOMS, direct
 from sciml.evaluate.verify.probe import NAMES, Outputs, Probe, Worst, fine_outputs, typical
 from sciml.evaluate.verify.symmetries import TOLERANCES
@@ -19,6 +19,7 @@ APART = 1e4  # Å: beyond any cutoff, and 1e-12 of what dipoles feel of each oth
 EXTENSIVITY_TOLERANCE = 1e-8
 EXTENSIVE = ("energy", "interaction_energy")  # of a graph; outputs of atoms stay as they are
 CHARGES = "charges"
+CONSTRAINED = "information: a constraint on their sum knows the whole system"
 
 
 def net_force_and_torque(probe: Probe) -> Iterator[Row]:
@@ -77,37 +78,44 @@ def total_charge(probe: Probe) -> Iterator[Row]:
 
 
 def size_extensivity(probe: Probe) -> Iterator[Row]:
-    """Rows of neutral singlets: two copies far apart, two different molecules far apart, and a doubled crystal."""
-    law = "size extensivity"
+    """Rows of neutral singlets: two copies far apart and doubled crystals; two different molecules far apart.
+
+    Charges and direct forces of different molecules are information: what makes their sum right knows all of them.
+    """
     systems = [_neutral(s) for s in probe.systems("atoms")] if "atoms" in probe.kinds else []
     outputs = probe.predict("atoms", [probe.graph(system) for system in systems])
     alone = {system.name: found for system, found in zip(systems, outputs, strict=True)}
     wholes = list(_wholes(systems))
-    graphs = [probe.graph(parts[0], record=record) for _, parts, record in wholes]
-    floors, worst = typical(outputs), {name: Worst() for name, _, _ in wholes}
-    for (name, parts, _), graph, whole in zip(wholes, graphs, probe.predict("atoms", graphs), strict=True):
+    graphs = [probe.graph(parts[0], record=record) for _, _, parts, record in wholes]
+    floors, worst = typical(outputs), {(law, what): Worst() for law, what, _, _ in wholes}
+    for (law, what, parts, _), graph, whole in zip(wholes, graphs, probe.predict("atoms", graphs), strict=True):
         where = " + ".join(dict.fromkeys(part.name for part in parts))
         for output, expected in _sum(whole, fine_outputs(whole, graph), [alone[part.name] for part in parts]).items():
-            worst[name].add(output, relative_rms(whole[output], expected, floors.get(output, 0.0)), where)
-    for name, found in worst.items():
+            error = relative_rms(whole[output], expected, floors.get(output, 0.0))
+            worst[law, what].add(output, error, where)
+    constrained = {CHARGES} | ({"forces"} if direct(probe) else set())
+    for (law, what), found in worst.items():
         for output, value, where, inputs in found.items():
-            facts = {"inputs": inputs, "worst": where}
-            yield judged(law, f"{output}, {name}", "fp64", value, EXTENSIVITY_TOLERANCE, **facts)
-    if not worst:
-        yield not_applicable(law, "the model does not read atoms")
+            free = output in constrained and what != "doubled crystal"
+            verdict, note = (informed, CONSTRAINED) if free else (judged, "")
+            facts = {"inputs": inputs, "worst": where, "note": note}
+            yield verdict(law, f"{output}, {what}", "fp64", value, EXTENSIVITY_TOLERANCE, **facts)
+    for law in ("size extensivity", "size consistency"):
+        if not any(found.values for (of_law, _), found in worst.items() if of_law == law):
+            yield not_applicable(law, "no such systems" if systems else "the model does not read atoms")
 
 
-def _wholes(systems: list[System]) -> Iterator[tuple[str, list[System], Record]]:
-    """(what is joined, its parts, the joined record)."""
+def _wholes(systems: list[System]) -> Iterator[tuple[str, str, list[System], Record]]:
+    """(law, what is joined, its parts, the joined record)."""
     molecules = [s for s in systems if not np.any(s.record.get("pbc", False)) and len(s.record["types"]) <= MOST_ATOMS]
     for one in molecules:
-        yield "two copies", [one, one], _joined(one.record, one.record)
+        yield "size extensivity", "two copies", [one, one], _joined(one.record, one.record)
     for one, other in itertools.pairwise(molecules):
         if one.level == other.level:
-            yield "two molecules", [one, other], _joined(one.record, other.record)
+            yield "size consistency", "two molecules", [one, other], _joined(one.record, other.record)
     for crystal in systems:
         if crystal.periodic:
-            yield "doubled crystal", [crystal, crystal], _doubled(crystal.record)
+            yield "size extensivity", "doubled crystal", [crystal, crystal], _doubled(crystal.record)
 
 
 def _sum(whole: Outputs, fine: tuple[str, ...], parts: list[Outputs]) -> Outputs:

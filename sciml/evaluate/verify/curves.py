@@ -16,11 +16,13 @@ def energy_over_time(lines: Lines) -> bytes:
     """Total energy of every NVE run, from its first value, with the drift in the title."""
     drawing, axes = figure(5.2 * len(lines), 3.2, len(lines))
     for axis, line, colour in zip(axes, lines, COLOURS * len(lines), strict=False):
-        axis.plot(line["time"], line["energy"], color=colour, linewidth=0.9)
+        axis.plot(line["time"], line["energy"], color=colour, linewidth=0.7, alpha=0.6, label="total energy")
+        axis.plot(line["time"], line["shadow"], color=INK, linewidth=1, label="energy that the integrator conserves")
         axis.axhline(0.0, color=INK, linewidth=0.5)
         axis.set_title(f"{line['name']}: drift {line['drift']:+.2g} meV/atom/ps", fontsize=9)
         axis.set_xlabel("time / ps", fontsize=8)
-        axis.set_ylabel("total energy / meV per atom", fontsize=8)
+        axis.set_ylabel("energy / meV per atom", fontsize=8)
+        axis.legend(fontsize=7, frameon=False)
         # A line that only rounding moves is drawn flat.
         reach = max(0.5, 1.1 * float(np.abs(line["energy"]).max()))
         axis.set_ylim(-reach, reach)

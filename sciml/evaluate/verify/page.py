@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sciml.evaluate.html import image, page, section
 from sciml.evaluate.verify import curves
-from sciml.evaluate.verify.certificate import LAWS, Certificate, Row, number
+from sciml.evaluate.verify.certificate import LAWS, Certificate, Row, condensed, number
 from sciml.files import write_text
 
 STYLE = """
@@ -20,6 +20,7 @@ table { border-collapse: collapse; width: 100%; font-size: .85rem; margin-bottom
 th { text-align: left; font-weight: 600; border-bottom: 1px solid #bbb } td, th { padding: .22rem .5rem }
 td { border-bottom: 1px solid #eee; vertical-align: top }
 td.n { white-space: nowrap; font-variant-numeric: tabular-nums }
+h3 { font-size: 1rem } summary { cursor: pointer; color: #3b6fb6 }
 .law { font-weight: 600; background: #fafaf8 } .law .note { font-weight: 400 }
 .bar { position: relative; width: 8rem; height: .55rem; background: #ecece8; border-radius: 3px; margin-top: .4rem }
 .bar i { position: absolute; top: 0; bottom: 0; left: 0; border-radius: 3px }
@@ -40,11 +41,12 @@ PLOTS = (
 
 def write_page(certificate: Certificate, path: Path) -> Path:
     """Write the page, without outside files; returns its path."""
-    parts = [_headline(certificate), _rows(certificate)]
+    parts = [_headline(certificate), section("Laws", _summary(certificate))]
     for key, title, draw in PLOTS:
         if certificate.curves.get(key):
             parts.append(section(title, image(draw(certificate.curves[key]), title)))
     parts.append(section("What was certified", _facts(certificate)))
+    parts.append(section("Every row", f"<details><summary>show</summary>{_rows(certificate)}</details>"))
     write_text(path, page(f"Certificate of {_name(certificate)}", "".join(parts), STYLE))
     return path
 
@@ -66,6 +68,20 @@ def _headline(certificate: Certificate) -> str:
     return f'<h1>Physics certificate: {title}</h1><div class="verdict">{"".join(cards)}</div>'
 
 
+def _summary(certificate: Certificate) -> str:
+    """Every law with its row nearest to the tolerance, per precision."""
+    body = []
+    for law, rows in itertools.groupby(condensed(certificate.sorted()), key=lambda pair: pair[0].law):
+        body.append(_law(law, certificate.failed))
+        body += [_row(row, others) for row, others in rows]
+    return _table(body)
+
+
+def _table(body: list[str]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
+
+
 def _rows(certificate: Certificate) -> str:
     """A table per group of laws."""
     tables = []
@@ -74,8 +90,7 @@ def _rows(certificate: Certificate) -> str:
         for law, of_law in itertools.groupby(rows, key=lambda row: row.law):
             body.append(_law(law, certificate.failed))
             body += [_row(row) for row in of_law]
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-        tables.append(section(group.capitalize(), f"<table><tr>{head}</tr>{''.join(body)}</table>"))
+        tables.append(f"<h3>{html.escape(group.capitalize())}</h3>{_table(body)}")
     return "".join(tables)
 
 
@@ -87,13 +102,15 @@ def _law(name: str, failed: list[str]) -> str:
     return f'<tr><td colspan="{len(COLUMNS)}" class="law">{text}</td></tr>'
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, others: int = 0) -> str:
+    """A row; ``others`` is how many it stands for."""
+    subject = html.escape(row.subject) + (f' <span class="note">and {others} more</span>' if others else "")
     style = row.verdict.partition(" ")[0]
     worst = " · ".join(filter(None, (row.worst, row.inputs, row.note)))
     unit = f" {row.unit}" if row.unit else ""
     value = f"{number(row.value)}{unit}" if row.value is not None else ""
     cells = (
-        f"<td>{html.escape(row.subject)}</td><td>{row.precision}</td>"
+        f"<td>{subject}</td><td>{row.precision}</td>"
         f'<td class="n">{html.escape(value)}</td><td class="n">{number(row.tolerance)}</td><td>{_bar(row)}</td>'
         f'<td class="n {style}">{row.verdict}</td><td class="note">{html.escape(worst)}</td>'
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sciml.data.datamodule import Source
-from sciml.data.records import Record, base_of, kinds
+from sciml.data.records import SCHEMAS, Record, base_of, kinds
 from sciml.data.store import Store, Subset
 from sciml.evaluate.verify import random_records
 from sciml.graph import KINDS
@@ -45,16 +45,24 @@ class System:
 
 
 def levels_of(package: Package) -> list[Level]:
-    """The levels of theory in the order of their index."""
-    table = package.config.get("datasets_of_domain", {})
-    context = package.config["model"]["context"]
-    result = []
-    for index, name in enumerate(context["datasets"]):
-        elements = tuple(sorted(int(z) for z in context["references"].get(name, {})))
-        domains = [domain for domain, names in table.items() if name in names]
-        default = "materials" if elements else "hep" if "jets" in package.kinds else "biology"
-        result.append(Level(index, name, domains[0] if domains else default, elements))
-    return result
+    """The levels of theory of every domain in the order of their index.
+
+    A package that does not tell the domains has the built-in one of each kind, with every level of theory.
+    """
+    table = package.config.get("datasets_of_domain") or {
+        domain: package.datasets for domain in SCHEMAS if set(kinds(domain)) & set(package.kinds)
+    }
+    return [
+        Level(index, name, domain, _elements(package, name))
+        for index, name in enumerate(package.datasets)
+        for domain, names in table.items()
+        if name in names
+    ]
+
+
+def _elements(package: Package, name: str) -> tuple[int, ...]:
+    """Atomic numbers that a level of theory has reference energies of."""
+    return tuple(sorted(int(z) for z in package.config["model"]["context"]["references"].get(name, {})))
 
 
 def random_systems(package: Package, kind: str, seed: int) -> list[System]:
@@ -115,9 +123,10 @@ def _known(store: Store, level: Level) -> Store | Subset | None:
 
 def real_systems(package: Package, sources: list[Source], samples: int) -> list[System]:
     """``samples`` records of every source, spread over it, for every kind of graph that they and the model serve."""
-    levels = levels_of(package)
     result = []
     for source in sources:
+        level_name = package.datasets[source.dataset]
+        level = Level(source.dataset, level_name, source.data.domain, _elements(package, level_name))
         for kind in (kind for kind in KINDS if kind in package.kinds):
             serves = np.flatnonzero(source.data.serves(kind))
             if not len(serves):
@@ -125,7 +134,5 @@ def real_systems(package: Package, sources: list[Source], samples: int) -> list[
             places = np.unique(np.linspace(0, len(serves) - 1, samples + 2)[1:-1].astype(int))
             name = source.name or Path(source.data.path).name
             for index in map(int, serves[places]):
-                level = levels[source.dataset]
-                level = Level(level.index, level.name, source.data.domain, level.elements)
                 result.append(System(f"{name} #{index}", kind, level, dict(source.data[index]), real=True))
     return result

@@ -1,0 +1,166 @@
+"""A sound model passes every law; a model that breaks one fails it, with what the certificate lists, and no other."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sciml.models.backbone
+from sciml import registry
+from sciml.evaluate.verify.certificate import LAWS, Certificate
+from sciml.evaluate.verify.dynamics import Dynamics
+from sciml.evaluate.verify.run import certify
+from sciml.models.model import build_model
+from sciml.package import Package
+from sciml.physics import lorentz
+from tests.evaluate.verify import broken
+from tests.small import describe_model
+
+SHORT = Dynamics(ps=0.02, temperature=100.0, cells=1)
+DOMAINS = {"materials": ["first", "second"], "hep": ["second"], "biology": ["second"]}
+ATOMS, JETS = ("atoms",), ("jets",)
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch):
+    monkeypatch.setitem(registry.BUILTIN, "heads", dict(registry.BUILTIN["heads"]))
+
+
+def package_of(kinds: tuple[str, ...], heads: dict[str, type | None] | None = None, **backbone: Any) -> Package:
+    """A tiny model of random weights; ``heads`` {key: class} replace or join those of the kinds, None drops one."""
+    description = describe_model(kinds, **backbone)
+    for key, head in (heads or {}).items():
+        description["heads"].pop(key, None)
+        if head is not None:
+            registry.BUILTIN["heads"][f"test {key}"] = f"{head.__module__}:{head.__name__}"
+            description["heads"][key] = {"name": f"test {key}", "hidden": 8}
+    torch.manual_seed(0)
+    model = build_model(description)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() and float(parameter.abs().max()) == 0.0:
+                parameter.normal_(std=0.3)
+        if "energy" in model.heads:
+            model.heads["energy"].readout[-1].weight.mul_(10.0)
+    return Package(model.eval(), {"model": description, "datasets_of_domain": DOMAINS}, Path("package"))
+
+
+def certificate_of(package: Package) -> Certificate:
+    return certify(package, [], samples=0, nve=SHORT, seed=0)
+
+
+def laws(certificate: Certificate, verdict: str) -> set[str]:
+    """Laws with a row of a verdict."""
+    return {row.law for row in certificate.rows if row.verdict == verdict}
+
+
+def test_a_sound_model_passes_and_says_what_it_cannot_be_asked_for():
+    certificate = certificate_of(package_of(("atoms", "jets", "residues")))
+    assert certificate.failed == [], certificate.table
+    assert laws(certificate, "not applicable") == {"net force", "net torque", "total charge"}
+    assert laws(certificate, "information") == {"infrared safety", "collinear safety"}
+    assert {row.law for row in certificate.rows} == set(LAWS)
+    assert all(row.note for row in certificate.rows if row.verdict == "not applicable")
+    outputs = {row.subject for row in certificate.rows if row.law == "rotation" and row.precision == "fp64"}
+    assert outputs == {"energy", "interaction_energy", "forces", "stress", "label", "residue_types"}
+    assert set(certificate.curves) == {"nve", "dimer", "boost", "safety"}
+
+
+def test_direct_forces_and_charges_have_rows_of_their_own():
+    heads = {"energy": None, "forces": broken.DirectForces, "charges": broken.Charges}
+    certificate = certificate_of(package_of(ATOMS, heads))
+    assert certificate.failed == [], certificate.table
+    assert {"net force", "net torque", "total charge", "cutoff: value"} <= laws(certificate, "pass")
+    assert {"forces", "stress", "energy conservation"} <= laws(certificate, "not applicable")
+    # what makes net force and total charge right knows the whole system
+    assert laws(certificate, "information") == {"size extensivity", "size consistency"}
+
+
+def envelope(shape: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, pytest.MonkeyPatch], None]:
+    """Give the backbone another envelope of the distance in units of the cutoff."""
+
+    def change(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = sciml.models.backbone.edge_embedding
+
+        def embedding(vectors, *args, **kwargs):
+            edge = original(vectors, *args, **kwargs)
+            distance = vectors.norm(dim=1, keepdim=True)
+            return edge._replace(envelope=shape(distance).reshape(edge.envelope.shape))
+
+        monkeypatch.setattr(sciml.models.backbone, "edge_embedding", embedding)
+
+    return change
+
+
+def hooked(hook: Callable) -> Callable[[Any, pytest.MonkeyPatch], None]:
+    """Change the outputs."""
+    return lambda model, monkeypatch: model.register_forward_hook(hook)
+
+
+def frame_in_fp32(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = lorentz.boost_to_rest_frame
+    monkeypatch.setattr(lorentz, "boost_to_rest_frame", lambda p, frame: exact(p.float(), frame.float()).double())
+
+
+def untouched(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+# what is broken: (kinds, heads, change, the law, the consequences that show in this model)
+BREAKS: dict[str, tuple] = {
+    "a position leak": (
+        ATOMS, {"energy": broken.PositionLeak}, untouched, "translation", {"size extensivity", "size consistency"}
+    ),
+    "a preferred axis": (ATOMS, {"energy": broken.PreferredAxis}, untouched, "rotation", set()),
+    "a preferred axis of jets": (
+        JETS, {"jet_class": broken.PreferredAxisOfJets}, untouched, "rotation", {"Lorentz invariance"}
+    ),
+    "handedness": (ATOMS, {"energy": broken.Handed}, untouched, "inversion", set()),
+    "an order": (ATOMS, {"energy": broken.Ordered}, untouched, "permutation", {"size extensivity"}),
+    "noise": (("atoms", "jets"), {}, hooked(broken.noisy), "repeatability", set()),
+    "a non-conservative force": (
+        ATOMS, {"energy": broken.NonConservative}, untouched, "forces", {"energy conservation"}
+    ),
+    "a wrong stress": (ATOMS, {}, hooked(broken.scaled("stress", 1.00001)), "stress", set()),
+    "coarse fp32": (ATOMS, {}, hooked(broken.scaled("forces", 1.0003, torch.float32)), "precision", set()),
+    "a discontinuous cutoff": (
+        ATOMS, {}, envelope(lambda r: torch.ones_like(r)), "cutoff: value", {"cutoff: slope"}
+    ),
+    "a kink at the cutoff": (
+        ATOMS, {}, envelope(lambda r: (1 - r).clamp_min(0.0).square()), "cutoff: slope", set()
+    ),
+    "a net force left in": (
+        ATOMS, {"energy": None, "forces": broken.UnprojectedForces}, untouched, "net force", {"net torque"}
+    ),
+    "a charge not conserved": (
+        ATOMS, {"energy": None, "charges": broken.LostCharge}, untouched, "total charge", set()
+    ),
+    "a term of the size": (
+        ATOMS, {"energy": broken.SizeDependent}, untouched, "size extensivity", {"size consistency"}
+    ),
+    "a term of the composition": (ATOMS, {"energy": broken.Composition}, untouched, "size consistency", set()),
+    "a frame in fp32": (JETS, {}, frame_in_fp32, "Lorentz geometry", {"Lorentz invariance"}),
+    "a wrong claim of safety": (
+        JETS, {"jet_class": broken.ClaimsSafety}, untouched, "infrared safety", {"collinear safety"}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_law_fails_with_its_consequences_and_no_other(name, monkeypatch):
+    kinds, heads, change, law, consequences = BREAKS[name]
+    package = package_of(kinds, heads)
+    change(package.model, monkeypatch)
+    certificate = certificate_of(package)
+    assert set(certificate.failed) == {law} | consequences, certificate.table
+    assert consequences <= set(LAWS[law].consequences)
+
+
+def test_safe_jets_are_certified_as_safe():
+    certificate = certificate_of(package_of(JETS, {"jet_class": broken.SafeJets}))
+    assert certificate.failed == [], certificate.table
+    assert {"infrared safety", "collinear safety"} <= laws(certificate, "pass")
+    atoms = {"forces", "stress", "precision", "energy conservation", "cutoff: value", "size extensivity"}
+    assert atoms <= laws(certificate, "not applicable")
