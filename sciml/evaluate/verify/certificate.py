@@ -23,7 +23,7 @@ class Law:
 
 
 LAWS: dict[str, Law] = {
-    "rotation": Law("symmetry", "outputs turn with the system", ("Lorentz invariance",)),
+    "rotation": Law("symmetry", "outputs turn with the system", ("inversion", "Lorentz invariance")),
     "inversion": Law("symmetry", "outputs follow a reflection through the origin", ("Lorentz invariance",)),
     "translation": Law("symmetry", "the place of a system changes nothing", ("size extensivity", "size consistency")),
     "permutation": Law("symmetry", "the order of nodes changes nothing", ("size extensivity", "size consistency")),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.data.records import Record
+from sciml.data.records import Record, schema
 from sciml.evaluate.verify.certificate import Row, informed, judged, not_applicable
 from sciml.evaluate.verify.derivatives import MOST_ATOMS, direct
 from sciml.evaluate.verify.probe import NAMES, Outputs, Probe, Worst, fine_outputs, typical
@@ -58,11 +58,8 @@ def _torque(arms: Tensor, forces: Tensor) -> Tensor:
 
 def total_charge(probe: Probe) -> Iterator[Row]:
     """Rows of the prediction ``charges``: the sum against the total charge of neutral and charged systems, in e."""
-    if not any(CHARGES in head.targets for head in probe.heads("atoms")):
-        systems = []
-    else:
-        systems = probe.systems("atoms")
-    if not systems:
+    systems = probe.systems("atoms") if "atoms" in probe.kinds else []
+    if not systems or CHARGES not in probe.predict("atoms", [probe.graph(systems[0])])[0]:
         yield not_applicable("total charge", f"no head predicts {CHARGES}")
         return
     for dtype, tolerance in TOLERANCES.items():
@@ -109,10 +106,10 @@ def _wholes(systems: list[System]) -> Iterator[tuple[str, str, list[System], Rec
     """(law, what is joined, its parts, the joined record)."""
     molecules = [s for s in systems if not np.any(s.record.get("pbc", False)) and len(s.record["types"]) <= MOST_ATOMS]
     for one in molecules:
-        yield "size extensivity", "two copies", [one, one], _joined(one.record, one.record)
+        yield "size extensivity", "two copies", [one, one], _joined(one, one)
     for one, other in itertools.pairwise(molecules):
         if one.level == other.level:
-            yield "size consistency", "two molecules", [one, other], _joined(one.record, other.record)
+            yield "size consistency", "two molecules", [one, other], _joined(one, other)
     for crystal in systems:
         if crystal.periodic:
             yield "size extensivity", "doubled crystal", [crystal, crystal], _doubled(crystal.record)
@@ -129,13 +126,17 @@ def _neutral(system: System) -> System:
     return System(system.name, system.kind, system.level, record, system.real)
 
 
-def _joined(one: Record, other: Record) -> Record:
-    """Two molecules far apart in a skew direction: the box of a cell list stays thin."""
-    shift = np.asarray(one["positions"]).mean(axis=0) - np.asarray(other["positions"]).mean(axis=0)
-    moved = np.asarray(other["positions"], dtype=np.float64) + shift + np.array([APART, 0.0, 0.0])
-    positions = np.concatenate([np.asarray(one["positions"], dtype=np.float64), moved])
-    types = np.concatenate([one["types"], other["types"]])
-    return {"types": types, "positions": positions, "charge": 0.0, "spin": 1.0, "energy": 0.0}
+def _joined(one: System, other: System) -> Record:
+    """Two molecules APART along x, so that the box of a cell list stays thin; residues stay with their atoms."""
+    first, second = dict(one.record), dict(other.record)
+    for record, place in ((first, 0.0), (second, APART)):
+        positions = np.asarray(record["positions"], dtype=np.float64)
+        record["positions"] = positions - positions.mean(axis=0) + [place, 0.0, 0.0]
+    if "parent" in first and "parent" in second:
+        second["parent"] = np.asarray(second["parent"]) + len(first["residue_types"])
+    rows = [name for name, field in schema(one.level.domain).items() if field.level != "graph"]
+    joined = {n: np.concatenate([first[n], second[n]]) for n in rows if n in first and n in second}
+    return {**joined, "charge": 0.0, "spin": 1.0, "energy": 0.0}
 
 
 def _doubled(record: Record) -> Record:

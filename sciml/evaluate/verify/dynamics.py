@@ -47,7 +47,7 @@ def energy_conservation(
         return
     runs = _runs(probe, options.cells)
     if not runs:
-        yield not_applicable(law, "the model knows no elements")
+        yield not_applicable(law, "the model knows neither ethanol nor silicon, and no real system was given")
     for name, atoms, level in runs:
         curve = _run(probe, atoms, level, options, seed)
         curves.setdefault("nve", []).append({"name": f"{name}, {level.name}", **curve})

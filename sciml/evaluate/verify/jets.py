@@ -136,13 +136,16 @@ def safety(probe: Probe, generator: torch.Generator, curves: Curves) -> Iterator
             yield not_applicable(law, "the model does not read jets")
         return
     claims = {name for head in probe.heads("jets") if head.irc_safe for name in head.targets}
-    first = probe.predict("jets", [probe.graph(system) for system in systems])
+    # Particles come and go, so what a record says of their subjets is left out: they are found anew.
+    records = [{name: value for name, value in system.record.items() if name != "parent"} for system in systems]
+    first = probe.predict("jets", [probe.graph(s, record=r) for s, r in zip(systems, records, strict=True)])
     floors = typical(first)
     for law, parameters, change in (("infrared safety", SOFT, _softened), ("collinear safety", ANGLES, _split)):
         worst = Worst()
         for parameter in parameters:
             worst = Worst()  # the last parameter is the limit
-            graphs = [probe.graph(s, record=change(s.record, parameter, generator)) for s in systems]
+            changed = [change(record, parameter, generator) for record in records]
+            graphs = [probe.graph(s, record=r) for s, r in zip(systems, changed, strict=True)]
             for system, before, after in zip(systems, first, probe.predict("jets", graphs), strict=True):
                 for name, value in before.items():
                     worst.add(name, relative_rms(after[name], value, floors.get(name, 0.0)), system.name)

@@ -55,9 +55,12 @@ class Probe:
     ) -> Graph:
         """The graph of a system, or of another ``record`` at its level of theory.
 
-        ``wider`` is added to the cutoff; ``options`` reach the domain's ``graph``.
+        ``wider`` is added to the cutoffs; ``options`` reach the domain's ``graph``.
         """
         cutoff = self.cutoff(system.kind) + wider
+        coarse = self.package.config["model"].get("coarse", {}).get("cutoffs", {})
+        if system.kind in coarse:
+            options["coarse_cutoff"] = coarse[system.kind] + wider
         domain = registry.resolve("domains", system.level.domain)
         record = system.record if record is None else record
         graph = domain.graph(record, system.kind, cutoff, dtype=dtype, **options)
@@ -83,7 +86,7 @@ class Probe:
 
     def _predict(self, kind: str, graphs: list[Graph], dtype: torch.dtype) -> list[Outputs]:
         batch = collate(graph.clone() for graph in graphs)
-        if "coarse_types" in batch:
+        if "residue_types" in batch:
             batch.coarse_types = torch.zeros_like(batch.coarse_types)  # targets, hidden as in evaluation
         batch = batch.to(self.device)
         with torch.no_grad():

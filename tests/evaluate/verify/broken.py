@@ -167,6 +167,21 @@ class LostCharge(Charges):
     missing = 1e-3
 
 
+class Dipole(Head):
+    """A vector of the whole system, under a name of its own."""
+
+    kind, targets, lmax, ranks = "atoms", ("dipole",), 1, {"dipole": 1}
+
+    def forward(self, features: Features, batch: Any, geometry: Geometry) -> dict[str, Tensor]:
+        return {"dipole": pool_sum(features.fine[:, 1:4, 0], batch.batch, batch.num_graphs)}
+
+
+class DipoleInDisguise(Dipole):
+    """Does not say that it turns with space."""
+
+    ranks: dict[str, int] = {}
+
+
 class PreferredAxisOfJets(JetClassHead):
     """Logits that know the z axis of the frame that the boost happens to end in."""
 

@@ -78,6 +78,16 @@ def test_direct_forces_and_charges_have_rows_of_their_own():
     assert laws(certificate, "information") == {"size extensivity", "size consistency"}
 
 
+def test_a_head_of_one_s_own_is_certified_without_changes():
+    certificate = certificate_of(package_of(ATOMS, {"dipole": broken.Dipole}))
+    assert certificate.failed == [], certificate.table
+    measured = {row.law for row in certificate.rows if row.subject == "dipole" and row.verdict == "pass"}
+    assert measured == {
+        *("rotation", "inversion", "translation", "permutation", "repeatability"),
+        *("cutoff: value", "cutoff: slope"),
+    }
+
+
 def envelope(shape: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, pytest.MonkeyPatch], None]:
     """Give the backbone another envelope of the distance in units of the cutoff."""
 
@@ -116,6 +126,9 @@ BREAKS: dict[str, tuple] = {
     "a preferred axis": (ATOMS, {"energy": broken.PreferredAxis}, untouched, "rotation", set()),
     "a preferred axis of jets": (
         JETS, {"jet_class": broken.PreferredAxisOfJets}, untouched, "rotation", {"Lorentz invariance"}
+    ),
+    "a vector that is called a scalar": (
+        ATOMS, {"dipole": broken.DipoleInDisguise}, untouched, "rotation", {"inversion"}
     ),
     "handedness": (ATOMS, {"energy": broken.Handed}, untouched, "inversion", set()),
     "an order": (ATOMS, {"energy": broken.Ordered}, untouched, "permutation", {"size extensivity"}),
