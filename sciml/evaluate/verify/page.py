@@ -122,8 +122,8 @@ def _bar(row: Row) -> str:
     if row.value is None or row.tolerance is None:
         return ""
     ratio = row.value / row.tolerance if row.tolerance else (0.0 if row.value == 0 else math.inf)
-    decades = math.log10(ratio) if ratio > 0 else -BELOW
-    share = min(max((decades + BELOW) / (BELOW + ABOVE), 0.02), 1.0) if not math.isnan(decades) else 1.0
+    decades = ABOVE if math.isnan(ratio) else math.log10(ratio) if ratio > 0 else -BELOW
+    share = min(max((decades + BELOW) / (BELOW + ABOVE), 0.02), 1.0)
     mark = 100 * BELOW / (BELOW + ABOVE)
     colour = COLOUR[row.verdict]
     filled = f'<i style="width:{100 * share:.0f}%;background:{colour}"></i>'

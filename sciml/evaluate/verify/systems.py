@@ -68,7 +68,7 @@ def _elements(package: Package, name: str) -> tuple[int, ...]:
 def random_systems(package: Package, kind: str, seed: int) -> list[System]:
     """Random systems of ``kind``.
 
-    Atoms: a molecule of each level of theory, one of them charged beside it, and a triclinic crystal of each level of
+    Atoms: a molecule of each level of theory, a cation of the first, and a triclinic crystal of each level of
     materials. Jets: a heavy one, and one of 0.1 GeV at 500 GeV. Residues: a noisy helix.
     """
     rng = np.random.default_rng(seed)
@@ -88,7 +88,8 @@ def _random_atoms(levels: list[Level], rng: np.random.Generator) -> Iterator[Sys
         molecule = random_records.random_molecule(rng, elements=level.elements)
         yield System(f"random molecule, {level.name}", "atoms", level, {**molecule, "charge": 0.0, "spin": 1.0})
         if level is levels[0]:
-            charged = {**molecule, "charge": 1.0, "spin": 2.0}
+            ion = random_records.random_molecule(rng, atoms=9, elements=level.elements)
+            charged = {**ion, "charge": 1.0, "spin": 2.0}
             yield System(f"random cation, {level.name}", "atoms", level, charged)
         if base_of(level.domain) == "materials":
             crystal = random_records.random_crystal(rng, elements=level.elements)

@@ -15,12 +15,24 @@ CUTOFF = 5.0
 
 
 def _edges(batch: Any, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors (E, 3) and lengths (E, 1) of edges without periodic images, and a smooth envelope (E, 1), zero beyond."""
+    """Vectors (E, 3) and lengths (E, 1) of edges, and a smooth envelope (E, 1) that is zero beyond CUTOFF."""
     x = geometry.positions_strained
     vectors = x[batch.senders] - x[batch.receivers]
-    vectors = vectors + torch.einsum("ei,eij->ej", batch.shifts, batch.cell[batch.batch[batch.receivers]])
+    cell = batch.cell + batch.cell @ (0.5 * (geometry.strain + geometry.strain.transpose(1, 2)))
+    vectors = vectors + torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
     lengths = vectors.norm(dim=1, keepdim=True)
     return vectors, lengths, (1.0 - (lengths / CUTOFF) ** 2).clamp_min(0.0) ** 4
+
+
+class Plus(torch.nn.Module):
+    """A readout with a term (n,) beside it."""
+
+    def __init__(self, readout: torch.nn.Module, extra: Tensor) -> None:
+        super().__init__()
+        self.readout, self.extra = readout, extra
+
+    def forward(self, invariants: Tensor) -> Tensor:
+        return self.readout(invariants) + self.extra[:, None]
 
 
 class AddsToEnergy(EnergyHead):
@@ -30,21 +42,12 @@ class AddsToEnergy(EnergyHead):
         raise NotImplementedError
 
     def forward(self, features: Features, batch: Any, geometry: Geometry) -> dict[str, Tensor]:
-        extra = self.more(features, batch, geometry)
-        readout = self.readout
-        self.readout = lambda invariants: readout(invariants) + extra[:, None]  # type: ignore[assignment]
+        readout, extra = self.readout, self.more(features, batch, geometry)
+        self.readout = Plus(readout, extra)  # type: ignore[assignment]
         try:
             return super().forward(features, batch, geometry)
         finally:
             self.readout = readout
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "readout" and not isinstance(value, torch.nn.Module):
-            self._modules.pop("readout", None)
-            object.__setattr__(self, name, value)
-        else:
-            self.__dict__.pop(name, None)
-            super().__setattr__(name, value)
 
 
 class PositionLeak(AddsToEnergy):
@@ -68,7 +71,8 @@ class Handed(AddsToEnergy):
     lmax = 1
 
     def more(self, features: Features, batch: Any, geometry: Geometry) -> Tensor:
-        return 0.1 * torch.linalg.det(features.fine[:, 1:4, :3])
+        one, two, three = features.fine[:, 1:4, :3].unbind(dim=2)
+        return 0.1 * (torch.linalg.cross(one, two) * three).sum(dim=1)
 
 
 class Ordered(AddsToEnergy):
