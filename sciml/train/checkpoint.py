@@ -64,7 +64,7 @@ def package_of_checkpoint(path: Path, device: str = "cpu") -> Package | None:
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
     model.load_state_dict(weights)
-    averages = stored["callbacks"].get("ExponentialAverage", {}).get("averages", [])
+    averages = stored.get("callbacks", {}).get("ExponentialAverage", {}).get("averages", [])
     with torch.no_grad():
         for parameter, average in zip(model.parameters(), averages, strict=bool(averages)):
             parameter.copy_(average)

@@ -118,7 +118,8 @@ def _wholes(systems: list[System]) -> Iterator[tuple[str, str, list[System], Rec
 def _sum(whole: Outputs, fine: tuple[str, ...], parts: list[Outputs]) -> Outputs:
     """What the whole should be: energies add up, outputs of atoms follow each other."""
     expected = {name: torch.cat([part[name] for part in parts]) for name in fine}
-    return expected | {name: sum(part[name] for part in parts) for name in EXTENSIVE if name in whole}
+    energies = {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in EXTENSIVE if name in whole}
+    return expected | energies
 
 
 def _neutral(system: System) -> System:

@@ -87,7 +87,9 @@ def _run(probe: Probe, atoms: Atoms, level: Level, options: Dynamics, seed: int)
         ZeroRotation(atoms)
     timestep = TIMESTEPS[0] if atoms.get_masses().min() < LIGHT else TIMESTEPS[1]
     steps = max(round(1e3 * options.ps / timestep), 8)
-    energies, velocities, forces = [], [], []
+    energies: list[float] = []
+    velocities: list[np.ndarray] = []
+    forces: list[np.ndarray] = []
 
     def observe() -> None:
         energies.append(atoms.get_total_energy())
