@@ -11,11 +11,13 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
 
+from sciml.data.records import ATOM_NAMES, Record, base_of
 from sciml.evaluate.verify.certificate import Row, judged, not_applicable
 from sciml.evaluate.verify.derivatives import conservative, direct
 from sciml.evaluate.verify.probe import Probe
 from sciml.evaluate.verify.systems import Level, levels_of
-from sciml.export.ase import SciMLCalculator
+from sciml.export.ase import RESIDUE_ARRAYS, SciMLCalculator
+from sciml.graph import RESIDUE_NAMES
 
 TOLERANCE = 0.1  # meV/atom/ps
 SILICON = 14, 5.431  # atomic number, lattice constant in Å
@@ -59,7 +61,7 @@ def energy_conservation(
 
 
 def _runs(probe: Probe, cells: int) -> list[tuple[str, Atoms, Level]]:
-    levels = [level for level in levels_of(probe.package) if level.elements]
+    levels = [level for level in levels_of(probe.package) if level.elements and base_of(level.domain) == "materials"]
     runs = []
     ethanol = ase.build.molecule("CH3CH2OH")
     silicon = ase.build.bulk("Si", "diamond", SILICON[1], cubic=True).repeat(cells)
@@ -68,11 +70,21 @@ def _runs(probe: Probe, cells: int) -> list[tuple[str, Atoms, Level]]:
         if knows:
             runs.append((name, atoms, knows[0]))
     if not runs:
-        for system in probe.systems("atoms", real=True)[:1]:
-            record = system.record
-            box = {"cell": record.get("cell"), "pbc": record.get("pbc", False)}
-            runs.append((system.name, Atoms(record["types"], record["positions"], **box), system.level))
+        runs = [(system.name, _atoms(system.record), system.level) for system in probe.systems("atoms", real=True)[:1]]
     return runs
+
+
+def _atoms(record: Record) -> Atoms:
+    """A record for ASE, with the arrays that tell its residues."""
+    atoms = Atoms(record["types"], record["positions"], cell=record.get("cell"), pbc=record.get("pbc", False))
+    atoms.info = {name: float(record[name]) for name in ("charge", "spin") if name in record}
+    if "parent" in record:
+        names = np.array([*RESIDUE_NAMES, "UNK"])[record["residue_types"]]
+        residues = np.asarray(record["parent"])
+        arrays = (residues, names[residues], np.array(ATOM_NAMES)[record["atom_names"]])
+        for name, values in zip(RESIDUE_ARRAYS, arrays, strict=True):
+            atoms.set_array(name, values)
+    return atoms
 
 
 def _run(probe: Probe, atoms: Atoms, level: Level, options: Dynamics, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml import registry
+from sciml.data.far_field import add_far_field
 from sciml.data.records import Record
 from sciml.evaluate.verify.systems import System
 from sciml.graph import Graph, collate, graph_of_rows
@@ -22,7 +23,9 @@ MOST_NODES = 640  # in one batch
 
 
 class Probe:
-    """Asks a package for predictions in fp32 and fp64; ``systems`` are those of every law."""
+    """Asks a package for predictions in fp32 and fp64; ``systems`` are those of every law, less the slabs and wires that
+    a model with Ewald sums refuses.
+    """
 
     def __init__(self, package: Package, systems: list[System]) -> None:
         self.package = package
@@ -30,7 +33,8 @@ class Probe:
         self.models = {dtype: copy.deepcopy(package.model) for dtype in NAMES}
         for dtype, model in self.models.items():
             to_float_dtype(model, dtype)
-        self.all_systems = systems
+        self.far_field = package.model.far_field
+        self.all_systems = [system for system in systems if not (self.far_field.ewald and system.partly_periodic)]
         self.kinds = [kind for kind in package.kinds if package.model.heads_for(kind)]
 
     def systems(self, kind: str, real: bool | None = None) -> list[System]:
@@ -65,7 +69,7 @@ class Probe:
         record = system.record if record is None else record
         graph = domain.graph(record, system.kind, cutoff, dtype=dtype, **options)
         graph.dataset = torch.tensor([system.level.index])
-        return graph
+        return add_far_field(graph, self.far_field) if self.far_field and system.kind == "atoms" else graph
 
     def cutoff(self, kind: str) -> float:
         """The cutoff of a kind, in the unit of its positions."""

@@ -43,6 +43,11 @@ class System:
         """Whether the system is periodic in all directions."""
         return bool(np.all(self.record.get("pbc", False)))
 
+    @property
+    def partly_periodic(self) -> bool:
+        """Whether the system is a slab or a wire."""
+        return bool(np.any(self.record.get("pbc", False))) and not self.periodic
+
 
 def levels_of(package: Package) -> list[Level]:
     """The levels of theory of every domain in the order of their index.

@@ -16,7 +16,7 @@ from sciml.models.model import build_model
 from sciml.package import Package
 from sciml.physics import lorentz
 from tests.evaluate.verify import broken
-from tests.small import describe_model
+from tests.small import ALL_SCALES, LONG_RANGE, describe_model
 
 SHORT = Dynamics(ps=0.02, temperature=10.0, cells=1)
 DOMAINS = {"materials": ["first", "second"], "hep": ["second"], "biology": ["second"]}
@@ -66,6 +66,12 @@ def test_a_sound_model_passes_and_says_what_it_cannot_be_asked_for():
     outputs = {row.subject for row in certificate.rows if row.law == "rotation" and row.precision == "fp64"}
     assert outputs == {"energy", "interaction_energy", "forces", "stress", "label", "residue_types"}
     assert set(certificate.curves) == {"nve", "dimer", "boost", "safety"}
+
+
+def test_both_levels_and_everything_that_reaches_far_pass_together():
+    certificate = certificate_of(package_of(("atoms", "jets", "residues"), **ALL_SCALES, **LONG_RANGE))
+    assert certificate.failed == [], certificate.table
+    assert "total charge" in laws(certificate, "pass")
 
 
 def test_direct_forces_and_charges_have_rows_of_their_own():
