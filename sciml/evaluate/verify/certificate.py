@@ -38,7 +38,7 @@ LAWS: dict[str, Law] = {
     "cutoff: slope": Law("cutoff", "no slope jumps as an atom crosses the cutoff", ("energy conservation",)),
     "net force": Law("conservation", "direct forces add up to zero", ("net torque",)),
     "net torque": Law("conservation", "torques of direct forces add up to zero"),
-    "total charge": Law("conservation", "charges add up to the total charge", ("size extensivity",)),
+    "total charge": Law("conservation", "charges add up to the total charge", ("size extensivity", "size consistency")),
     "size extensivity": Law(
         "conservation", "two copies far apart, or a doubled crystal, have twice the energy", ("size consistency",)
     ),

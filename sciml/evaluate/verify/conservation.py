@@ -19,7 +19,7 @@ APART = 1e4  # Å: beyond any cutoff, and 1e-12 of what dipoles feel of each oth
 EXTENSIVITY_TOLERANCE = 1e-8
 EXTENSIVE = ("energy", "interaction_energy")  # of a graph; outputs of atoms stay as they are
 CHARGES = "charges"
-CONSTRAINED = "information: a constraint on their sum knows the whole system"
+PROJECTED = "the projection of direct forces knows the whole system"
 
 
 def net_force_and_torque(probe: Probe) -> Iterator[Row]:
@@ -77,7 +77,7 @@ def total_charge(probe: Probe) -> Iterator[Row]:
 def size_extensivity(probe: Probe) -> Iterator[Row]:
     """Rows of neutral singlets: two copies far apart and doubled crystals; two different molecules far apart.
 
-    Charges and direct forces of different molecules are information: what makes their sum right knows all of them.
+    Direct forces are information: the projection that makes their sum zero knows the whole system.
     """
     systems = [_neutral(s) for s in probe.systems("atoms")] if "atoms" in probe.kinds else []
     outputs = probe.predict("atoms", [probe.graph(system) for system in systems])
@@ -90,11 +90,10 @@ def size_extensivity(probe: Probe) -> Iterator[Row]:
         for output, expected in _sum(whole, fine_outputs(whole, graph), [alone[part.name] for part in parts]).items():
             error = relative_rms(whole[output], expected, floors.get(output, 0.0))
             worst[law, what].add(output, error, where)
-    constrained = {CHARGES} | ({"forces"} if direct(probe) else set())
     for (law, what), found in worst.items():
         for output, value, where, inputs in found.items():
-            free = output in constrained and what != "doubled crystal"
-            verdict, note = (informed, CONSTRAINED) if free else (judged, "")
+            projected = output == "forces" and direct(probe) and what != "doubled crystal"
+            verdict, note = (informed, PROJECTED) if projected else (judged, "")
             facts = {"inputs": inputs, "worst": where, "note": note}
             yield verdict(law, f"{output}, {what}", "fp64", value, EXTENSIVITY_TOLERANCE, **facts)
     for law in ("size extensivity", "size consistency"):

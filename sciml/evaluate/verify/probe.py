@@ -23,8 +23,9 @@ MOST_NODES = 640  # in one batch
 
 
 class Probe:
-    """Asks a package for predictions in fp32 and fp64; ``systems`` are those of every law, less the slabs and wires that
-    a model with Ewald sums refuses.
+    """Asks a package for predictions in fp32 and fp64.
+
+    ``systems`` are those of every law, less the slabs and wires that a model with Ewald sums refuses.
     """
 
     def __init__(self, package: Package, systems: list[System]) -> None:

@@ -149,7 +149,7 @@ class UnprojectedForces(DirectForces):
 
 
 class Charges(Head):
-    """Charges that add up to the total charge."""
+    """Charges that flow along edges, so that they add up to the total charge."""
 
     kind, targets = "atoms", ("charges",)
     missing = 0.0
@@ -159,10 +159,11 @@ class Charges(Head):
         self.readout = multilayer_perceptron([context.channels, hidden, 1])
 
     def forward(self, features: Features, batch: Any, geometry: Geometry) -> dict[str, Tensor]:
-        raw = self.readout(features.invariants).double()
+        _, _, envelope = _edges(batch, geometry)
+        pull = self.readout(features.invariants)
+        flow = (pull[batch.senders] - pull[batch.receivers]) * envelope
         share = (batch.charge.double() - self.missing) / torch.bincount(batch.batch)
-        centred = raw - pool_mean(raw, batch.batch, batch.num_graphs)[batch.batch]
-        return {"charges": centred[:, 0] + share[batch.batch]}
+        return {"charges": pool_sum(flow[:, 0].double(), batch.receivers, len(batch.types)) + share[batch.batch]}
 
 
 class LostCharge(Charges):
