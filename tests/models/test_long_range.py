@@ -209,3 +209,14 @@ def test_bf16_rounds_the_linear_maps_alone():
     for name in ("energy", "charges"):
         assert rounded[name].dtype == exact[name].dtype
         assert relative_rms(rounded[name], exact[name]) < 0.1
+
+
+@pytest.mark.parametrize("system", ["molecule", "charged crystal"])
+def test_equilibrated_charges_have_their_total_symmetries_and_forces(system):
+    trained = model(energy={"charges": 2, "equilibration": True})
+    graph = graph_of(SYSTEMS[system](np.random.default_rng(2)), "atoms", cutoff=5.2)
+    check_equivariance(lambda sample: outputs(trained, "atoms", sample), graph, 1e-9)
+    found = outputs(trained, "atoms", graph)
+    assert float(found["charges"].sum()) == pytest.approx(float(graph.charge), abs=1e-12)
+    expected = -differences(trained, graph, [displacement(0, axis) for axis in range(3)])
+    assert relative_rms(found["forces"][0], expected) < 1e-7
