@@ -14,7 +14,7 @@ from sciml.data.records import Record
 from sciml.evaluate.verify.certificate import Row, informed, judged, not_applicable
 from sciml.evaluate.verify.probe import NAMES, Probe, Worst, typical
 from sciml.evaluate.verify.systems import System
-from sciml.graph import Graph
+from sciml.graph import FOUR_MOMENTA, Graph
 from sciml.physics import lorentz
 from sciml.physics.symmetry import lorentz_transform, random_orthogonal, relative_rms
 
@@ -50,17 +50,18 @@ def lorentz_invariance(probe: Probe, generator: torch.Generator, curves: Curves)
     floors = typical(first[torch.float64])
     for gamma in GAMMAS:
         moved = [_boosted(system.record, gamma, generator) for system in systems]
-        for system, graph, (record, spurions) in zip(systems, wide, moved, strict=True):
+        for system, graph, (record, spurions, _) in zip(systems, wide, moved, strict=True):
             after = probe.graph(system, record=record, wider=2.0, spurions=spurions)
             for name, error, bound in _geometry_errors(graph, after, system.record, record):
                 geometry.add(name, error / bound, f"{system.name}, gamma {gamma:g}")
                 _point(curves, system, f"{name}, fp64", gamma, error)
         for dtype in NAMES:
-            graphs = [probe.graph(s, dtype, r, spurions=u) for s, (r, u) in zip(systems, moved, strict=True)]
+            graphs = [probe.graph(s, dtype, r, spurions=u) for s, (r, u, _) in zip(systems, moved, strict=True)]
             found = probe.predict("jets", graphs, dtype)
-            for system, before, after_boost in zip(systems, first[dtype], found, strict=True):
+            for system, before, after_boost, (_, _, matrix) in zip(systems, first[dtype], found, moved, strict=True):
                 for name, value in before.items():
-                    error = relative_rms(after_boost[name], value, floors.get(name, 0.0))
+                    expected = value @ matrix.T if name in FOUR_MOMENTA else value
+                    error = relative_rms(after_boost[name], expected, floors.get(name, 0.0))
                     _point(curves, system, f"{name}, {NAMES[dtype]}", gamma, error)
                     if dtype in NETWORK_TOLERANCE:
                         network.add(name, error, f"{system.name}, gamma {gamma:g}")
@@ -77,10 +78,11 @@ def _takes_spurions(system: System) -> bool:
     return "spurions" in inspect.signature(domain.graph).parameters
 
 
-def _boosted(record: Record, gamma: float, generator: torch.Generator) -> tuple[Record, Tensor]:
-    """The record in another frame, turned or reflected too, and its spurions."""
-    rotation = lorentz.lorentz_of_rotation(random_orthogonal(generator))
-    return lorentz_transform(record, lorentz.random_boost(gamma, generator) @ rotation)
+def _boosted(record: Record, gamma: float, generator: torch.Generator) -> tuple[Record, Tensor, Tensor]:
+    """The record in another frame, turned or reflected too, its spurions, and the transformation (4, 4)."""
+    matrix = lorentz.lorentz_of_rotation(random_orthogonal(generator))
+    matrix = lorentz.random_boost(gamma, generator) @ matrix
+    return *lorentz_transform(record, matrix), matrix
 
 
 def _geometry_errors(before: Graph, after: Graph, first: Record, moved: Record) -> list[tuple[str, float, float]]:
@@ -128,7 +130,8 @@ def _point(curves: Curves, system: System, name: str, gamma: float, error: float
 
 def safety(probe: Probe, generator: torch.Generator, curves: Curves) -> Iterator[Row]:
     """Rows of soft emissions and collinear splittings: pass or fail for outputs of heads that claim ``irc_safe``,
-    information for the others. Changes by energy and angle go to ``curves["safety"]``.
+    information for the others. Changes by energy and angle go to ``curves["safety"]``. Outputs per particle have no
+    counterpart where there is a particle more, and no row here.
     """
     systems = probe.systems("jets") if "jets" in probe.kinds else []
     if not systems:
@@ -136,8 +139,9 @@ def safety(probe: Probe, generator: torch.Generator, curves: Curves) -> Iterator
             yield not_applicable(law, "the model does not read jets")
         return
     claims = {name for head in probe.heads("jets") if head.irc_safe for name in head.targets}
-    # Particles come and go, so what a record says of their subjets is left out: they are found anew.
-    records = [{name: value for name, value in system.record.items() if name != "parent"} for system in systems]
+    # Particles come and go, so what a record says of single ones is left out; subjets are found anew.
+    dropped = ("parent", "true_momenta")
+    records = [{name: value for name, value in system.record.items() if name not in dropped} for system in systems]
     first = probe.predict("jets", [probe.graph(s, record=r) for s, r in zip(systems, records, strict=True)])
     floors = typical(first)
     for law, parameters, change in (("infrared safety", SOFT, _softened), ("collinear safety", ANGLES, _split)):
@@ -148,7 +152,8 @@ def safety(probe: Probe, generator: torch.Generator, curves: Curves) -> Iterator
             graphs = [probe.graph(s, record=r) for s, r in zip(systems, changed, strict=True)]
             for system, before, after in zip(systems, first, probe.predict("jets", graphs), strict=True):
                 for name, value in before.items():
-                    worst.add(name, relative_rms(after[name], value, floors.get(name, 0.0)), system.name)
+                    if value.shape == after[name].shape:
+                        worst.add(name, relative_rms(after[name], value, floors.get(name, 0.0)), system.name)
             for name, value, _, _ in worst.items():
                 _safety_point(curves, f"{law}: {name}", parameter, value)
         for name, value, where, inputs in worst.items():

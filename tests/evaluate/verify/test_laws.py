@@ -9,6 +9,8 @@ import torch
 
 import sciml.models.backbone
 from sciml import registry
+from sciml.domains.hep.energy_flow import EnergyFlowHead
+from sciml.domains.hep.heads import FourMomentaHead
 from sciml.evaluate.verify.certificate import LAWS, Certificate
 from sciml.evaluate.verify.dynamics import Dynamics
 from sciml.evaluate.verify.run import certify
@@ -176,6 +178,15 @@ def test_a_broken_law_fails_with_its_consequences_and_no_other(name, monkeypatch
     certificate = certificate_of(package)
     assert set(certificate.failed) == {law} | consequences, certificate.table
     assert consequences <= set(LAWS[law].consequences)
+
+
+def test_heads_of_jets_keep_what_they_claim():
+    """Class logits made of energy-weighted sums, and four-momenta, which follow the boosts that logits forget."""
+    certificate = certificate_of(package_of(JETS, {"jet_class": EnergyFlowHead, "four_momenta": FourMomentaHead}))
+    assert certificate.failed == [], certificate.table
+    assert {"infrared safety", "collinear safety"} <= laws(certificate, "pass")
+    passed = {row.law for row in certificate.rows if row.subject == "true_momenta" and row.verdict == "pass"}
+    assert {"rotation", "inversion", "permutation", "Lorentz invariance", "repeatability"} <= passed
 
 
 def test_safe_jets_are_certified_as_safe():
