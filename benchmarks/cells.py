@@ -35,7 +35,7 @@ def arguments(description: str, name: str, values: Sequence[str] | None) -> argp
     parser.add_argument("--small", action="store_true", help="seconds instead of hours: does everything work?")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of every run")
     if name == "transfer":
-        parser.add_argument("--recipe", default="quickstart", help="experiment= of the pretraining")
+        parser.add_argument("--recipe", default="pretrain_base", help="experiment= of the pretraining")
     options = parser.parse_args(values)
     options.runs = options.runs or ROOT / "runs" / (f"{name}-small" if options.small else name)
     options.output = options.output or (options.runs if options.small else RESULTS) / f"{name}.json"

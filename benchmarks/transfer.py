@@ -62,7 +62,7 @@ class Settings:
 
     fractions: tuple[float, ...] = (0.05, 0.25, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2)
-    pretraining_steps: int = 3000
+    pretraining_steps: int = 1000
     steps: int = 600
     rates: tuple[float, ...] = (0.005, 0.0015)
     records: int | None = None
@@ -76,7 +76,7 @@ SMALL = Settings(
     steps=2,
     rates=(0.005,),
     records=24,
-    small_words=("model.channels=4", "optimizer.warmup_steps=1"),
+    small_words=("model.channels=8", "optimizer.warmup_steps=1"),
 )
 
 

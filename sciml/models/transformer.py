@@ -43,6 +43,7 @@ class Transformer(nn.Module):
         feed_forward: int,
         backend: str = "auto",
         lmax_out: int = 0,
+        noise: bool = False,
         spurions: bool = True,
         attention_heads: int = 4,
         edge_hidden: int = 32,
@@ -51,12 +52,12 @@ class Transformer(nn.Module):
         super().__init__()
         _check_options(of_backbone)
         inputs = {kind: INPUTS[kind] for kind in kinds}
-        self.embedding = NodeEmbedding(channels, inputs, num_datasets)
+        self.embedding = NodeEmbedding(channels, inputs, num_datasets, noise)
         self.basis, self.backend, self.lmax_out, self.spurions = radial["basis"], backend, lmax_out, spurions
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))
         self.register_buffer("mean_neighbors", torch.ones(len(KINDS)))  # of the data; attention is normalised without
         self.positions = nn.Linear(3, channels, bias=False)
-        vectors = any(value.vectors for value in inputs.values())
+        vectors = noise or any(value.vectors for value in inputs.values())
         self.vectors = nn.Linear(3 * channels, channels, bias=False) if vectors else None
         self.edges = multilayer_perceptron([3 + self.basis, edge_hidden, edge_hidden])
         scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}

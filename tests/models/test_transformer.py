@@ -183,9 +183,10 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_it_trains_on_every_kind_and_is_published(tmp_path):
     stores(tmp_path)
     words = ["model.name=transformer", "model.options.attention_heads=2", "optimizer.reference_channels=2"]
+    words += ["model.coarse_layers=0", "model.layers_after=0", "objective.denoise.weight.atoms=1.0"]
     assert build.train(train_config(tmp_path, *words)) == 0
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {"train/forces", "train/label", "train/residue_types"} <= losses[0].keys()
+    assert {"train/forces", "train/label", "train/residue_types", "train/noise_atoms"} <= losses[0].keys()
     package = sciml.load(tmp_path / "run")
     assert isinstance(package.model.backbone, Transformer)
     assert {"forces", "label", "residue_types"} <= json.loads(
