@@ -59,15 +59,17 @@ def check(kind: str, backend: str, batches: list[LoadedBatch], **options) -> Non
 @pytest.mark.parametrize("kind", MAKERS)
 def test_gradients_of_the_parameters_are_the_eager_ones(kind):
     """Traced and differentiated as a whole; two sizes, so that no size is burnt in. Atoms have forces and a stress."""
-    check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)])
+    check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)], layers=1, correlation=2)
 
 
+@pytest.mark.slow
 def test_molecules_alone_and_crystals_alone_too():
     """The compiled graph serves both: what only crystals need does no harm to molecules."""
     batches = [micro_batch("atoms", 6, (make, make)) for make in (random_molecule, random_crystal)]
     check("atoms", "aot_eager", batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jets", "residues"])
 def test_both_levels_are_traced(kind):
     check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)], **ALL_SCALES)
@@ -80,7 +82,7 @@ def test_generated_code_gives_the_eager_gradients(kind):
 
 
 def test_a_part_that_cannot_be_traced_is_refused_in_a_sentence():
-    model = random_model(kinds=("jets",))
+    model = random_model(kinds=("jets",), layers=1, correlation=2)
     head = model.heads["jet_class"]
     traced = head.forward
 
