@@ -18,6 +18,7 @@ from sciml.data.datamodule import GraphDataset
 from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.train.process import first_process, sum_over_ranks
+from sciml.train.validation import validation_lines
 
 
 class ExponentialAverage(Callback):
@@ -188,22 +189,6 @@ class Progress(Callback):
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, module)
-
-
-def validation_lines(values: dict[str, float]) -> list[tuple[str, str]]:
-    """The losses of a validation for people: ("", those of all data), then ("of STORE: ", those of each store) where
-    there are several.
-    """
-    groups: dict[str, list[str]] = {}
-    for name, value in sorted(values.items()):
-        level, *inner = name.removeprefix("val/").split("/")
-        if level != "domain":
-            groups.setdefault(f"of {'/'.join(inner[:-1])}: " if inner else "", []).append(
-                f"{inner[-1] if inner else level} {value:.4g}"
-            )
-    if len(groups) == 2:  # the only store is all data
-        groups = {"": groups[""]}
-    return [(where, "  ".join(groups[where])) for where in sorted(groups)]
 
 
 class Checkpoints(Callback):

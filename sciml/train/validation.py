@@ -36,3 +36,19 @@ class StoreLosses:
                     if number:
                         means[f"{level}/{name}/{target}"] = loss / number
         return means
+
+
+def validation_lines(values: dict[str, float]) -> list[tuple[str, str]]:
+    """The losses of a validation for people: ("", those of all data), then ("of STORE: ", those of each store) where
+    there are several.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, value in sorted(values.items()):
+        level, *inner = name.removeprefix("val/").split("/")
+        if level != "domain":
+            groups.setdefault(f"of {'/'.join(inner[:-1])}: " if inner else "", []).append(
+                f"{inner[-1] if inner else level} {value:.4g}"
+            )
+    if len(groups) == 2:  # the only store is all data
+        groups = {"": groups[""]}
+    return [(where, "  ".join(groups[where])) for where in sorted(groups)]

@@ -247,7 +247,7 @@ def test_another_root_file_is_refused_by_its_trees(tmp_path):
 # Top tagging
 
 
-def test_top_tagging_tables(tmp_path):
+def write_top_tagging(path: Path) -> Path:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("tables")
     names = [f"{part}_{i}" for i in range(200) for part in ("E", "PX", "PY", "PZ")]
@@ -256,8 +256,12 @@ def test_top_tagging_tables(tmp_path):
     table[1, 4:8] = 0.0
     frame = pandas.DataFrame(table, columns=[*names, "truthE", "truthPX", "truthPY", "truthPZ"])
     frame["ttv"], frame["is_signal_new"] = 0, [0, 1, 1, 0]
-    source = tmp_path / "train.h5"
-    frame.to_hdf(source, key="table", format="table")
+    frame.to_hdf(path, key="table", format="table")
+    return path
+
+
+def test_top_tagging_tables(tmp_path):
+    source = write_top_tagging(tmp_path / "train.h5")
     assert detect(source) == "toptagging"
     store = ingest(source, tmp_path / "s")
     assert store.sizes.tolist() == [2, 1, 2, 2]
@@ -270,7 +274,7 @@ def test_top_tagging_tables(tmp_path):
 # CATH
 
 
-def test_cath_chain_sets(tmp_path):
+def write_cath(path: Path) -> Path:
     """One chain a line, coordinates as lists per atom with NaN where missing (chain_set.jsonl)."""
     lines = []
     for name, sequence in (("12as.A", "MKV"), ("132l.A", "GA")):
@@ -281,8 +285,12 @@ def test_cath_chain_sets(tmp_path):
         }
         coords["O"][0] = [float("nan")] * 3
         lines.append(json.dumps({"seq": sequence, "coords": coords, "num_chains": 1, "name": name, "CATH": ["3.30"]}))
-    source = tmp_path / "chain_set.jsonl"
-    source.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_cath_chain_sets(tmp_path):
+    source = write_cath(tmp_path / "chain_set.jsonl")
     assert detect(source) == "protein"
     store = ingest(source, tmp_path / "s")
     assert [record["id"] for record in store] == ["chain_set.jsonl#12as.A", "chain_set.jsonl#132l.A"]

@@ -13,7 +13,7 @@ import sciml
 from sciml import build
 from sciml.data.store import StoreWriter
 from sciml.errors import UserError
-from sciml.train.callbacks import validation_lines
+from sciml.train.validation import validation_lines
 from tests.helpers import random_jet, random_molecule
 from tests.small import molecules_store, peptides_store, train_config
 
