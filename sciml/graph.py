@@ -133,11 +133,16 @@ class Graph(Data):
 def collate(graphs: Iterable[Graph]) -> Batch:
     """Batch graphs of one kind. Adds ``batch`` (n,), ``ptr`` (B + 1,) and, with a coarse level, ``coarse_batch``
     (r,).
+
+    Adds two plain flags too, which a GPU could only give after all that it has to do: ``has_images``, whether a graph
+    is periodic in some direction, and ``has_crystals``, whether one is in all three.
     """
     graphs = list(graphs)
     for graph in graphs:
         graph.num_nodes = graph.types.shape[0]
     batch = Batch.from_data_list(graphs)
+    batch.has_images = bool(batch.pbc.any())
+    batch.has_crystals = bool(batch.pbc.all(dim=1).any())
     if "coarse_types" in batch:
         sizes = torch.tensor([graph.coarse_types.shape[0] for graph in graphs])
         batch.coarse_batch = torch.repeat_interleave(torch.arange(len(graphs)), sizes)

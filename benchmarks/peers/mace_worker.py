@@ -3,7 +3,8 @@
 It is MACE as published: `ScaleShiftMACE` with the blocks, initial scale and shift, parameter groups, loss, clipping,
 moving average and step function that `mace_run_train` uses (mace-torch 0.3.16), eager on the CPU. Two things are
 kinder than that program: the learning rate falls along a cosine to zero exactly at the end of the time it is given,
-and only training steps count against that time.
+and only training steps count against that time. `modes` is the same model with the kernels of cuEquivariance or
+OpenEquivariance.
 
 Started with `python -P`: this folder holds a `mace.py` of its own, so it comes last on the path.
 """
@@ -31,6 +32,7 @@ from mace.tools.train import take_step
 from torch_ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).parent))
+from stepping import Training, every_mode
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, say, time_steps, versions, write_result
 
@@ -216,6 +218,43 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def accelerated(model: torch.nn.Module, accelerator: str, device: str) -> torch.nn.Module:
+    """The same model with the kernels of a library, by mace-torch's own conversion."""
+    if accelerator == "cuequivariance":
+        from mace.cli.convert_e3nn_cueq import run
+    else:
+        from mace.cli.convert_e3nn_oeq import run
+    return run(model.to(device), device=device, return_model=True)
+
+
+def run_modes(options: argparse.Namespace) -> dict[str, Any]:
+    """Time the training step on the structure in every mode of `stepping.py`."""
+    settings = {**STEP_SETTINGS, "channels": options.channels}
+    torch.set_default_dtype(getattr(torch, settings["dtype"]))
+    table = AtomicNumberTable(sorted({int(z) for z in ase.io.read(options.structure).numbers}))
+    molecules = Molecules(options.structure, table, {}, settings)
+    batch = next(iter(molecules.loader(1, shuffle=False)))
+    senders, receivers = batch.edge_index.numpy()
+    positions = batch.positions.detach().numpy()
+    fingerprint = edge_fingerprint(positions[receivers] - positions[senders] + batch.shifts.numpy())
+    batch = batch.to(options.device)
+
+    def make() -> Training:
+        set_seeds(settings["seed"])
+        model = accelerated(build(molecules.graphs, table, settings), options.accelerator, options.device)
+        trainer = Trainer(model, settings)
+        inputs = batch.to_dict()
+
+        def loss() -> torch.Tensor:
+            output = model(inputs, training=True, compute_force=True, compute_virials=False, compute_stress=False)
+            return trainer.loss(pred=output, ref=batch)
+
+        return Training(model, trainer.optimizer, loss, trainer.clip)
+
+    found = every_mode(make, options.device, options.repeats)
+    return {**found, **fingerprint, "atoms": len(positions), "settings": settings}
+
+
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
     """Train on `options.train` for the time given; write the predictions on `options.test` where it is given."""
     settings = json.loads(options.settings)
@@ -245,10 +284,13 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run one worker and write its JSON result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("step", "train"))
+    parser.add_argument("task", choices=("step", "modes", "train"))
     parser.add_argument("--result", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--structure")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--accelerator", choices=("cuequivariance", "openequivariance"))
+    parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     for name in ("train", "val", "test", "isolated", "predictions", "settings"):
@@ -257,8 +299,10 @@ def main() -> None:
     parser.add_argument("--clock", choices=("perf_counter", "process_time"), default="perf_counter")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = run_step(options) if options.task == "step" else run_train(options)
-    result["versions"] = versions("torch", "mace-torch", "e3nn", "ase", "numpy")
+    result = {"step": run_step, "modes": run_modes, "train": run_train}[options.task](options)
+    result["versions"] = versions(
+        "torch", "mace-torch", "e3nn", "ase", "numpy", "cuequivariance-torch", "openequivariance"
+    )
     write_result(options.result, result)
 
 

@@ -1,4 +1,4 @@
-"""This project's side of the comparisons; started by `mace.py` as a separate process."""
+"""This project's side of the comparisons; started by `mace.py` and `gpu_step.py` as a separate process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ase
 import ase.io
 import numpy as np
 import torch
+from stepping import Training, every_mode
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, time_steps, versions, write_result
 
@@ -17,7 +18,7 @@ from sciml.data.datamodule import LoadedBatch
 from sciml.domains.materials.graphs import graph
 from sciml.graph import Graph, collate
 from sciml.models.backbone import edge_vectors
-from sciml.models.model import Model, build_model
+from sciml.models.model import Model, build_model, floating_inputs_to
 from sciml.objectives.supervised import Supervised, Term
 from sciml.package import load
 from sciml.train.optimizer import build_optimizer
@@ -61,10 +62,10 @@ def atoms_graph(frame: ase.Atoms, cutoff: float) -> Graph:
     return result
 
 
-def build(structure: ase.Atoms, edges: int) -> Model:
-    """An untrained model for one structure."""
+def build(structure: ase.Atoms, edges: int, **changes: Any) -> Model:
+    """An untrained model for one structure, `changes` made to its architecture."""
     description = {
-        "backbone": MODEL,
+        "backbone": {**MODEL, **changes},
         "heads": {"atoms": {"name": "energy"}},
         "kinds": ["atoms"],
         "cutoffs": {"atoms": CUTOFF},
@@ -105,6 +106,31 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def run_modes(options: argparse.Namespace) -> dict[str, Any]:
+    """Time the training step on the structure in every mode of `stepping.py`."""
+    structure = ase.io.read(options.structure)
+    batch = collate([atoms_graph(structure, CUTOFF)])
+    fingerprint = edge_fingerprint(edge_vectors(batch, batch.positions, batch.cell.float()).numpy())
+    batch = floating_inputs_to(batch, torch.float32).to(options.device)
+    objective = Supervised(TERMS)
+    loaded = LoadedBatch(batch, "atoms", {"energy": 1.0, "forces": 3.0 * len(structure)}, ((0, 0),))
+
+    def make() -> Training:
+        torch.manual_seed(0)
+        model = build(structure, fingerprint["edges"], channels=options.channels).to(options.device)
+        optimizer = build_optimizer(model, SimpleNamespace(**OPTIMIZER))
+
+        def loss() -> torch.Tensor:
+            value, _ = objective(model, model(batch, "atoms", create_graph=True), loaded)
+            return value
+
+        return Training(model, optimizer, loss, CLIP)
+
+    found = every_mode(make, options.device, options.repeats)
+    found["device"] = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
+    return {**found, **fingerprint, "atoms": len(structure)}
+
+
 def run_predict(options: argparse.Namespace) -> dict[str, Any]:
     """Write the predictions of a package on the frames of `options.test`."""
     package = load(options.package)
@@ -122,16 +148,18 @@ def run_predict(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run one worker and write its JSON result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("step", "predict"))
+    parser.add_argument("task", choices=("step", "modes", "predict"))
     parser.add_argument("--result", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--channels", type=int, default=128)
     for name in ("structure", "package", "test", "predictions"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = run_step(options) if options.task == "step" else run_predict(options)
+    result = {"step": run_step, "modes": run_modes, "predict": run_predict}[options.task](options)
     result["versions"] = versions("sciml", "torch", "lightning", "torch-geometric", "e3nn", "ase", "numpy")
     write_result(options.result, result)
 

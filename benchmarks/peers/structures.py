@@ -10,18 +10,18 @@ CUTOFF = 5.0  # Å, on both sides of every comparison
 ELEMENTS = ("Al", "Cr", "Fe", "Co", "Ni")
 
 
-def write_alloy(path: Path, seed: int = 0) -> None:
-    """Write the structure of the timed training step: 128 atoms, periodic, about 6,600 directed edges within 5 Å.
+def write_alloy(path: Path, cells: tuple[int, ...] = (4, 4, 4), seed: int = 0) -> None:
+    """Write the structure of a timed training step: 128 atoms, periodic, about 6,600 directed edges within 5 Å.
 
-    A 4x4x4 body-centred AlCrFeCoNi alloy with random sites and displacements of 0.1 Å at its experimental lattice
-    constant (2.88 Å). Energy and forces are random numbers: they set nothing but the value of the loss.
+    `cells` of a body-centred AlCrFeCoNi alloy with random sites and displacements of 0.1 Å at its experimental
+    lattice constant (2.88 Å). Energy and forces are random numbers: they set nothing but the value of the loss.
     """
     from ase.build import bulk
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
     rng = np.random.default_rng(seed)
-    atoms = bulk("Fe", "bcc", a=2.88, cubic=True).repeat(4)
+    atoms = bulk("Fe", "bcc", a=2.88, cubic=True).repeat(cells)
     atoms.set_initial_magnetic_moments(None)
     atoms.set_chemical_symbols(rng.choice(ELEMENTS, size=len(atoms)).tolist())
     atoms.positions += rng.normal(scale=0.1, size=(len(atoms), 3))

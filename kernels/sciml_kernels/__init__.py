@@ -6,6 +6,7 @@ from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spher
 from sciml_kernels.edges import Edges
 from sciml_kernels.interop import channel_major, component_major, from_e3nn
 from sciml_kernels.layers.op import degree_linear, degree_norm, gate, silu
+from sciml_kernels.neighbors.op import Neighbors, neighbor_list
 from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
 from sciml_kernels.product.symmetric import symmetric_contraction
@@ -24,6 +25,7 @@ from sciml_kernels.trilinear.spec import Path, Spec
 __all__ = [
     "EdgeEmbedding",
     "Edges",
+    "Neighbors",
     "Path",
     "Spec",
     "SymmetricSpec",
@@ -40,6 +42,7 @@ __all__ = [
     "from_e3nn",
     "gate",
     "half_space",
+    "neighbor_list",
     "pair_features",
     "product",
     "project_charge",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.data.far_field import FarField
-from sciml.graph import INPUTS, KINDS, holds_anywhere
+from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding, without_spurions
@@ -20,7 +20,7 @@ from sciml_kernels import Edges, degree_norm, edge_embedding
 def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
     """Vectors from receiver to sender (E, 3) through the periodic images, in the unit of the positions."""
     vectors = positions[batch.senders] - positions[batch.receivers]
-    if holds_anywhere(batch.pbc):
+    if torch.compiler.is_compiling() or batch.has_images:
         vectors = vectors + torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
     return vectors
 
@@ -131,7 +131,9 @@ class Backbone(nn.Module):
             vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
-        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0])
+        # Checks that read the data would make a GPU wait, and cannot be compiled.
+        checked = batch.senders.device.type == "cpu" and not torch.compiler.is_compiling()
+        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=checked)
         return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)
 
     def _features(self, x: Tensor, coarse: Tensor | None) -> Features:

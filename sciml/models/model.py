@@ -80,7 +80,7 @@ class Model(nn.Module):
             strain = batch.strain.to(self.dtype)
         else:
             positions = positions.detach().requires_grad_()
-            if not bool(batch.pbc.all(dim=1).any()):
+            if not batch.has_crystals:
                 return Geometry(positions, positions, cell, strain, create_graph)
             strain.requires_grad_()
         deformation = 0.5 * (strain + strain.transpose(1, 2))

@@ -98,7 +98,7 @@ class Supervised:
         """Unit of the error, broadcastable to the label."""
         unit = torch.ones(batch.num_graphs, device=label.device) if scale is None else scale
         if target in PER_ATOM:
-            unit = unit * torch.bincount(batch.batch, minlength=batch.num_graphs)
+            unit = unit * batch.ptr.diff()
         return unit[graph_of_rows(batch, label)].view(-1, *([1] * (label.dim() - 1)))
 
 

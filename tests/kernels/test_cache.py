@@ -110,6 +110,9 @@ def test_failing_compiler_is_named(folder: Path) -> None:
 def test_other_dtypes_run_on_the_reference() -> None:
     spec, graph = SPECS["separate"], edges(6, 25)
     arguments = inputs(spec, 6, 25, torch.bfloat16)
-    assert conv(*arguments, graph, spec).dtype == torch.bfloat16
+    found = conv(*arguments, graph, spec)
+    assert found.dtype == torch.bfloat16
+    exact = conv(*(argument.double() for argument in arguments), graph, spec, "reference")
+    torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=0.0)  # summed in single, rounded once
     with pytest.raises(ValueError, match=r"'cpu' is not possible, x is torch.bfloat16"):
         conv(*arguments, graph, spec, "cpu")

@@ -90,6 +90,23 @@ def test_numbers_of_double_precision_are_not_rounded() -> None:
     assert numbers == {value for path in spec.paths for *_, value in path.entries}
 
 
+def test_offsets_have_64_bits() -> None:
+    """No pointer of a convolution moves by a 32-bit number that depends on a node, an edge or a channel."""
+    from triton import compile as triton_compile
+    from triton.compiler import ASTSource
+
+    for name, (terms, wants) in PASSES.items():
+        spec = Spec.summed("32x0e+32x1o", "0e+1o", "0e+1o")
+        walk = choose_walk(spec, terms, wants, by_sender=True)
+        for kernel in gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT).kernels:
+            types = gpu.signature(kernel.text, torch.float32)
+            text = triton_compile(ASTSource(kernel.function, types, {}, {}), target=aot._target("sm_90")).asm["ttir"]
+            moves = re.findall(r"tt\.addptr %\w+, (%\w+) : .*, (?:tensor<\d+x)?(i\d+)", text)
+            narrow = [offset for offset, width in moves if width != "i64" and not offset.startswith("%c")]
+            assert moves, name
+            assert not narrow, (name, narrow)
+
+
 def test_products() -> None:
     spec = Spec.summed("128x0e+128x1o", "128x0e+128x1o", "0e+1o", y_channels=True, ordered=True)
     for name in PASSES:

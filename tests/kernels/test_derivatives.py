@@ -92,6 +92,13 @@ def test_gradgradcheck() -> None:
     assert torch.autograd.gradgradcheck(lambda x, y, w: conv(x, y, w, graph, spec, "cpu"), arguments)
 
 
+def test_gradgradcheck_of_the_product() -> None:
+    spec = Spec.summed("2x0e+2x1o", "2x0e+2x1o", "0e+1o", y_channels=True)
+    arguments = tuple(tensor.requires_grad_() for tensor in inputs(spec, 2, 2, torch.float64))
+    assert torch.autograd.gradcheck(lambda x, y, w: product(x, y, w, spec, "cpu"), arguments)
+    assert torch.autograd.gradgradcheck(lambda x, y, w: product(x, y, w, spec, "cpu"), arguments)
+
+
 def test_third_derivatives_are_refused() -> None:
     spec, graph = SPECS["summed, both parities"], edges(3, 4)
     arguments = [tensor.requires_grad_() for tensor in inputs(spec, 3, 4, torch.float64)]

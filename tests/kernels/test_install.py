@@ -13,11 +13,16 @@ import pytest
 import torch
 from e3nn import o3
 
+import sciml_kernels
 from sciml_kernels import Spec, channel_major, component_major, from_e3nn
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"
-EXAMPLE = re.search(r"```python\n(import torch\nfrom e3nn.*?)```", (KERNELS / "README.md").read_text(), re.DOTALL)
+README = (KERNELS / "README.md").read_text()
+EXAMPLES = {
+    "every function": re.search(r"One example of each:\n\n```python\n(.*?)```", README, re.DOTALL),
+    "e3nn": re.search(r"```python\n(import torch\nfrom e3nn.*?)```", README, re.DOTALL),
+}
 
 SMALL_RUN = """
 import sys, torch, sciml_kernels
@@ -51,9 +56,17 @@ def test_installed_alone_in_a_fresh_environment(tmp_path: Path) -> None:
             assert (packages / file.relative_to(tmp_path / "kernels")).is_file(), file.name
 
 
-def test_the_example_with_e3nn_runs_as_written() -> None:
-    assert EXAMPLE is not None
-    exec(EXAMPLE.group(1), {"__name__": "example"})
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_run_as_written(name: str) -> None:
+    example = EXAMPLES[name]
+    assert example is not None
+    exec(example.group(1), {"__name__": "example"})
+
+
+def test_every_public_function_has_an_example() -> None:
+    code = "".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    functions = [name for name in sciml_kernels.__all__ if name[0].islower()]
+    assert [name for name in functions if not re.search(rf"\b{name}\(", code)] == []
 
 
 def test_links_of_the_readmes_exist() -> None:

@@ -89,6 +89,25 @@ def test_half_precision_is_computed_in_single() -> None:
     torch.testing.assert_close(silu(x, "triton").double(), silu(x.double(), "reference"), rtol=2**-7, atol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@interpreted
+def test_nan_and_inf_propagate(bad: float) -> None:
+    """In every layer, to the whole node and to no other; the sum of a segment, and no other segment."""
+    x, weights = random(3, 4, 5), random(2, 5, 4, seed=1)
+    x[1] = bad
+    results = (
+        degree_norm(x, backend="triton"),
+        degree_linear(x, weights, backend="triton"),
+        degree_linear(x, weights, norm=True, backend="triton"),
+        segment_sum(x, torch.tensor([0, 1, 2, 3]), "triton"),
+        gate(x, random(3, 1, 5, seed=2), "triton"),
+        silu(x, "triton"),
+    )
+    for out in results:
+        assert not out[1].isfinite().any()
+        assert out[[0, 2]].isfinite().all()
+
+
 @interpreted
 def test_segments_equal_their_definitions() -> None:
     def sums(values: Tensor, backend: str) -> Tensor:

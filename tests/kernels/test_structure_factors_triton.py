@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -59,6 +60,16 @@ def test_half_precision_is_computed_in_single() -> None:
     assert found.dtype == torch.bfloat16
     # wave vectors are divided by 2 pi before the kernel, in their own precision
     torch.testing.assert_close(found.double(), exact, rtol=0.1, atol=0.3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@interpreted
+def test_nan_and_inf_stay_in_their_system(bad: float) -> None:
+    positions, *rest = arguments(1)
+    positions[36] = bad  # the last system has this atom and the last wave
+    out = function(positions, *rest, backend="triton").flatten(1)
+    assert not out[4].isfinite().any()
+    assert out[:4].isfinite().all()
 
 
 @interpreted

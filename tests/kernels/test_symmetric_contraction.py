@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sciml_kernels import SymmetricSpec, symmetric_contraction
 from sciml_kernels.product import symmetric_cpu, symmetric_library
+from tests.kernels.interpreted import interpreted
 
 CASES = {
     "0e+1o to itself, order 3": ("0e+1o", "0e+1o", 3),
@@ -132,6 +133,56 @@ def test_operators_pass_opcheck_and_gradgradcheck() -> None:
     spec, x, weights, species = problem("0e+1o to itself, order 3", channels=1, nodes=2)
     both = (x.requires_grad_(), weights.requires_grad_())
     assert torch.autograd.gradgradcheck(lambda a, b: symmetric_contraction(a, b, species, spec, "cpu"), both)
+
+
+@interpreted
+def test_triton_equals_the_definition() -> None:
+    """On a GPU the contraction is a chain of products."""
+    spec, x, weights, species = problem("0e+1o to itself, order 3", channels=3, nodes=2)
+    results = []
+    for backend in ("triton", "reference"):
+        leaves = [x.clone().requires_grad_(), weights.clone().requires_grad_()]
+        value = symmetric_contraction(*leaves, species, spec, backend)
+        first = torch.autograd.grad(value.sin().sum(), leaves, create_graph=True)
+        results.append([value, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_equivariance(backend: str) -> None:
+    """Turned and mirrored features give turned and mirrored ones."""
+    spec, x, weights, species = problem("0e+1o to itself, order 3")
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+
+    def turned(features: Tensor) -> Tensor:
+        return torch.cat([features[:, :1], turn @ features[:, 1:]], dim=1)
+
+    found = symmetric_contraction(turned(x), weights, species, spec, backend)
+    expected = turned(symmetric_contraction(x, weights, species, spec, backend))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_inf_stay_with_their_node(bad: float) -> None:
+    spec, x, weights, species = problem("0e+1o to itself, order 3")
+    x[2] = bad
+    out = symmetric_contraction(x, weights, species, spec, "cpu")
+    assert not out[2].isfinite().any()
+    assert out[[0, 1, 3, 4, 5, 6]].isfinite().all()
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    spec, x, weights, species = problem("0e+1o to itself, order 3")
+    leaves = [x.requires_grad_(), weights.requires_grad_()]
+
+    def loss(x: Tensor, weights: Tensor) -> Tensor:
+        return symmetric_contraction(x, weights, species, spec).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_no_nodes_and_one_species() -> None:

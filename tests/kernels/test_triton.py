@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -193,12 +194,37 @@ def test_nan_and_inf_propagate(bad: float) -> None:
     assert out[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@interpreted
+def test_more_than_two_billion_numbers(backend: str) -> None:
+    """Offsets beyond 2^31: the last sender of a table of which only the rows in use are ever touched."""
+    spec, senders = Spec.summed("1x0e+1x1o", "0e+1o", "0e+1o"), 2**29 + 2
+    x = torch.from_numpy(numpy.empty((senders, spec.dim_x), numpy.float32))  # 8 GB of addresses, a page of memory
+    assert x.numel() > 2**31
+    _, y, w = inputs(spec, 1, 2, torch.float32)
+    rows = torch.tensor([senders - 1, 2**29 - 3])
+    x[rows] = torch.randn(2, spec.dim_x, generator=torch.Generator().manual_seed(0))
+    receivers = torch.tensor([0, 0])
+    leaves = [y.requires_grad_(), w.requires_grad_()]
+    results = []
+    for table, index, name in ((x, rows, backend), (x[rows], torch.tensor([0, 1]), "reference")):
+        out = conv(table, *leaves, Edges(index, receivers, 1, num_senders=len(table)), spec, name)
+        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @interpreted
 def test_opcheck() -> None:
     graph = edges(2, 2)
     leaves = [tensor.requires_grad_() for tensor in inputs(BY_SENDER, 2, 2, torch.float64)]
-    arguments = (*leaves, *graph.tables("triton", True), BY_SENDER.key, "triton")
-    torch.library.opcheck(torch.ops.sciml_kernels.trilinear.default, arguments)
+    rest = (*graph.tables("triton", True), BY_SENDER.key, "triton")
+    operators = torch.ops.sciml_kernels
+    torch.library.opcheck(operators.trilinear.default, (*leaves, *rest))
+    g = torch.randn(2, BY_SENDER.dim_out, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(operators.trilinear_backward.default, (g, *leaves, *rest, "xyw"))
+    plain = [tensor.detach() for tensor in (g, *leaves)]
+    torch.library.opcheck(operators.trilinear_double_backward.default, (*plain[1:], *plain, *rest, "gxyw"))
 
 
 @interpreted

@@ -33,7 +33,7 @@ def symmetric_contraction(
         ValueError: an argument of wrong shape, dtype or device, or a backend that is not possible here.
     """
     check_type("spec", spec, SymmetricSpec)
-    flat = flat_rows("x", x, x.shape[0], spec.irreps_x.dim, spec.channels)
+    flat = flat_rows("x", x, x.shape[0], spec.dim_x, spec.channels)
     check_shape("weights", weights, (None, len(spec.couplings), spec.channels))
     check_shape("species", species, (x.shape[0],))
     check_alike("x", x, weights=weights)
@@ -45,7 +45,7 @@ def symmetric_contraction(
         out = contraction(flat, reduced, species, spec.key)
     else:
         out = _chained(flat, reduced.index_select(0, species), spec, chosen)
-    return shaped_rows(out, x, spec.irreps_out.dim)
+    return shaped_rows(out, x, spec.dim_out)
 
 
 def _chained(x: Tensor, weights: Tensor, spec: SymmetricSpec, backend: str) -> Tensor:

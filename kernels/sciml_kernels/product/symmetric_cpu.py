@@ -51,7 +51,7 @@ extern "C" int run(int threads, int64_t nodes, int64_t count, const int64_t* spe
 
 def fits(spec: SymmetricSpec) -> bool:
     """Whether the contraction is small enough for one kernel."""
-    return sum(len(path.entries) for step in spec.steps for path in step.paths) <= MOST_ENTRIES
+    return spec.entries <= MOST_ENTRIES
 
 
 @functools.cache

@@ -47,6 +47,9 @@ class Chain(NamedTuple):
         return torch.stack(turned).mean(0).flatten()
 
 
+_MADE: dict[str, SymmetricSpec] = {}
+
+
 class SymmetricSpec:
     """A symmetric contraction; make it once.
 
@@ -55,6 +58,9 @@ class SymmetricSpec:
         correlation: the highest order v.
         couplings: (v, chain) for each row of the weights: for each irrep of the result, for v = 1 to correlation, its
             chains with irreps ascending link by link. That is the order of the U matrices of mace-torch.
+        dim_x, dim_out: length of a flat row of the features and of the result.
+        steps: the specs of T2, T3, ... and of the last product.
+        entries: nonzero entries of the couplings of all steps.
     """
 
     def __init__(self, irreps_x: str | o3.Irreps, keep: str | o3.Irreps, correlation: int) -> None:
@@ -86,21 +92,26 @@ class SymmetricSpec:
         self.powers = few[: correlation - 1]
         self.reduction = self._reduction()
         self.key = f"{self.irreps_x}|{self.irreps_out}|{correlation}"
+        self.dim_x, self.dim_out = self.irreps_x.dim, self.irreps_out.dim
+        self.steps = self._steps()
+        self.entries = sum(len(path.entries) for step in self.steps for path in step.paths)
+        _MADE.setdefault(self.key, self)
 
     @staticmethod
-    @functools.cache
     def from_key(key: str) -> SymmetricSpec:
-        """The spec that wrote this key."""
-        irreps_x, keep, correlation = key.split("|")
-        return SymmetricSpec(irreps_x, keep, int(correlation))
+        """The spec that wrote this key: one that was made before, as a tracer that asks for it cannot make one."""
+        if key not in _MADE:
+            irreps_x, keep, correlation = key.split("|")
+            SymmetricSpec(irreps_x, keep, int(correlation))
+        return _MADE[key]
 
     def reduction_like(self, like: Tensor) -> Tensor:
         """(independent chains, couplings) in the dtype and on the device of a tensor."""
+        if torch.compiler.is_compiling():  # a tensor of a tracer must not outlive it
+            return self.reduction.T.to(like)
         return _converted(self, like.dtype, like.device)
 
-    @functools.cached_property
-    def steps(self) -> tuple[Spec, ...]:
-        """The specs of T2, T3, ... and of the last product."""
+    def _steps(self) -> tuple[Spec, ...]:
         steps = []
         for below, level in itertools.pairwise(self.powers):
             irreps = [self._times([chain.out for chain in part]) for part in (below, level)]

@@ -20,6 +20,8 @@ def rows_of(pointers: Tensor, rows: int) -> Tensor:
 
 def segment_sum(values: Tensor, pointers: Tensor) -> Tensor:
     """out[s] = sum of values[pointers[s] : pointers[s + 1]]."""
+    if values.dtype in (torch.bfloat16, torch.float16):  # summed in single and rounded once
+        return segment_sum(values.float(), pointers).to(values.dtype)
     out = values.new_zeros(pointers.shape[0] - 1, *values.shape[1:])
     return out.index_add(0, rows_of(pointers, values.shape[0]), values)
 

@@ -1,0 +1,1 @@
+"""Neighbour lists of batches of systems."""
