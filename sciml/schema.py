@@ -285,7 +285,8 @@ class Objective(Section):
     @property
     def terms(self) -> dict[str, dict[str, Any]]:
         """Every target with its weight, loss and options."""
-        supervised = {name: getattr(self, name) for name in ("energy", "forces", "stress", "label", "residue_types")}
+        names = ("energy", "forces", "stress", "true_momenta", "label", "residue_types")
+        supervised = {name: getattr(self, name) for name in names}
         terms = {name: _of_its_loss(term.model_dump()) for name, term in {**supervised, **self.others}.items()}
         for target, objective in (("noise", self.denoise), ("masked", self.masked)):
             for kind, weight in objective.weight.model_dump().items():

@@ -17,7 +17,7 @@ from sciml.ingest.formats.mlearn import load_json
 
 # Narrow formats first: ASE would try to read almost anything.
 _ORDER = (
-    "mptrj", "mlearn", "aselmdb", "spice", "toptagging", "jetclass", "jetclass_root", "pfnano", "protein", "ase",
+    "mptrj", "mlearn", "aselmdb", "spice", "toptagging", "jetclass", "pfnano", "jetclass_root", "protein", "ase",
 )  # fmt: skip
 _SHOWN = 5  # refused records that are printed; the file has all
 

@@ -46,7 +46,7 @@ def test_kinds_and_charges_of_candidates_agree(shared_data, tmp_path):
 def event(**changes):
     """One event of three candidates and two jets: {0, 2} and {1}."""
     arrays = {
-        **{name: np.array([7]) for name in ("run", "luminosityBlock", "event")},
+        **{name: np.array(7) for name in ("run", "luminosityBlock", "event")},
         "PFCands_pt": np.array([100.0, 50.0, 20.0]),
         "PFCands_eta": np.array([0.1, 1.0, 0.2]),
         "PFCands_phi": np.array([0.0, 2.0, 0.1]),
