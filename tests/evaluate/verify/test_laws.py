@@ -163,6 +163,9 @@ BREAKS: dict[str, tuple] = {
         ATOMS, {"energy": broken.SizeDependent}, untouched, "size extensivity", {"size consistency"}
     ),
     "a term of the composition": (ATOMS, {"energy": broken.Composition}, untouched, "size consistency", set()),
+    "momenta of a fixed frame": (
+        JETS, {"four_momenta": broken.MeasuredInOneFrame}, untouched, "Lorentz invariance", set()
+    ),
     "a frame in fp32": (JETS, {}, frame_in_fp32, "Lorentz geometry", {"Lorentz invariance"}),
     "a wrong claim of safety": (
         JETS, {"jet_class": broken.ClaimsSafety}, untouched, "infrared safety", {"collinear safety"}
