@@ -8,7 +8,7 @@ import torch
 
 from sciml.evaluate.verify.certificate import Row, judged, not_applicable
 from sciml.evaluate.verify.probe import Outputs, Probe, Worst, energy_of
-from sciml.evaluate.verify.systems import Level, System, levels_of
+from sciml.evaluate.verify.systems import Level, System, levels_of_atoms
 
 STEP = 1e-3  # in units of the cutoff, between the points on either side of it
 POINTS = 5  # on either side: a polynomial of degree 4 through them meets the cutoff with an error of order STEP^5
@@ -42,8 +42,8 @@ def smoothness(probe: Probe, curves: dict[str, list[dict[str, Any]]]) -> Iterato
 
 def _pairs(probe: Probe) -> list[tuple[Level, tuple[int, int]]]:
     """The lightest and the heaviest element of every level of theory with energies."""
-    levels = [level for level in levels_of(probe.package) if level.elements]
-    return [(level, (level.elements[-1], level.elements[0])) for level in levels[:MOST_PAIRS]]
+    levels = levels_of_atoms(probe.package)[:MOST_PAIRS]
+    return [(level, (level.elements[-1], level.elements[0])) for level in levels]
 
 
 def _dimer(elements: tuple[int, int], distance: float, cutoff: float) -> dict[str, Any]:

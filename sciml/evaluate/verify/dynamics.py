@@ -15,7 +15,7 @@ from sciml.data.records import ATOM_NAMES, Record, base_of
 from sciml.evaluate.verify.certificate import Row, judged, not_applicable
 from sciml.evaluate.verify.derivatives import conservative, direct
 from sciml.evaluate.verify.probe import Probe
-from sciml.evaluate.verify.systems import Level, levels_of
+from sciml.evaluate.verify.systems import Level, levels_of_atoms
 from sciml.export.ase import RESIDUE_ARRAYS, SciMLCalculator
 from sciml.graph import RESIDUE_NAMES
 
@@ -61,7 +61,7 @@ def energy_conservation(
 
 
 def _runs(probe: Probe, cells: int) -> list[tuple[str, Atoms, Level]]:
-    levels = [level for level in levels_of(probe.package) if level.elements and base_of(level.domain) == "materials"]
+    levels = [level for level in levels_of_atoms(probe.package) if base_of(level.domain) == "materials"]
     runs = []
     ethanol = ase.build.molecule("CH3CH2OH")
     silicon = ase.build.bulk("Si", "diamond", SILICON[1], cubic=True).repeat(cells)

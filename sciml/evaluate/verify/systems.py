@@ -65,6 +65,11 @@ def levels_of(package: Package) -> list[Level]:
     ]
 
 
+def levels_of_atoms(package: Package) -> list[Level]:
+    """Those of the levels of theory that graphs of atoms are made at: they have reference energies."""
+    return [level for level in levels_of(package) if level.elements and "atoms" in kinds(level.domain)]
+
+
 def _elements(package: Package, name: str) -> tuple[int, ...]:
     """Atomic numbers that a level of theory has reference energies of."""
     return tuple(sorted(int(z) for z in package.config["model"]["context"]["references"].get(name, {})))
@@ -77,9 +82,9 @@ def random_systems(package: Package, kind: str, seed: int) -> list[System]:
     materials. Jets: a heavy one, and one of 0.1 GeV at 500 GeV. Residues: a noisy helix.
     """
     rng = np.random.default_rng(seed)
-    levels = [level for level in levels_of(package) if kind in kinds(level.domain)]
     if kind == "atoms":
-        return list(_random_atoms([level for level in levels if level.elements][:MOST_LEVELS], rng))
+        return list(_random_atoms(levels_of_atoms(package)[:MOST_LEVELS], rng))
+    levels = [level for level in levels_of(package) if kind in kinds(level.domain)]
     if not levels:
         return []
     if kind == "jets":
@@ -119,8 +124,11 @@ def embedded_sources(package: Package) -> list[Source]:
 
 
 def _known(store: Store, level: Level) -> Store | Subset | None:
-    """The store, or those of its records whose elements a level of theory knows, None without any."""
-    if store.dataset == level.name or store.base == "hep":
+    """The store, or those of its records whose elements a level of theory knows, None without any.
+
+    A level without energies has no elements, and its graphs do not need to know them.
+    """
+    if store.dataset == level.name or not level.elements:
         return store
     looked = np.unique(np.linspace(0, len(store) - 1, SEARCHED).astype(int))
     fits = [i for i in looked.tolist() if set(np.asarray(store[i]["types"]).tolist()) <= set(level.elements)]
@@ -135,7 +143,7 @@ def real_systems(package: Package, sources: list[Source], samples: int) -> list[
         level = Level(source.dataset, level_name, source.data.domain, _elements(package, level_name))
         for kind in (kind for kind in KINDS if kind in package.kinds):
             serves = np.flatnonzero(source.data.serves(kind))
-            if not len(serves):
+            if not len(serves) or (kind == "atoms" and not level.elements):
                 continue
             places = np.unique(np.linspace(0, len(serves) - 1, samples + 2)[1:-1].astype(int))
             name = source.name or Path(source.data.path).name
