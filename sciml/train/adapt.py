@@ -38,8 +38,10 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "mean_neighbors": {**new["mean_neighbors"], **old["mean_neighbors"]},
         "heads": {**old["heads"], **new["heads"]},
         "context": context,
-        "lmax_out": max(lmax_out(old), lmax_out(new)),
     }
+    highest = max(lmax_out(old), lmax_out(new))
+    if highest > lmax_out(merged):
+        merged["lmax_out"] = highest
     if "coarse" in old:
         added = new.get("coarse", {})
         merged["coarse"] = {key: {**added.get(key, {}), **known} for key, known in old["coarse"].items()}

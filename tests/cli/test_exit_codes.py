@@ -89,7 +89,7 @@ def test_termination_unwinds_and_leaves_with_143(verb: Any) -> None:
 def test_verbose_prints_the_composed_configuration(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = verb(lambda config: 0)
     assert main([*words, "-v"]) == 0
-    assert capsys.readouterr().out.startswith(f"{words[1].replace('=', ': ')}\noutput: null\n")
+    assert capsys.readouterr().out.startswith(f"{words[1].replace('=', ': ')}\nmodel: null\noutput: null\n")
 
 
 def test_training_says_something_before_it_imports_anything(capsys: pytest.CaptureFixture[str]) -> None:

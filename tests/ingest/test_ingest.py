@@ -226,6 +226,7 @@ def test_run_reads_the_config(tmp_path, capsys):
         format="ase",
         dataset="pbe",
         licence="CC0",
+        only=None,
         overwrite=False,
         **keys,
     )
