@@ -450,6 +450,7 @@ class NVE(Section):
     """The runs at constant energy."""
 
     ps: PositiveFloat = Field(description="length of a run in ps; the drift is judged after a fifth of it")
+    timestep: PositiveFloat | None = Field(description="time step in fs; null for 0.5 with hydrogen, 2 without")
     temperature: PositiveFloat = Field(description="temperature of a run in K")
     cells: Positive = Field(description="cubic cells of silicon along each axis: 2 for 64 atoms")
 

@@ -81,13 +81,13 @@ def size_extensivity(probe: Probe) -> Iterator[Row]:
     """
     systems = [_neutral(s) for s in probe.systems("atoms")] if "atoms" in probe.kinds else []
     outputs = probe.predict("atoms", [probe.graph(system) for system in systems])
-    alone = {system.name: found for system, found in zip(systems, outputs, strict=True)}
+    alone = {id(system): found for system, found in zip(systems, outputs, strict=True)}
     wholes = list(_wholes(systems))
     graphs = [probe.graph(parts[0], record=record) for _, _, parts, record in wholes]
     floors, worst = typical(outputs), {(law, what): Worst() for law, what, _, _ in wholes}
     for (law, what, parts, _), graph, whole in zip(wholes, graphs, probe.predict("atoms", graphs), strict=True):
         where = " + ".join(dict.fromkeys(part.name for part in parts))
-        for output, expected in _sum(whole, fine_outputs(whole, graph), [alone[part.name] for part in parts]).items():
+        for output, expected in _sum(whole, fine_outputs(whole, graph), [alone[id(part)] for part in parts]).items():
             error = relative_rms(whole[output], expected, floors.get(output, 0.0))
             worst[law, what].add(output, error, where)
     for (law, what), found in worst.items():

@@ -29,11 +29,14 @@ CURVE = 400  # points of a plotted curve
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Settings of the NVE runs: length in ps, temperature in K, repeats of the cubic silicon cell along each axis."""
+    """Settings of the NVE runs: length in ps, temperature in K, repeats of the cubic silicon cell along each axis, time
+    step in fs (None for one by the lightest atom).
+    """
 
     ps: float
     temperature: float
     cells: int
+    timestep: float | None = None
 
 
 def energy_conservation(
@@ -97,7 +100,7 @@ def _run(probe: Probe, atoms: Atoms, level: Level, options: Dynamics, seed: int)
     Stationary(atoms)
     if not atoms.pbc.any():
         ZeroRotation(atoms)
-    timestep = TIMESTEPS[0] if atoms.get_masses().min() < LIGHT else TIMESTEPS[1]
+    timestep = options.timestep or TIMESTEPS[0 if atoms.get_masses().min() < LIGHT else 1]
     steps = max(round(1e3 * options.ps / timestep), 8)
     energies: list[float] = []
     velocities: list[np.ndarray] = []

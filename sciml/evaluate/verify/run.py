@@ -1,6 +1,7 @@
 """Measure every law on a package: ``certificate.json``, the table and the page."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _facts(probe: Probe, sources: list[Source], samples: int, nve: Dynamics, see
         "systems": {kind: [system.name for system in probe.systems(kind)] for kind in probe.kinds},
         "samples": samples,
         "seed": seed,
-        "nve": {"ps": nve.ps, "temperature": nve.temperature, "cells": nve.cells},
+        "nve": asdict(nve),
         "device": str(probe.device),
         "torch": torch.__version__,
     }

@@ -95,15 +95,16 @@ def random_systems(package: Package, kind: str, seed: int) -> list[System]:
 
 def _random_atoms(levels: list[Level], rng: np.random.Generator) -> Iterator[System]:
     for level in levels:
+        name = level.name if base_of(level.domain) == "materials" else f"{level.name}, {level.domain}"
         molecule = random_records.random_molecule(rng, elements=level.elements)
-        yield System(f"random molecule, {level.name}", "atoms", level, {**molecule, "charge": 0.0, "spin": 1.0})
+        yield System(f"random molecule, {name}", "atoms", level, {**molecule, "charge": 0.0, "spin": 1.0})
         if level is levels[0]:
             ion = random_records.random_molecule(rng, atoms=9, elements=level.elements)
             charged = {**ion, "charge": 1.0, "spin": 2.0}
-            yield System(f"random cation, {level.name}", "atoms", level, charged)
+            yield System(f"random cation, {name}", "atoms", level, charged)
         if base_of(level.domain) == "materials":
             crystal = random_records.random_crystal(rng, elements=level.elements)
-            yield System(f"random crystal, {level.name}", "atoms", level, crystal)
+            yield System(f"random crystal, {name}", "atoms", level, crystal)
 
 
 def embedded_sources(package: Package) -> list[Source]:

@@ -20,7 +20,7 @@ from sciml.physics import lorentz
 from tests.evaluate.verify import broken
 from tests.small import ALL_SCALES, LONG_RANGE, describe_model
 
-SHORT = Dynamics(ps=0.02, temperature=10.0, cells=1)
+SHORT = Dynamics(ps=0.01, temperature=10.0, cells=1, timestep=0.1)
 DOMAINS = {"materials": ["first", "second"], "hep": ["second"], "biology": ["second"]}
 ATOMS, JETS = ("atoms",), ("jets",)
 
@@ -45,7 +45,7 @@ def package_of(kinds: tuple[str, ...], heads: dict[str, type | None] | None = No
             if parameter.numel() and float(parameter.abs().max()) == 0.0:
                 parameter.normal_(std=0.3)
         if "energy" in model.heads:
-            model.heads["energy"].readout[-1].weight.mul_(10.0)
+            model.heads["energy"].readout[-1].weight.mul_(3.0)
     return Package(model.eval(), {"model": description, "datasets_of_domain": DOMAINS}, Path("package"))
 
 
