@@ -45,7 +45,7 @@ def compiled_forward(model: Model, backend: str = "inductor") -> Forward:
             ready.add(kind)
         batch = _with_leaves(batch, model.dtype)
         settings = {"trace_autograd_ops": True, "recompile_limit": MOST_GRAPHS}
-        with torch._dynamo.config.patch(settings):  # type: ignore[attr-defined]
+        with torch._dynamo.config.patch(settings):
             try:
                 return function(batch, kind, create_graph=True)
             except torch._dynamo.exc.TorchDynamoException as error:

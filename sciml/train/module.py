@@ -64,7 +64,8 @@ class Module(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._validation_losses = {}
-        sources = self.trainer.datamodule.validation.sources
+        trainer: Any = self.trainer
+        sources = trainer.datamodule.validation.sources
         self._store_losses = StoreLosses(sources, list(self.objective.terms), self.device)
 
     def validation_step(self, micro_batch: LoadedBatch, index: int) -> None:

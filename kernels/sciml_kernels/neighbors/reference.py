@@ -15,10 +15,10 @@ def neighbor_list(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Senders, receivers and shifts in any order. Its cost is atoms squared times images."""
     bounds = pointers.tolist()
-    found = [
-        [part + (start if index < 2 else 0) for index, part in enumerate(_system(positions[start:end], *rest, cutoff))]
-        for start, end, *rest in zip(bounds, bounds[1:], cells, pbc)
-    ]
+    found = []
+    for start, end, cell, periodic in zip(bounds, bounds[1:], cells, pbc):
+        senders, receivers, shifts = _system(positions[start:end], cell, periodic, cutoff)
+        found.append((senders + start, receivers + start, shifts))
     if not found:
         return pointers.new_empty(0), pointers.new_empty(0), pointers.new_empty(0, 3)
     senders, receivers, shifts = (torch.cat(parts) for parts in zip(*found))

@@ -60,11 +60,12 @@ class PotentialHead(Head):
         """
         if target == "energy":
             return self.spreads[batch.dataset]
+        return self.stress_scale(batch) if target == "stress" else self.scales[batch.dataset]
+
+    def stress_scale(self, batch: Batch) -> Tensor:
+        """Unit (B,) of stresses in eV/Å^3: the virial per atom is the RMS of forces times 1 Å."""
         scale = self.scales[batch.dataset]
-        if target != "stress":
-            return scale
-        atoms = batch.ptr.diff()
-        return scale * atoms / _volumes(batch).to(scale.dtype)
+        return scale * batch.ptr.diff() / _volumes(batch).to(scale.dtype)
 
 
 class EnergyHead(PotentialHead):
@@ -162,7 +163,7 @@ class DirectForcesHead(PotentialHead):
             outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
             per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
             virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
-            stress = virial * self.scale("stress", batch)[:, None, None].to(virial.dtype)
+            stress = virial * self.stress_scale(batch)[:, None, None].to(virial.dtype)
             predictions["stress"] = _where_periodic(stress, batch)
         return predictions
 

@@ -58,8 +58,8 @@ def lorentz_invariance(probe: Probe, generator: torch.Generator, curves: Curves)
             graphs = [probe.graph(s, dtype, r, spurions=u) for s, (r, u, _) in zip(systems, moved, strict=True)]
             found = probe.predict("jets", graphs, dtype)
             for system, before, after_boost, (_, _, matrix) in zip(systems, first[dtype], found, moved, strict=True):
-                for name, value in before.items():
-                    expected = value @ matrix.T if name in FOUR_MOMENTA else value
+                for name, output in before.items():
+                    expected = output @ matrix.T if name in FOUR_MOMENTA else output
                     error = relative_rms(after_boost[name], expected, floors.get(name, 0.0))
                     _point(curves, system, f"{name}, {NAMES[dtype]}", gamma, error)
                     if dtype in NETWORK_TOLERANCE:
@@ -150,9 +150,9 @@ def safety(probe: Probe, generator: torch.Generator, curves: Curves) -> Iterator
             changed = [change(record, parameter, generator) for record in records]
             graphs = [probe.graph(s, record=r) for s, r in zip(systems, changed, strict=True)]
             for system, before, after in zip(systems, first, probe.predict("jets", graphs), strict=True):
-                for name, value in before.items():
-                    if value.shape == after[name].shape:
-                        worst.add(name, relative_rms(after[name], value, floors.get(name, 0.0)), system.name)
+                for name, output in before.items():
+                    if output.shape == after[name].shape:
+                        worst.add(name, relative_rms(after[name], output, floors.get(name, 0.0)), system.name)
             for name, value, _, _ in worst.items():
                 _safety_point(curves, f"{law}: {name}", parameter, value)
         for name, value, where, inputs in worst.items():

@@ -94,8 +94,8 @@ def repeatability(probe: Probe) -> Iterator[Row]:
             worst = Worst()
             for _ in range(REPEATS - 1):
                 for system, before, after in zip(systems, first, probe.predict(kind, graphs, dtype), strict=True):
-                    for name, value in before.items():
-                        worst.add(name, _difference(after[name], value), system.name)
+                    for name, output in before.items():
+                        worst.add(name, _difference(after[name], output), system.name)
             for name, value, where, inputs in worst.items():
                 yield judged("repeatability", name, precision, value, 0.0, inputs=inputs, worst=where)
 
