@@ -140,7 +140,10 @@ MISTAKES = [
     (["objective.energy.delta=-1"], "objective.energy.delta: found -1, expected greater than 0."),
     (["model.name=bakbone"], "model.name: found 'bakbone', expected one of backbone"),
     (
-        [f"objective.{name}.weight=0" for name in "energy forces stress label residue_types true_momenta".split()],
+        [
+            f"objective.{name}.weight=0"
+            for name in ("energy", "forces", "stress", "label", "residue_types", "true_momenta")
+        ],
         "objective.weight: found 0 for every target, expected at least one above 0.",
     ),
     (["optimizer.learning_rate=nan"], "optimizer.learning_rate: found nan, expected a finite number."),
