@@ -20,7 +20,7 @@ from sciml.physics import lorentz
 from tests.evaluate.verify import broken
 from tests.small import ALL_SCALES, LONG_RANGE, describe_model
 
-SHORT = Dynamics(ps=0.01, temperature=10.0, cells=1, timestep=0.1)
+SHORT = Dynamics(ps=0.005, temperature=10.0, cells=1, timestep=0.05)
 DOMAINS = {"materials": ["first", "second"], "hep": ["second"], "biology": ["second"]}
 ATOMS, JETS = ("atoms",), ("jets",)
 
