@@ -93,11 +93,11 @@ class SizeDependent(AddsToEnergy):
 
 
 class Composition(AddsToEnergy):
-    """Every atom knows the mean element of the system: two copies do not tell, two molecules do."""
+    """Every atom knows the mean element of the system, squared: two copies do not tell, two molecules do."""
 
     def more(self, features: Features, batch: Any, geometry: Geometry) -> Tensor:
         types = batch.types.to(features.fine.dtype)[:, None]
-        return 1e-3 * pool_mean(types, batch.batch, batch.num_graphs)[batch.batch, 0]
+        return 1e-3 * pool_mean(types, batch.batch, batch.num_graphs)[batch.batch, 0].square()
 
 
 class NonConservative(EnergyHead):

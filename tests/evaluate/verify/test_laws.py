@@ -30,8 +30,13 @@ def _own_registry(monkeypatch):
     monkeypatch.setitem(registry.BUILTIN, "heads", dict(registry.BUILTIN["heads"]))
 
 
-def package_of(kinds: tuple[str, ...], heads: dict[str, type | None] | None = None, **backbone: Any) -> Package:
-    """A tiny model of random weights; ``heads`` {key: class} replace or join those of the kinds, None drops one."""
+def package_of(
+    kinds: tuple[str, ...], heads: dict[str, type | None] | None = None, spread: float = 0.3, **backbone: Any
+) -> Package:
+    """A tiny model of random weights; ``heads`` {key: class} replace or join those of the kinds, None drops one.
+
+    ``spread`` is that of weights which begin at zero.
+    """
     description = describe_model(kinds, **backbone)
     for key, head in (heads or {}).items():
         description["heads"].pop(key, None)
@@ -43,7 +48,7 @@ def package_of(kinds: tuple[str, ...], heads: dict[str, type | None] | None = No
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() and float(parameter.abs().max()) == 0.0:
-                parameter.normal_(std=0.3)
+                parameter.normal_(std=spread)
         if "energy" in model.heads:
             model.heads["energy"].readout[-1].weight.mul_(3.0)
     return Package(model.eval(), {"model": description, "datasets_of_domain": DOMAINS}, Path("package"))
@@ -71,7 +76,8 @@ def test_a_sound_model_passes_and_says_what_it_cannot_be_asked_for():
 
 
 def test_both_levels_and_everything_that_reaches_far_pass_together():
-    certificate = certificate_of(package_of(("atoms", "jets", "residues"), **ALL_SCALES, **LONG_RANGE))
+    # Random latent charges of order one would pull atoms into each other, beyond what any time step follows.
+    certificate = certificate_of(package_of(("atoms", "jets", "residues"), spread=0.03, **ALL_SCALES, **LONG_RANGE))
     assert certificate.failed == [], certificate.table
     assert "total charge" in laws(certificate, "pass")
 
