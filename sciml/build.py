@@ -306,17 +306,22 @@ def build_objective(terms: dict[str, dict[str, Any]]) -> Supervised:
     return Supervised(built)
 
 
-def build_corruptions(objective: Any) -> list[Corruption]:
-    """What the objectives of pretraining that have a weight do to the samples."""
+def build_corruptions(objective: Any, heads: dict[str, dict[str, Any]]) -> list[Corruption]:
+    """What the objectives of pretraining do to the samples: of those that have a weight, and one of the ``heads`` of
+    the model's description that learns of it.
+    """
     denoise, masked = objective.denoise, objective.masked
     corruptions: list[Corruption] = [
         Denoise(kind, denoise.fraction, tuple(denoise.levels))
         for kind, weight in denoise.weight.model_dump().items()
         if weight > 0
     ]
-    return corruptions + [
+    corruptions += [
         Masked(kind, masked.fraction, masked.nodes) for kind, weight in masked.weight.model_dump().items() if weight > 0
     ]
+    classes = [registry.resolve("heads", options.get("name", key)) for key, options in heads.items()]
+    learned = {target for head in classes for target in head.targets}
+    return [corruption for corruption in corruptions if corruption.target in learned]
 
 
 def budgets_of(batch: Any) -> dict[str, Budget]:
@@ -343,7 +348,7 @@ def build_data(
         config.data.cache_mib,
         description.get("coarse", {}).get("cutoffs"),
         far_field,
-        build_corruptions(config.objective),
+        build_corruptions(config.objective, description["heads"]),
         config.data.weights,
     )
 

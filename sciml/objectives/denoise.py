@@ -19,8 +19,6 @@ from sciml.graph import Graph
 from sciml.models.layers import multilayer_perceptron
 from sciml.models.readout import Features, Geometry, Head, HeadContext
 
-KINDS = ("atoms", "residues")
-
 
 class Denoise:
     """Shifts the positions of a ``fraction`` of the samples of ``kind``; see :class:`sciml.data.corruption.Corruption`.

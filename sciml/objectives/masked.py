@@ -14,14 +14,12 @@ from sciml.graph import INPUTS, NUM_TYPES, Graph
 from sciml.models.layers import multilayer_perceptron
 from sciml.models.readout import Features, Geometry, Head, HeadContext
 
-KINDS = ("atoms", "jets")
-
 
 class Masked:
     """Hides the types of a part ``nodes`` of the nodes in a ``fraction`` of the samples of ``kind``, at least of one.
 
-    See :class:`sciml.data.corruption.Corruption`. The charge of a masked particle, which would tell the kind, is hidden
-    too, and with it that of its subjet.
+    See :class:`sciml.data.corruption.Corruption`. What else would tell the type is hidden too: the charge of a particle,
+    and with it that of its subjet; the role of an atom in the frame of its residue.
     """
 
     def __init__(self, kind: str, fraction: float, nodes: float) -> None:
@@ -51,6 +49,8 @@ class Masked:
             parents = graph.parents[torch.isin(graph.children, chosen)]
             graph.coarse_scalars = graph.coarse_scalars.clone()
             graph.coarse_scalars[parents[:, None], columns] = 0.0
+        if "child_roles" in graph:
+            graph.child_roles = graph.child_roles.masked_fill(torch.isin(graph.children, chosen)[:, None], 0.0)
 
     def blank(self, graph: Graph) -> None:
         """No label."""

@@ -162,6 +162,16 @@ def test_a_masked_particle_shows_neither_kind_nor_charge(sources):
     assert torch.equal(graph.label, before.label), "the class of the jet holds for it still"
 
 
+def test_a_masked_atom_shows_no_role_in_the_frame_of_its_residue():
+    """The vectors of a residue to its N, CA and C would tell which atom lies there."""
+    graph = graph_of(random_peptide(np.random.default_rng(0)), "atoms")
+    before = graph.child_roles.clone()
+    Masked("atoms", 1.0, 0.3).graph(graph, np.random.default_rng(1))
+    hidden = (graph.masked_atoms >= 0)[graph.children]
+    assert before[hidden].any() and not graph.child_roles[hidden].any()
+    assert torch.equal(graph.child_roles[~hidden], before[~hidden])
+
+
 def _noised(make, kind: str, seed: int = 0):
     record = make(np.random.default_rng(seed))
     return graph_of(Denoise(kind, 1.0, (0.1, 0.1)).record(record, np.random.default_rng(1)), kind)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import sciml
 from sciml import build
+from sciml.config import configure
 from sciml.data.store import StoreWriter
 from sciml.errors import UserError
 from sciml.train.validation import validation_lines
@@ -88,6 +89,20 @@ def test_the_losses_of_stores_and_domains_are_the_parts_of_the_whole(pretrained)
         assert total == pytest.approx(found[f"val/{target}"], rel=1e-5), target
         assert not [name for name, number in parts.items() if not number and f"val/store/{name}/{target}" in found]
     assert found["val/domain/materials/energy"] == pytest.approx(found["val/energy"], rel=1e-5)
+
+
+def test_samples_are_corrupted_only_where_a_head_learns_of_it(pretrained):
+    config = train_config(pretrained, *EVERY, "heads.denoise_atoms=null", "heads.masked_jets=null", stores=STORES)
+    splits = build.open_splits(config, lambda path: build.open_data(path), [])
+    description = build.describe(config, splits, ["first", "second", "toy", "amber"])
+    found = {corruption.target for corruption in build.build_corruptions(config.objective, description["heads"])}
+    assert found == {"noise_residues", "masked_atoms"}
+
+
+@pytest.mark.parametrize("group", ["direct", "long_range"])
+def test_every_group_of_heads_serves_pretraining(group):
+    chosen = configure("train", ["experiment=pretrain_base", f"heads={group}"])
+    assert set(build.weighted_heads(chosen)) == set(build.weighted_heads(configure("train", ["experiment=pretrain_base"])))
 
 
 def test_a_run_with_noise_resumes_to_the_same_bits(pretrained, tmp_path):
