@@ -10,7 +10,7 @@ from sciml.data.far_field import FarField
 from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
-from sciml.models.embedding import NodeEmbedding, without_spurions
+from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml.models.reciprocal import ReciprocalBlock
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     degree of the features that the heads read; ``coarse_layers`` blocks among coarse nodes, 0 for no coarse level;
     ``coarse_cutoffs`` {kind: radius of their edges}; ``reciprocal`` {charges} sets of latent charges whose long-range
     potentials come back into the invariants of atoms, None or zero for no such block; ``noise`` whether noise in the
-    positions is an input; ``spurions`` whether time and beam directions are inputs of jets.
+    positions is an input; ``spurions`` whether time and beam directions are inputs of jets, which the model sees to.
     """
 
     mean_neighbors: Tensor
@@ -108,8 +108,6 @@ class Backbone(nn.Module):
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
         """
-        if not self.spurions:
-            batch = without_spurions(batch, kind)
         near = self._edges(batch, kind, positions, cell)
         conditions = self.embedding.conditions(batch)
         x = self.embedding(batch, kind, conditions)

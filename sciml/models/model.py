@@ -13,6 +13,7 @@ from sciml import registry
 from sciml.data.far_field import FarField, with_far_field
 from sciml.errors import UserError
 from sciml.graph import FOUR_MOMENTA, KINDS, LABELS
+from sciml.models.embedding import without_spurions
 from sciml.models.layers import full_precision
 from sciml.models.readout import Features, Geometry, Head, HeadContext
 
@@ -53,6 +54,8 @@ class Model(nn.Module):
         if kind == "atoms" and (needed := self.far_field):
             batch = with_far_field(batch, needed)
         batch = floating_inputs_to(batch, self.dtype)
+        if not getattr(self.backbone, "spurions", True):  # of heads too, some of which read the inputs themselves
+            batch = without_spurions(batch, kind)
         heads = self.heads_for(kind)
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 from sciml.errors import UserError
 from sciml.graph import INPUTS, KINDS
 from sciml.models.backbone import Backbone, edge_vectors
-from sciml.models.embedding import NodeEmbedding, without_spurions
+from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import SiLU, full_precision, multilayer_perceptron, num_components
 from sciml.models.readout import Features, pool_mean, pool_sum
 from sciml_kernels import edge_embedding
@@ -74,8 +74,6 @@ class Transformer(nn.Module):
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
         """
-        if not self.spurions:
-            batch = without_spurions(batch, kind)
         cutoff = self.cutoffs[KINDS.index(kind)].to(positions.dtype)
         with full_precision(positions):
             vectors = edge_vectors(batch, positions, cell) / cutoff

@@ -11,6 +11,8 @@ from sciml.domains.hep.heads import JetClassHead
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import build_model
+from sciml.physics.lorentz import lorentz_of_rotation
+from sciml.physics.symmetry import lorentz_transform, random_rotation
 from tests.domains.hep.jets import embedded_jets
 from tests.helpers import boost, check_equivariance, random_jet, relative_rms
 from tests.small import describe_model, graph_of
@@ -19,9 +21,9 @@ SOFT = (1e-2, 1e-3, 1e-4, 1e-5)  # energy of the added particle over the jet's
 ANGLES = (3e-2, 1e-2, 3e-3, 1e-3)
 
 
-def model_of(head="energy_flow", dtype=torch.float64):
+def model_of(head="energy_flow", dtype=torch.float64, **backbone):
     torch.manual_seed(0)
-    description = describe_model(("jets",))
+    description = describe_model(("jets",), **backbone)
     description["heads"] = {head: {"hidden": 8}}
     model = build_model(description)
     for parameter in model.parameters():
@@ -29,6 +31,15 @@ def model_of(head="energy_flow", dtype=torch.float64):
             torch.nn.init.normal_(parameter, std=0.3)
         parameter.data = parameter.data.to(dtype)
     return model.eval()
+
+
+def test_without_spurions_it_does_not_know_where_the_beams_are():
+    """Momenta turn, beams do not: logits stay without the spurions and change with them."""
+    record = random_jet(np.random.default_rng(0))
+    turned, _ = lorentz_transform(record, lorentz_of_rotation(random_rotation(torch.Generator().manual_seed(1))))
+    errors = [relative_rms(*(logits(model_of(spurions=on), jet) for jet in (turned, record))) for on in (False, True)]
+    assert errors[0] < 1e-7
+    assert errors[1] > 1e-4
 
 
 def logits(model, record, **options):
