@@ -191,6 +191,11 @@ def test_a_slab_is_refused_by_charges_and_taken_by_priors():
     assert torch.isfinite(outputs(priors, "atoms", slab)["energy"]).all()
 
 
+def test_equilibration_of_no_charges_is_refused():
+    with pytest.raises(UserError, match="equilibration: found true with charges=0"):
+        model(reciprocal=None, energy={"equilibration": True})
+
+
 def test_an_element_without_coefficients_is_refused():
     from sciml.models.model import build_model
 

@@ -8,6 +8,7 @@ from torch_geometric.data import Batch
 
 from sciml.data.far_field import FarField
 from sciml.domains.materials.terms import Dispersion, Electrostatics, Repulsion
+from sciml.errors import UserError
 from sciml.graph import ELEMENTS, holds_anywhere
 from sciml.models.layers import multilayer_perceptron
 from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean, pool_sum
@@ -79,6 +80,8 @@ class EnergyHead(PotentialHead):
     ``equilibration``  makes the first set that of least energy, by a dense solution for each graph;
     ``repulsion``      the screened repulsion of nuclei (ZBL) below the sum of the covalent radii;
     ``dispersion``     {radius in Å, scale} of damped -C6 / r^6 terms (D2); scale is s6 of the density functional.
+
+    Raises UserError for ``equilibration`` without charges.
     """
 
     differentiates = True
@@ -93,6 +96,8 @@ class EnergyHead(PotentialHead):
         dispersion: dict[str, float] | None = None,
     ) -> None:
         super().__init__(context, hidden)
+        if equilibration and not charges:
+            raise UserError("heads.energy.equilibration: found true with charges=0, expected 1 set of charges or more.")
         self.electrostatics = Electrostatics(context, charges, equilibration) if charges else None
         self.priors = nn.ModuleList()
         if repulsion:
