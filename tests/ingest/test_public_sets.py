@@ -149,6 +149,16 @@ def test_omol25_rows_have_a_charge_and_a_multiplicity_and_no_stress(tmp_path):
     np.testing.assert_allclose(store[1]["positions"][1], [1.2, 0, 0], rtol=1e-6)
 
 
+def test_an_aselmdb_without_the_labels_asked_for_is_refused(tmp_path):
+    source = write_aselmdb(tmp_path / "data.aselmdb", [ase_row()])
+    with pytest.raises(UserError, match="no frame has the key 'e0' named by energy_key"):
+        ingest(source, tmp_path / "s", options=Options(energy_key="e0"))
+    bare = write_aselmdb(tmp_path / "bare.aselmdb", [ase_row(energy=None, forces=None, stress=None)])
+    with pytest.raises(UserError, match="unlabelled=true"):
+        ingest(bare, tmp_path / "t")
+    assert len(ingest(bare, tmp_path / "u", options=Options(unlabelled=True))) == 1
+
+
 def test_a_damaged_aselmdb_is_refused_in_a_sentence(tmp_path):
     pytest.importorskip("lmdb")
     source = tmp_path / "data.aselmdb"
@@ -187,6 +197,20 @@ def test_spice_is_in_atomic_units_with_gradients(tmp_path):
     np.testing.assert_allclose(store[0]["positions"][0], [2.0 * BOHR, 0, 0], rtol=1e-6)
     assert [record["charge"] for record in store] == [-1.0, -1.0, 0.0]
     assert store.groups[0] == store.groups[1] != store.groups[2]
+
+
+def test_what_is_missing_in_spice_is_told(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    source = write_spice(tmp_path / "SPICE-2.0.1.hdf5")
+    with pytest.raises(UserError, match="has no 'gradient'.*forces_key="):
+        ingest(source, tmp_path / "s", options=Options(forces_key="gradient"))
+    with h5py.File(source, "a") as file:
+        del file["water"]["smiles"]
+    store = ingest(source, tmp_path / "t")
+    assert [record["id"].split("#")[1] for record in store] == ["acetate/0", "acetate/1"]
+    source.write_bytes(source.read_bytes()[:3000])
+    with pytest.raises(UserError, match="not a readable HDF5 file"):
+        ingest(source, tmp_path / "u")
 
 
 @pytest.mark.parametrize(

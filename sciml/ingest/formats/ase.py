@@ -63,7 +63,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         labels.update(record)
         yield {"id": name, "group": _group(values, trajectory, path, name), **record}
     if not empty:
-        _check_labels(path, labels, keys, options)
+        check_labels(path, labels, keys, options)
 
 
 def _record(atoms: "Atoms", values: dict[str, Any], options: Options) -> Record:
@@ -129,7 +129,10 @@ def _group(values: dict[str, Any], trajectory: str | None, path: Path, name: str
     return trajectory or name
 
 
-def _check_labels(path: Path, labels: set[str], keys: set[str], options: Options) -> None:
+def check_labels(path: Path, labels: set[str], keys: set[str], options: Options) -> None:
+    """Raise UserError where no frame had a key that the user named, or none any label though ``options.unlabelled``
+    does not say so; ``labels`` and ``keys`` are what the frames had.
+    """
     found = ", ".join(sorted(keys - {"numbers", "positions"})) or "none"
     for option, label in (("energy_key", "energy"), ("forces_key", "forces"), ("stress_key", "stress")):
         key = getattr(options, option)

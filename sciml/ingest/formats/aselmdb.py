@@ -16,7 +16,7 @@ import numpy as np
 from sciml.data.records import Record
 from sciml.errors import UserError
 from sciml.ingest.formats import Options, Rejected, identifier, present
-from sciml.ingest.formats.ase import stress_matrix
+from sciml.ingest.formats.ase import check_labels, stress_matrix
 
 DOMAIN = "materials"
 EXTENSIONS = (".aselmdb",)
@@ -31,7 +31,11 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
-    """Yield one record per row, in the order of the ids. Raises UserError when the file is no LMDB of rows."""
+    """Yield one record per row, in the order of the ids.
+
+    Raises UserError when the file is no LMDB of rows, when a key that the user named occurs nowhere, or when no row has
+    any label though ``options.unlabelled`` does not say so.
+    """
     try:
         import lmdb
     except ImportError:
@@ -43,14 +47,24 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         ):
             deleted = set(_decoded(transaction.get(b"deleted_ids")) or [])
             ids = [int(key) for key, _ in transaction.cursor() if key not in _RESERVED]
+            labels: set[str] = set()
+            keys: set[str] = set()
             for number in sorted(set(ids) - deleted):
                 name = identifier(path, number)
                 try:
-                    yield {"id": name, **_record(_decoded(transaction.get(str(number).encode())), path, name, options)}
+                    values = _values(_decoded(transaction.get(str(number).encode())))
+                    record = _record(values, path, name, options)
                 except KeyError as error:
                     yield Rejected(name, f"{error.args[0]}: missing")
+                    continue
                 except (TypeError, ValueError, zlib.error) as error:
                     yield Rejected(name, str(error))
+                    continue
+                keys.update(values)
+                labels.update(record)
+                yield {"id": name, **record}
+            if labels:
+                check_labels(path, labels, keys, options)
     except (lmdb.Error, ValueError, zlib.error) as error:
         raise UserError(f"{path}: not a readable LMDB file of ASE rows ({error}); get the whole file.") from None
 
@@ -67,11 +81,14 @@ def _array(value: dict[str, Any]) -> Any:
     return np.array(numbers, dtype=dtype).reshape(shape)
 
 
-def _record(row: dict[str, Any], path: Path, name: str, options: Options) -> Record:
-    beside = {**(row.get("data") or {}), **(row.get("key_value_pairs") or {})}
-    values = {**beside, **row}
-    pbc = np.broadcast_to(np.asarray(row.get("pbc", False), bool), 3)
-    cell = np.asarray(row.get("cell", np.zeros((3, 3))), np.float64).reshape(3, 3) * options.length
+def _values(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row holds by name, with its data and pairs of keys and values."""
+    return {**(row.get("data") or {}), **(row.get("key_value_pairs") or {}), **row}
+
+
+def _record(values: dict[str, Any], path: Path, name: str, options: Options) -> Record:
+    pbc = np.broadcast_to(np.asarray(values.get("pbc", False), bool), 3)
+    cell = np.asarray(values.get("cell", np.zeros((3, 3))), np.float64).reshape(3, 3) * options.length
     energy = values.get(options.energy_key or "energy")
     forces = values.get(options.forces_key or "forces")
     stress = values.get(options.stress_key or "stress")
@@ -79,12 +96,12 @@ def _record(row: dict[str, Any], path: Path, name: str, options: Options) -> Rec
     return present(
         {
             "group": name if group is None else f"{path.name}:{group}",
-            "types": np.asarray(row["numbers"]),
-            "positions": np.asarray(row["positions"], np.float64) * options.length,
+            "types": np.asarray(values["numbers"]),
+            "positions": np.asarray(values["positions"], np.float64) * options.length,
             "cell": cell,
             "pbc": pbc,
-            "charge": _number(beside.get("charge")),
-            "spin": _number(beside.get("spin")),
+            "charge": _number(values.get("charge")),
+            "spin": _number(values.get("spin")),
             "energy": None if energy is None else float(energy) * options.energy,
             "forces": None if forces is None else np.asarray(forces, np.float64) * (options.energy / options.length),
             "stress": None if stress is None or not pbc.all() else stress_matrix(stress, "stress") * options.stress,

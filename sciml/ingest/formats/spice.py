@@ -30,11 +30,12 @@ def sniff(path: Path) -> bool:
         return False
     try:
         import h5py
-    except ImportError:
+
+        with h5py.File(path, "r") as file:
+            first = next(iter(file.values()), None)
+            return isinstance(first, h5py.Group) and "conformations" in first
+    except (ImportError, OSError):  # a truncated file cannot be opened; reading says so
         return path.name.lower().startswith("spice")
-    with h5py.File(path, "r") as file:
-        first = next(iter(file.values()), None)
-        return isinstance(first, h5py.Group) and "conformations" in first
 
 
 def is_hdf5(path: Path) -> bool:
@@ -59,6 +60,10 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
                 if not isinstance(molecule, h5py.Group) or "conformations" not in molecule:
                     yield Rejected(f"{path.name}#{name}", "conformations: missing")
                     continue
+                missing = [key for key in ("atomic_numbers", "smiles") if key not in molecule]
+                if missing:
+                    yield Rejected(f"{path.name}#{name}", f"{missing[0]}: missing")
+                    continue
                 yield from _conformations(path, name, molecule, options)
     except OSError as error:
         raise UserError(f"{path}: not a readable HDF5 file, truncated perhaps ({error}).") from None
@@ -69,9 +74,10 @@ def _conformations(path: Path, name: str, molecule: Any, options: Options) -> It
     gradient_key = options.forces_key or "dft_total_gradient"
     length = factor(options.length_unit or "bohr")
     energy = factor(options.energy_unit or "hartree")
-    if energy_key not in molecule:
-        listed = ", ".join(molecule)
-        raise UserError(f"{path}: {name} has no {energy_key!r}; its data are {listed}; name one with energy_key=.")
+    for option, key in (("energy_key", energy_key), ("forces_key", options.forces_key)):
+        if key is not None and key not in molecule:
+            listed = ", ".join(molecule)
+            raise UserError(f"{path}: {name} has no {key!r}; its data are {listed}; name one with {option}=.")
     positions = molecule["conformations"][:].astype(np.float64) * length
     energies = molecule[energy_key][:].astype(np.float64) * energy
     gradient = molecule[gradient_key][:].astype(np.float64) * (energy / length) if gradient_key in molecule else None
