@@ -24,7 +24,8 @@ def energy_over_time(lines: Lines) -> bytes:
         axis.set_ylabel("energy / meV per atom", fontsize=8)
         axis.legend(fontsize=7, frameon=False)
         # A line that only rounding moves is drawn flat.
-        reach = max(0.5, 1.1 * float(np.abs(line["energy"]).max()))
+        energy = np.abs(line["energy"])
+        reach = max(0.5, 1.1 * float(energy[np.isfinite(energy)].max(initial=0.0)))
         axis.set_ylim(-reach, reach)
     return png(drawing)
 

@@ -1,5 +1,6 @@
 """Drift of the energy in NVE runs by velocity Verlet through the ASE calculator."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
 
 from sciml.data.records import ATOM_NAMES, Record, base_of
+from sciml.errors import UserError
 from sciml.evaluate.verify.certificate import Row, judged, not_applicable
 from sciml.evaluate.verify.derivatives import conservative, direct
 from sciml.evaluate.verify.probe import Probe
@@ -19,7 +21,7 @@ from sciml.evaluate.verify.systems import Level, levels_of_atoms
 from sciml.export.ase import RESIDUE_ARRAYS, SciMLCalculator
 from sciml.graph import RESIDUE_NAMES
 
-TOLERANCE = 0.1  # meV/atom/ps
+TOLERANCE, UNIT = 0.1, "meV/atom/ps"
 SILICON = 14, 5.431  # atomic number, lattice constant in Å
 RELAXATION = 60  # steps, so that the run is not fed by a bad start
 LIGHT, TIMESTEPS = 2.0, (0.5, 2.0)  # u; fs with and without atoms as light as hydrogen
@@ -54,12 +56,17 @@ def energy_conservation(
     if not runs:
         yield not_applicable(law, "the model knows neither ethanol nor silicon, and no real system was given")
     for name, atoms, level in runs:
-        curve = _run(probe, atoms, level, options, seed)
-        curves.setdefault("nve", []).append({"name": f"{name}, {level.name}", **curve})
+        where = f"{name}, {level.name}"
+        try:
+            curve = _run(probe, atoms, level, options, seed)
+        except UserError as error:  # atoms that flew apart have no neighbours
+            yield judged(law, name, "fp32", math.inf, TOLERANCE, unit=UNIT, worst=where, note=f"it blew up: {error}")
+            continue
+        curves.setdefault("nve", []).append({"name": where, **curve})
         note = f"{options.ps:g} ps of {curve['timestep']:g} fs; swing of the total energy {curve['swing']:.2g} meV/atom"
         value = abs(curve["drift"])
         inputs = f"{len(atoms)} atoms at {options.temperature:g} K"
-        facts = {"unit": "meV/atom/ps", "inputs": inputs, "worst": f"{name}, {level.name}", "note": note}
+        facts = {"unit": UNIT, "inputs": inputs, "worst": where, "note": note}
         yield judged(law, name, "fp32", value, TOLERANCE, **facts)
 
 

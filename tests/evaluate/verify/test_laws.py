@@ -12,7 +12,8 @@ from sciml import registry
 from sciml.domains.hep.energy_flow import EnergyFlowHead
 from sciml.domains.hep.heads import FourMomentaHead
 from sciml.evaluate.verify.certificate import LAWS, Certificate
-from sciml.evaluate.verify.dynamics import Dynamics
+from sciml.evaluate.verify.dynamics import Dynamics, energy_conservation
+from sciml.evaluate.verify.probe import Probe
 from sciml.evaluate.verify.run import certify
 from sciml.models.model import build_model
 from sciml.package import Package
@@ -187,6 +188,15 @@ def test_a_broken_law_fails_with_its_consequences_and_no_other(name, monkeypatch
     certificate = certificate_of(package)
     assert set(certificate.failed) == {law} | consequences, certificate.table
     assert consequences <= set(LAWS[law].consequences)
+
+
+def test_a_run_that_blows_up_is_a_failed_row():
+    package = package_of(ATOMS)
+    with torch.no_grad():
+        package.model.heads["energy"].readout[-1].weight.fill_(torch.nan)
+    rows = list(energy_conservation(Probe(package, []), SHORT, 0, {}))
+    assert rows
+    assert all(row.verdict == "fail" and row.value == float("inf") and "blew up" in row.note for row in rows)
 
 
 def test_heads_of_jets_keep_what_they_claim():
