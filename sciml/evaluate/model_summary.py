@@ -20,7 +20,8 @@ EXAMPLES = {"atoms": "peptides", "jets": "jets", "residues": "peptides"}
 
 
 def summary_of_configuration(backbone: dict[str, Any], source: str | None) -> str:
-    """The table of the model that ``sciml train`` would build with the section ``model`` and its default heads.
+    """The table of the model that ``sciml train`` would build with the section ``model`` and its default heads, with
+    those of denoising and masked types.
 
     The example of each kind is the first record of ``source`` that can serve it; without one, of an embedded sample.
     """

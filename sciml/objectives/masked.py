@@ -18,8 +18,8 @@ from sciml.models.readout import Features, Geometry, Head, HeadContext
 class Masked:
     """Hides the types of a part ``nodes`` of the nodes in a ``fraction`` of the samples of ``kind``, at least of one.
 
-    See :class:`sciml.data.corruption.Corruption`. What else would tell the type is hidden too: the charge of a particle,
-    and with it that of its subjet; the role of an atom in the frame of its residue.
+    See :class:`sciml.data.corruption.Corruption`. What else would tell the type is hidden too: the charge of a particle
+    and with it that of its subjet, the role of an atom in the frame of its residue.
     """
 
     def __init__(self, kind: str, fraction: float, nodes: float) -> None:

@@ -168,7 +168,8 @@ def test_a_masked_atom_shows_no_role_in_the_frame_of_its_residue():
     before = graph.child_roles.clone()
     Masked("atoms", 1.0, 0.3).graph(graph, np.random.default_rng(1))
     hidden = (graph.masked_atoms >= 0)[graph.children]
-    assert before[hidden].any() and not graph.child_roles[hidden].any()
+    assert before[hidden].any()
+    assert not graph.child_roles[hidden].any()
     assert torch.equal(graph.child_roles[~hidden], before[~hidden])
 
 
