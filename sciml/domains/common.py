@@ -143,15 +143,19 @@ def _residues(record: Record, positions: np.ndarray, cutoff: float, dtype: torch
 
 
 def noise_fields(record: Record, kind: str, chosen: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What denoising adds to the graph of the ``chosen`` atoms of a record; see :mod:`sciml.objectives.denoise`."""
+    """What denoising adds to the graph of the ``chosen`` atoms of a record; see :mod:`sciml.objectives.denoise`.
+
+    The noise has no mean over them either: a shift of the whole graph cannot be found again.
+    """
     if "noise" not in record:
         return {}
     noise = np.asarray(record["noise"])
     forces = np.asarray(record.get("forces", np.zeros_like(noise)))
+    found = noise[chosen] - noise[chosen].mean(axis=0)
     return {
         "noise_level": torch.tensor([float(record["noise_level"])], dtype=dtype),
         "clean_forces": floats(forces[chosen], dtype),
-        f"noise_{kind}": floats(noise[chosen], dtype),
+        f"noise_{kind}": floats(found, dtype),
     }
 
 

@@ -138,6 +138,13 @@ def test_a_shifted_frame_has_noise_of_its_level_without_a_mean_and_no_other_labe
             assert float(lengths.norm(dim=1).max()) < CUTOFFS["atoms"], "edges are those of the shifted positions"
 
 
+def test_the_noise_of_a_backbone_has_no_mean_though_side_chains_moved_too():
+    graph, clean = _noised(random_peptide, "residues"), graph_of(random_peptide(np.random.default_rng(0)), "residues")
+    moved = (graph.positions - clean.positions) / graph.noise_level
+    torch.testing.assert_close(graph.noise_residues, moved - moved.mean(dim=0))
+    assert float(moved.mean(dim=0).norm()) > 1e-3
+
+
 def test_levels_span_their_range_evenly_in_the_logarithm():
     objective, generator = Denoise("atoms", 1.0, (0.01, 1.0)), np.random.default_rng(0)
     record = {"positions": np.zeros((1000, 3), np.float32)}
