@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -214,12 +217,25 @@ def test_the_rule_is_followed() -> None:
         assert launch.called == called
 
 
-def test_products_are_as_precise_as_torch_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fused.precision(torch.float32) == "tf32x3"
-    assert fused.precision(torch.bfloat16) == "tf32"
-    assert fused.precision(torch.float64) == "ieee"
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")  # as set_float32_matmul_precision("high")
-    assert fused.precision(torch.float32) == "tf32"
+@pytest.mark.parametrize("setting", ["fp32_precision", "allow_tf32"])
+def test_products_are_as_precise_as_torch_allows(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the newer name of torch's setting where there is one, else by the older."""
+    for values, expected in ((("ieee", False), "tf32x3"), (("tf32", True), "tf32")):
+        matmul = SimpleNamespace(**{setting: values[setting == "allow_tf32"]})
+        monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+        assert fused.precision(torch.float32) == expected
+        assert fused.precision(torch.bfloat16) == "tf32"
+        assert fused.precision(torch.float64) == "ieee"
+
+
+def test_the_setting_of_torch_is_followed() -> None:
+    """In a process of its own: torch keeps in mind which of its names were used."""
+    check = (
+        "import torch; from sciml_kernels.convolution_radial.fused import precision; before = precision(torch.float32);"
+        "torch.set_float32_matmul_precision('high'); print(before, precision(torch.float32))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tf32x3", "tf32"]
 
 
 def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from sciml_kernels.trilinear import gpu, tuned
 from sciml_kernels.trilinear.parts import Walk, choose_walk
 from sciml_kernels.trilinear.spec import Spec
 from sciml_kernels.trilinear.triton import HELD, Text
+from sciml_kernels.triton_launch import allows_tf32
 
 MOST_HIDDEN = 128  # a tile of edges of h, and a block of W, must fit into registers
 LEAST_EDGES = 8  # for each node: tiles of fewer are mostly empty
@@ -31,7 +32,7 @@ def precision(dtype: torch.dtype) -> str:
     """Of the matrix products: TF32 where torch's own may use it, else three products that give single precision."""
     if dtype == torch.float64 or torch.version.hip:
         return "ieee"  # a native instruction there
-    return "tf32" if dtype == torch.bfloat16 or torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if dtype == torch.bfloat16 or allows_tf32() else "tf32x3"
 
 
 def split(todo: Pass) -> tuple[Pass, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml_kernels.triton_launch import on_device
+from sciml_kernels.triton_launch import allows_tf32, on_device
 
 MOST_SLABS = 64  # parts of the sum over rows that makes the gradient to the weights
 ROW_BLOCK = 1024  # most elements of a row that a program has in flight
@@ -26,7 +26,7 @@ def precision(dtype: torch.dtype) -> str:
 
     Numbers of bfloat16 are numbers of TF32, so that their products are exact in it.
     """
-    allowed = dtype == torch.bfloat16 or (dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest")
+    allowed = dtype == torch.bfloat16 or (dtype == torch.float32 and allows_tf32())
     return "tf32" if allowed and not torch.version.hip else "ieee"
 
 
