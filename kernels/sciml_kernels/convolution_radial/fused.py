@@ -36,8 +36,8 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def split(todo: Pass) -> tuple[Pass, ...]:
-    """The gradient to W apart from the others: it is summed over all edges and needs no weights."""
-    wants = todo.wants.replace("W", ""), "W" if "W" in todo.wants else ""
+    """The gradients to h and to W apart: they need no weights of edges, and all at once need too many registers."""
+    wants = ("".join(want for want in todo.wants if want in group) for group in ("xyg", "h", "W"))
     return tuple(Pass(todo.tangents, want) for want in wants if want)
 
 
@@ -57,7 +57,7 @@ def build(
 ) -> gpu.Plan:
     """The kernels of a pass in a launch configuration, jitted but not compiled."""
     parts = tiles.cut(spec, hidden, walk, todo, config)
-    shape = tiles.Shape(config.tile, hidden, exact)
+    shape = tiles.Shape(config.tile, hidden, config.step, exact)
     kernels, slabs = [], 0
     for index, part in enumerate(parts):
         text = triton.source(spec, part, dtype, walk, todo, shape, parts[:index], slabs)

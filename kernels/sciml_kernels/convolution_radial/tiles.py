@@ -28,13 +28,15 @@ class Config:
         tile: edges that a program has in flight; pieces of nodes are rounded up to it.
         block: channels of a program.
         warps: warps of a program.
+        step: hidden features of a product at a time.
         values: registers (of 32 bits) that the named values of a thread may take; the compiler needs some on top.
     """
 
     tile: int = 16
     block: int = 32
-    warps: int = 4
-    values: int = 160
+    warps: int = 8
+    step: int = 16
+    values: int = 56
 
 
 DEFAULT = Config()
@@ -47,11 +49,13 @@ class Shape:
     Attributes:
         tile: edges of a tile.
         hidden: features of h.
+        step: hidden features of a product at a time.
         precision: of the matrix products, as `tl.dot` names it.
     """
 
     tile: int
     hidden: int
+    step: int
     precision: str
 
     @property

@@ -9,8 +9,9 @@ arithmetic of a path is that of `sciml_kernels.trilinear`; around its call stand
     h += out_w W^T + out_v vW^T       after, summed over the paths in a tile (edges, hidden),
     W += h^T out_w + vh^T out_v       after, summed over all edges of the program.
 
-Rows beyond the end of a piece are loaded as zeros, so that they add nothing to any sum. Paths are served in the order
-of their y slots: a gradient to y then occupies registers only while its slot is in use.
+The first reads h and W in blocks of hidden features, in a loop: kept for all paths of a tile, the operands alone would
+fill the registers. Rows beyond the end of a piece are loaded as zeros, so that they add nothing to any sum. Paths are
+served in the order of their y slots: a gradient to y then occupies registers only while its slot is in use.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ NAME = "conv_radial"
 _HEAD = """# {title}
 import triton
 import triton.language as tl
+"""
+
+_PRODUCT = """
+
+@triton.jit
+def product(total, rows, matrix, live{mask}):
+    for begin in range(0, {padded}, {step}):
+        k = begin + tl.arange(0, {step})
+        left = tl.load(rows + k[None, :], mask={left}, other=0).to({real})
+        right = tl.load(matrix + k[:, None] * {dim}{right}).to({real})
+        total = tl.dot(left, right, total, {how})
+    return total
 """
 
 _KERNEL = """
@@ -105,6 +118,7 @@ class _Kernel:
         pieces = (
             _HEAD.format(title=title),
             *dict.fromkeys(coupling(path, self.steps(path)) for path in self.paths.values()),
+            *([self._product_function()] if self.todo.products_of_weights else []),
             head,
             *indented(4, self._begin_program()),
             _PIECE,
@@ -115,6 +129,22 @@ class _Kernel:
             *indented(4, self._end_program()),
         )
         return Text("".join(pieces), self.reads, self.writes, tables, -(-self.mul // block))
+
+    def _product_function(self) -> str:
+        """total + rows matrix, in blocks of hidden features: what of the operands is in registers is small."""
+        filled = f"(k < {self.shape.hidden})" if self._ragged else ""
+        left = self._mask("live[:, None]", f"{filled}[None, :]" if filled else "")
+        right = self._mask(f"{filled}[:, None]" if filled else "", "mask[None, :]" if self._masked else "")
+        return _PRODUCT.format(
+            mask=", mask" if self._masked else "",
+            padded=self.shape.padded,
+            step=min(self.shape.step, self.shape.padded),
+            left=left,
+            right=f", mask={right}, other=0" if right else "",
+            real=self.real,
+            dim=self.spec.dim_w,
+            how=self._how,
+        )
 
     @property
     def paths(self) -> dict[int, Path]:
@@ -181,9 +211,10 @@ class _Kernel:
     def _tile(self) -> Iterator[str]:
         yield f"inside = {self._mask('live[:, None]', 'mask[None, :]' if self._masked else '')}"
         for name in self.rows:
+            yield f"{name}_rows = {name} + row[:, None] * {self.shape.hidden}"
+        for name in dict.fromkeys(rows for _, rows in self.todo.products_of_matrix):
             mask = self._mask("live[:, None]", "filled[None, :]" if self._ragged else "")
-            at = f"{name} + row[:, None] * {self.shape.hidden} + k[None, :]"
-            yield f"{name}_tile = tl.load({at}, mask={mask}, other=0).to({self.real})"
+            yield f"{name}_tile = tl.load({name}_rows + k[None, :], mask={mask}, other=0).to({self.real})"
         yield from self._begin_other()
         if "h" in self.todo.wants:
             yield f"out_h_tile = {self._zeros(self.shape.tile, self.shape.padded)}"
@@ -200,15 +231,15 @@ class _Kernel:
     def _path(self, index: int, path: Path) -> Iterator[str]:
         """The weights of a path, its coupling, and the products that follow.
 
-        The sum over an axis of length 1 changes nothing. It keeps the compiler from computing a whole coupling in the
-        layout of an operand, which every warp holds in full, instead of moving its result there.
+        The sums over an axis of length 1 change nothing. They keep the compiler from computing a whole coupling in the
+        layout of an operand or of a result of a product, of which a thread holds more, instead of moving one value.
         """
-        for matrix in self.matrices:
-            yield f"{matrix}_{index} = {self._load_matrix(matrix, index)}"
+        start, mask = weight_offsets(self.spec)[index], ", mask" if self._masked else ""
         for name, products in self.todo.products_of_weights.items():
+            total = self._zeros(self.shape.tile, self.part.block)
             for rows, matrix in products:
-                first = (rows, matrix) == products[0]
-                yield self._dot(f"{name}_{index}", f"{rows}_tile", f"{matrix}_{index}", first)
+                total = f"product({total}, {rows}_rows, {matrix} + {start} + c[None, :], live{mask})"
+            yield f"{name}_{index} = tl.sum({total}[:, None, :], 1)"
         summed = self._summed(path)
         for value, _ in summed:
             yield f"{value} = {self._zeros(self.shape.tile, self.part.block)}"
@@ -218,9 +249,10 @@ class _Kernel:
         for gradient in dict.fromkeys(name for name, _ in (*self.todo.products_of_h, *self.todo.products_of_matrix)):
             yield f"out_{gradient}_{index} = tl.sum(out_{gradient}_{index}[:, None, :], 1)"
         for gradient, matrix in self.todo.products_of_h:
-            yield self._dot("out_h_tile", f"out_{gradient}_{index}", f"tl.trans({matrix}_{index})", False)
+            yield f"{matrix}_{index} = {self._load_matrix(matrix, index)}"
+            yield self._dot("out_h_tile", f"out_{gradient}_{index}", f"tl.trans({matrix}_{index})")
         for gradient, rows in self.todo.products_of_matrix:
-            yield self._dot(f"out_W_{index}", f"tl.trans({rows}_tile)", f"out_{gradient}_{index}", False)
+            yield self._dot(f"out_W_{index}", f"tl.trans({rows}_tile)", f"out_{gradient}_{index}")
 
     def _summed(self, path: Path) -> list[tuple[str, str]]:
         """The values of a path that are summed over the edges of the tile at once, and their sums."""
@@ -230,10 +262,12 @@ class _Kernel:
         slot = {"g": path.out, "x": path.x}[kind]
         return [(f"out_{kind}_{slot}_{i}", self._sum(slot, i)) for _, i, _ in self._values(kind, {slot})]
 
-    def _dot(self, total: str, left: str, right: str, first: bool) -> str:
-        before = "" if first else f"{total}, "
-        how = f'input_precision="{self.shape.precision}", out_dtype={self.real}'
-        return f"{total} = tl.dot({left}, {right}, {before}{how})"
+    def _dot(self, total: str, left: str, right: str) -> str:
+        return f"{total} = tl.dot({left}, {right}, {total}, {self._how})"
+
+    @property
+    def _how(self) -> str:
+        return f'input_precision="{self.shape.precision}", out_dtype={self.real}'
 
     def _begin_other(self) -> Iterator[str]:
         """The rows of the other node of each edge, and the gradient to them."""
