@@ -199,16 +199,18 @@ def test_opcheck() -> None:
         torch.library.opcheck(library.conv_radial._registered, arguments)
 
 
-def test_which_kernels_serve() -> None:
-    assert fused.serves(torch.float32, 64, 100, 5000)
-    assert fused.serves(torch.bfloat16, 128, 100, 5000)
-    assert not fused.serves(torch.float64, 64, 100, 5000)
-    assert not fused.serves(torch.float32, 256, 100, 5000)
-    assert not fused.serves(torch.float32, 64, 1000, 5000)
+def test_which_kernels_serve(tuned_gpu: str) -> None:
+    assert fused.serves(tuned_gpu, torch.float32, 64, 100, 5000)
+    assert fused.serves(tuned_gpu, torch.bfloat16, 128, 100, 5000)
+    assert not fused.serves("another_gpu", torch.float32, 64, 100, 5000)
+    assert not fused.serves(tuned_gpu, torch.float64, 64, 100, 5000)
+    assert not fused.serves(tuned_gpu, torch.float32, 256, 100, 5000)
+    assert not fused.serves(tuned_gpu, torch.float32, 64, 1000, 5000)
 
 
 @interpreted
-def test_the_rule_is_followed() -> None:
+def test_the_rule_is_followed(tuned_gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "name_of", lambda device: tuned_gpu)
     graph = edges(3, 30)
     for dtype, called in ((torch.float32, True), (torch.float64, False)):
         arrays = dict(zip("xyhW", inputs(SMALL, graph, 4, dtype), strict=True))
@@ -238,16 +240,24 @@ def test_the_setting_of_torch_is_followed() -> None:
     assert done.stdout.split() == ["tf32x3", "tf32"]
 
 
-def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    todo = Pass("", "xyh")
-    name = tiles.entry(SMALL.key, 64, torch.float32, "receiver", todo)
-    wanted = {"tile": 32, "block": 16, "warps": 2, "values": 80}
-    (tmp_path / "some_gpu.json").write_text(json.dumps({"configurations": {name: wanted}}))
+MEASURED = {"tile": 32, "block": 16, "warps": 2, "values": 80}
+
+
+@pytest.fixture
+def tuned_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a GPU with one measured configuration of fused kernels."""
+    name = tiles.entry(SMALL.key, 64, torch.float32, "receiver", Pass("", "xyh"))
+    (tmp_path / "some_gpu.json").write_text(json.dumps({"configurations": {name: MEASURED}}))
     monkeypatch.setattr(tuned, "FOLDER", tmp_path)
     tuned.measured.cache_clear()
-    assert tiles.config("some_gpu", SMALL.key, 64, torch.float32, "receiver", todo) == tiles.Config(**wanted)
-    assert tiles.config("some_gpu", SMALL.key, 32, torch.float32, "receiver", todo) == tiles.DEFAULT
+    yield "some_gpu"
     tuned.measured.cache_clear()
+
+
+def test_measured_configurations_are_data(tuned_gpu: str) -> None:
+    todo = Pass("", "xyh")
+    assert tiles.config(tuned_gpu, SMALL.key, 64, torch.float32, "receiver", todo) == tiles.Config(**MEASURED)
+    assert tiles.config(tuned_gpu, SMALL.key, 32, torch.float32, "receiver", todo) == tiles.DEFAULT
 
 
 def check(spec: Spec, name: str, target: str, exact: str, dtype: torch.dtype = torch.float32, hidden: int = 64) -> None:

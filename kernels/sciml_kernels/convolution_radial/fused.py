@@ -23,9 +23,13 @@ LEAST_EDGES = 8  # for each node: tiles of fewer are mostly empty
 MOST_PROGRAMS = 512  # along the pieces, where each writes a partial gradient to W
 
 
-def serves(dtype: torch.dtype, hidden: int, nodes: int, edges: int) -> bool:
-    """Whether the fused kernels are the ones to use; known from shapes, so nothing waits for the device."""
-    return dtype != torch.float64 and hidden <= MOST_HIDDEN and edges >= LEAST_EDGES * nodes
+def serves(gpu_name: str, dtype: torch.dtype, hidden: int, nodes: int, edges: int) -> bool:
+    """Whether the fused kernels are the ones to use; known from shapes, so nothing waits for the device.
+
+    A GPU must have measured configurations of them: untuned they may spill, and are slower than the other way.
+    """
+    fits = dtype != torch.float64 and hidden <= MOST_HIDDEN and edges >= LEAST_EDGES * nodes
+    return fits and tiles.measured(gpu_name)
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sciml_kernels.convolution_radial import fused
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.edges import Tables
-from sciml_kernels.trilinear import gpu
+from sciml_kernels.trilinear import gpu, tuned
 from sciml_kernels.trilinear.emit import FIRST_ORDER
 
 
@@ -21,7 +21,8 @@ def launch(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str
     """The gradients `wants` of a pass (see `passes.Pass`); arguments as of `cpu.launch`."""
     h, matrix, pointers = arrays["h"], arrays["W"], tables.pointers
     nodes = 0 if pointers is None else pointers.shape[0] - 1
-    served = fused.serves(h.dtype, matrix.shape[0], nodes, h.shape[0])
+    gpu_name = tuned.name_of(h.device if h.is_cuda else None)
+    served = fused.serves(gpu_name, h.dtype, matrix.shape[0], nodes, h.shape[0])
     return (fused.launch if served else unfused)(key, arrays, tables, tangents, wants)
 
 

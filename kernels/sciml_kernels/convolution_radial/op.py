@@ -17,8 +17,8 @@ def conv_radial(
     """The convolution with weights h @ weight: conv(x, y, h @ weight, edges, spec), the weights of edges never stored.
 
     `h` is the last hidden layer of the network of distances, cutoff envelope included, `weight` its last linear map
-    (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight. On a GPU,
-    fp64, more than 128 hidden features and fewer than 8 edges for each node have the weights in memory for one pass.
+    (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight. On a GPU
+    without measured configurations the weights are in memory for one pass: see the README of this folder.
 
     Args:
         x: node features, (num_senders, components, channels) with equal multiplicities, or flat (num_senders, dim_x).

@@ -70,6 +70,11 @@ def config(gpu: str, key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo
     return DEFAULT if found is None else Config(**found)
 
 
+def measured(gpu: str) -> bool:
+    """Whether there is any measured configuration of fused kernels for this GPU."""
+    return any(" hidden " in name for name in tuned.measured(gpu))
+
+
 def entry(key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo: Pass) -> str:
     """The key of a measured configuration in its file."""
     return f"{key} hidden {hidden} {str(dtype).removeprefix('torch.')} {walk} {todo.tangents or '-'} {todo.wants}"
