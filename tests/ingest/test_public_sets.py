@@ -264,8 +264,8 @@ def test_jetclass_as_published_in_root_files(tmp_path):
 
 
 def test_another_root_file_is_refused_by_its_trees(tmp_path):
-    with pytest.raises(UserError, match="the tree 'tree' of JetClass is missing; the file holds Events"):
-        ingest(write_jetclass_root(tmp_path / "other.root", tree="Events"), tmp_path / "s")
+    with pytest.raises(UserError, match="the tree 'tree' of JetClass is missing; the file holds Jets"):
+        ingest(write_jetclass_root(tmp_path / "other.root", tree="Jets"), tmp_path / "s", reader="jetclass_root")
 
 
 # Top tagging
