@@ -40,12 +40,12 @@ from sciml.train.adapt import (
     merged_description,
     renamed_classes,
 )
-from sciml.train.callbacks import say
 from sciml.train.card import model_card, package_config
 from sciml.train.checkpoint import package_of_checkpoint
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
+from sciml.train.progress import say
 from sciml.train.provenance import provenance
 from sciml.train.run import check_resumed, fit, plan_steps, resume_point
 from sciml.train.sources import (

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.callbacks import Callback
 
 from sciml.errors import UserError
 from sciml.files import atomic
@@ -39,6 +41,40 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """Saves ``step=N.ckpt`` every ``every`` optimizer steps (None: at every validation) and at the end; keeps the
+    newest.
+    """
+
+    def __init__(self, folder: Path, every: int | None, keep: int = 2) -> None:
+        self.folder, self.every, self.keep = folder, every, keep
+        self._saved = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self.every is None and not trainer.sanity_checking:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Save now, unless this step is saved already."""
+        if trainer.global_step == self._saved:
+            return
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step:09d}.ckpt")
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("step=*.ckpt"))[: -self.keep]:
+                old.unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -15,20 +15,13 @@ from lightning.pytorch.loggers import Logger
 
 from sciml.data.datamodule import DataModule
 from sciml.errors import UserError
-from sciml.train.callbacks import (
-    Checkpoints,
-    ExponentialAverage,
-    Interruption,
-    MetricsFile,
-    Preemption,
-    Progress,
-    StepClock,
-    TimeBudget,
-    TimeLimit,
-    say,
-)
-from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from sciml.train.averaging import ExponentialAverage
+from sciml.train.budget import StepClock, TimeBudget, TimeLimit
+from sciml.train.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
+from sciml.train.metrics_file import MetricsFile
 from sciml.train.module import Module
+from sciml.train.preempt import Interruption, Preemption
+from sciml.train.progress import Progress, say
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise

@@ -19,7 +19,7 @@ from sciml.data.sampler import Plan
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import build_model
-from sciml.train.callbacks import ExponentialAverage
+from sciml.train.averaging import ExponentialAverage
 from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
 from sciml.train.optimizer import build_optimizer, learning_rate_factor, relative_widths

@@ -17,8 +17,8 @@ from sciml import build
 from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.train import run as run_module
-from sciml.train.callbacks import Checkpoints, TimeLimit
-from sciml.train.checkpoint import package_of_checkpoint
+from sciml.train.budget import TimeLimit
+from sciml.train.checkpoint import Checkpoints, package_of_checkpoint
 from tests.helpers import random_crystal
 from tests.small import graph_of, molecules_store, outputs, train_config
 

@@ -1,34 +1,13 @@
-"""Callbacks by themselves."""
+"""Clocks of a run, by a clock of the test."""
 
-import os
-import signal
 from types import SimpleNamespace
 
-import pytest
-
-from sciml.train.callbacks import Interruption, TimeBudget
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_dropped_is_repeated_at_the_next_batch():
-    class Swallows:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGINT)  # what is raised in here is printed and dropped
-
-    callback, before = Interruption(), signal.getsignal(signal.SIGINT)
-    callback.on_train_start(None, None)
-    callback.on_train_batch_end(None, None)
-    doomed = Swallows()
-    del doomed
-    with pytest.raises(KeyboardInterrupt):
-        callback.on_train_batch_end(None, None)
-    callback.on_exception(None, None, KeyboardInterrupt())
-    assert signal.getsignal(signal.SIGINT) is before
+from sciml.train.budget import TimeBudget
 
 
 def test_a_machine_that_turned_slower_shortens_the_run_to_what_fits(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("sciml.train.callbacks.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("sciml.train.budget.time", SimpleNamespace(perf_counter=lambda: now))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=1000))
     trainer, module = SimpleNamespace(global_step=0, fit_loop=loop), SimpleNamespace(total_steps=1000)
     built = SimpleNamespace(seconds=0.0)
