@@ -31,7 +31,7 @@ from workers import TUNED_MALLOC, machine, peak_memory, say, versions, worker_en
 from sciml.data.far_field import FarField, add_far_field
 from sciml.domains.materials.graphs import graph
 from sciml.graph import Graph, collate
-from sciml.models.backbone import edge_vectors
+from sciml.models.backbone import edge_vectors, edges_of
 from sciml.models.model import Model, build_model
 from sciml.models.reciprocal import ReciprocalBlock
 from sciml_kernels import Edges, edge_embedding
@@ -95,7 +95,7 @@ def block_of(sample: Graph, channels: int = 64) -> Callable[[], Any]:
     block, batch = ReciprocalBlock(channels, CHARGES), collate([sample])
     torch.nn.init.normal_(block.network[-1].weight, std=0.1)
     edges = Edges(batch.senders, batch.receivers, len(batch.types))
-    envelope = edge_embedding(edge_vectors(batch, batch.positions, batch.cell) / CUTOFF, 0, 1).envelope
+    envelope = edge_embedding(edge_vectors(batch, edges_of(batch), batch.positions, batch.cell) / CUTOFF, 0, 1).envelope
     features = torch.randn(len(batch.types), 1, channels)
 
     def work() -> None:

@@ -135,18 +135,34 @@ def collate(graphs: Iterable[Graph]) -> Batch:
     (r,).
 
     Adds two plain flags too, which a GPU could only give after all that it has to do: ``has_images``, whether a graph
-    is periodic in some direction, and ``has_crystals``, whether one is in all three.
+    is periodic in some direction, and ``has_crystals``, whether one is in all three. Every field is a tensor, so one
+    concatenation each does; PyTorch Geometric's general way would take a tenth of a small model's step.
     """
-    graphs = list(graphs)
-    for graph in graphs:
-        graph.num_nodes = graph.types.shape[0]
-    batch = Batch.from_data_list(graphs)
+    fields = [graph.to_dict() for graph in graphs]
+    batch = Batch(_base_cls=Graph)
+    batch.ptr, batch.batch = _levels([len(one["types"]) for one in fields])
+    coarse_ptr = None
+    if "coarse_types" in fields[0]:
+        coarse_ptr, batch.coarse_batch = _levels([len(one["coarse_types"]) for one in fields])
+    for name in (name for name in fields[0] if name != "num_nodes"):
+        values = [one[name] for one in fields]
+        if name in _FINE_INDICES:
+            values = [value + start for value, start in zip(values, batch.ptr.tolist())]
+        elif name in _COARSE_INDICES and coarse_ptr is not None:
+            values = [value + start for value, start in zip(values, coarse_ptr.tolist())]
+        batch[name] = torch.cat(values)
+    batch.num_nodes = len(batch.types)
     batch.has_images = bool(batch.pbc.any())
     batch.has_crystals = bool(batch.pbc.all(dim=1).any())
-    if "coarse_types" in batch:
-        sizes = torch.tensor([graph.coarse_types.shape[0] for graph in graphs])
-        batch.coarse_batch = torch.repeat_interleave(torch.arange(len(graphs)), sizes)
     return batch
+
+
+def _levels(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the nodes of each graph start (B + 1,), and the graph of every node (n,)."""
+    counts = torch.tensor(sizes)
+    starts = torch.zeros(len(sizes) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=starts[1:])
+    return starts, torch.repeat_interleave(counts)
 
 
 def graph_of_rows(batch: Batch, label: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from workers import peak_memory, time_steps, versions, write_result
 from sciml.data.datamodule import LoadedBatch
 from sciml.domains.materials.graphs import graph
 from sciml.graph import Graph, collate
-from sciml.models.backbone import edge_vectors
+from sciml.models.backbone import edge_vectors, edges_of
 from sciml.models.model import Model, build_model, floating_inputs_to
 from sciml.objectives.supervised import Supervised, Term
 from sciml.package import load
@@ -97,7 +97,7 @@ def run_step(options: argparse.Namespace) -> dict[str, Any]:
     timing = time_steps(step, options.warmup, options.repeats)
     return {
         **timing,
-        **edge_fingerprint(edge_vectors(batch, batch.positions, batch.cell.float()).numpy()),
+        **edge_fingerprint(edge_vectors(batch, edges_of(batch), batch.positions, batch.cell.float()).numpy()),
         "atoms": len(structure),
         "parameters": sum(p.numel() for p in model.parameters()),
         "peak_memory_mib": peak_memory(),
@@ -110,7 +110,7 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
     """Time the training step on the structure in every mode of `stepping.py`."""
     structure = ase.io.read(options.structure)
     batch = collate([atoms_graph(structure, CUTOFF)])
-    fingerprint = edge_fingerprint(edge_vectors(batch, batch.positions, batch.cell.float()).numpy())
+    fingerprint = edge_fingerprint(edge_vectors(batch, edges_of(batch), batch.positions, batch.cell.float()).numpy())
     batch = floating_inputs_to(batch, torch.float32).to(options.device)
     objective = Supervised(TERMS)
     loaded = LoadedBatch(batch, "atoms", {"energy": 1.0, "forces": 3.0 * len(structure)}, ((0, 0),))

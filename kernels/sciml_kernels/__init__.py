@@ -15,6 +15,7 @@ from sciml_kernels.segments.op import (
     project_charge,
     remove_net_force,
     remove_net_force_and_torque,
+    segment_expand,
     segment_pointers,
     segment_sum,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "project_charge",
     "remove_net_force",
     "remove_net_force_and_torque",
+    "segment_expand",
     "segment_pointers",
     "segment_sum",
     "silu",

@@ -8,6 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 import torch
 from torch import Tensor
 
+from sciml_kernels.segments.op import segment_expand
+
 Value = TypeVar("Value")
 
 
@@ -103,6 +105,24 @@ class Edges:
     def sender_pointers(self) -> Tensor:
         """(num_senders + 1,) int64: the edges of sender n are order[sender_pointers[n] : sender_pointers[n + 1]]."""
         return _pointers(self.senders[self.order], self.num_senders)
+
+    @Lazy
+    def places(self) -> Tensor:
+        """(edges,) int64: where each edge stands in `order`."""
+        return torch.empty_like(self.order).scatter_(0, self.order, torch.arange(self.num_edges, device=self.order.device))
+
+    def at_receivers(self, values: Tensor, backend: str = "auto") -> Tensor:
+        """values[receivers], of rows of the receiving side; the gradient is a sum in the order of the edges.
+
+        Indexing as such would sort the edges for its gradient, which takes several times as long.
+        """
+        return segment_expand(values, self.pointers, self.num_edges, backend)
+
+    def at_senders(self, values: Tensor, backend: str = "auto") -> Tensor:
+        """values[senders], of rows of the sending side; the gradient is a sum in a fixed order."""
+        if values.device.type == "cpu":  # one thread adds the rows there, in their order
+            return values.index_select(0, self.senders)
+        return segment_expand(values, self.sender_pointers, self.num_edges, backend).index_select(0, self.places)
 
     @Lazy
     def pieces(self) -> Tensor:

@@ -14,14 +14,22 @@ from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml.models.reciprocal import ReciprocalBlock
-from sciml_kernels import Edges, degree_norm, edge_embedding
+from sciml_kernels import Edges, degree_norm, edge_embedding, segment_expand
 
 
-def edge_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
+def edges_of(batch: Batch) -> Edges:
+    """The edges between the fine nodes of a batch."""
+    # Checks that read the data would make a GPU wait, and cannot be compiled.
+    checked = batch.senders.device.type == "cpu" and not torch.compiler.is_compiling()
+    return Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=checked)
+
+
+def edge_vectors(batch: Batch, edges: Edges, positions: Tensor, cell: Tensor, backend: str = "auto") -> Tensor:
     """Vectors from receiver to sender (E, 3) through the periodic images, in the unit of the positions."""
-    vectors = positions[batch.senders] - positions[batch.receivers]
+    vectors = edges.at_senders(positions, backend) - edges.at_receivers(positions, backend)
     if torch.compiler.is_compiling() or batch.has_images:
-        vectors = vectors + torch.einsum("ei,eij->ej", batch.shifts, cell[batch.batch[batch.receivers]])
+        cells = segment_expand(cell, edges.pointers[batch.ptr], edges.num_edges, backend)
+        vectors = vectors + (batch.shifts.unsqueeze(2) * cells).sum(dim=1)
     return vectors
 
 
@@ -124,14 +132,11 @@ class Backbone(nn.Module):
 
     def _edges(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> EdgeSet:
         """The edges between fine nodes."""
-        index = KINDS.index(kind)
+        index, edges = KINDS.index(kind), edges_of(batch)
         with full_precision(positions):
-            vectors = edge_vectors(batch, positions, cell) / self.cutoffs[index].to(positions.dtype)
+            vectors = edge_vectors(batch, edges, positions, cell, self.backend) / self.cutoffs[index].to(positions.dtype)
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
-        # Checks that read the data would make a GPU wait, and cannot be compiled.
-        checked = batch.senders.device.type == "cpu" and not torch.compiler.is_compiling()
-        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=checked)
         return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)
 
     def _features(self, x: Tensor, coarse: Tensor | None) -> Features:

@@ -132,7 +132,7 @@ class Block(nn.Module):
         super().__init__()
         hidden = radial["hidden"]
         self.linear_in = DegreeLinear(channels, channels, lmax_in, backend)
-        self.radial = RadialNetwork(radial["basis"], hidden, channels, edge_scalars)
+        self.radial = RadialNetwork(radial["basis"], hidden, channels, edge_scalars, backend)
         self.convolution = Convolution(channels, hidden[-1], lmax_in, lmax_edge, lmax_edge, backend)
         self.linear_message = DegreeLinear(channels, channels, lmax_edge, backend)
         self.product = ManyBodyProduct(channels, lmax_edge, lmax_out, correlation, backend)

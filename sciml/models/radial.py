@@ -15,8 +15,11 @@ class RadialNetwork(nn.Module):
     envelope multiplies the last layer, so that every weight vanishes smoothly at the cutoff.
     """
 
-    def __init__(self, basis: int, hidden: list[int], channels: int, edge_scalars: dict[str, int]) -> None:
+    def __init__(
+        self, basis: int, hidden: list[int], channels: int, edge_scalars: dict[str, int], backend: str
+    ) -> None:
         super().__init__()
+        self.backend = backend
         self.basis = nn.Linear(basis, hidden[0])
         self.sender = nn.Linear(channels, hidden[0], bias=False)
         self.receiver = nn.Linear(channels, hidden[0], bias=False)
@@ -35,7 +38,8 @@ class RadialNetwork(nn.Module):
         """Return (E, hidden[-1]); ``sender`` and ``receiver`` (n, C) the embeddings of the nodes on either side,
         ``edge_scalars`` (E, k) or None.
         """
-        hidden = self.basis(edge.basis) + self.sender(sender)[edges.senders] + self.receiver(receiver)[edges.receivers]
+        hidden = self.basis(edge.basis) + edges.at_senders(self.sender(sender), self.backend)
+        hidden = hidden + edges.at_receivers(self.receiver(receiver), self.backend)
         if edge_scalars is not None and kind in self.edge_scalars:
             hidden = hidden + self.edge_scalars[kind](edge_scalars)
         for layer in self.hidden:

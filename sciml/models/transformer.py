@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 
 from sciml.errors import UserError
 from sciml.graph import INPUTS, KINDS
-from sciml.models.backbone import Backbone, edge_vectors
+from sciml.models.backbone import Backbone, edge_vectors, edges_of
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import SiLU, full_precision, multilayer_perceptron, num_components
 from sciml.models.readout import Features, pool_mean, pool_sum
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         """
         cutoff = self.cutoffs[KINDS.index(kind)].to(positions.dtype)
         with full_precision(positions):
-            vectors = edge_vectors(batch, positions, cell) / cutoff
+            vectors = edge_vectors(batch, edges_of(batch), positions, cell, self.backend) / cutoff
             edge = edge_embedding(vectors, 0, self.basis, solid=kind == "jets", backend=self.backend)
             centred = _centred(batch, positions / cutoff)
         hidden = self.edges(torch.cat([vectors, edge.basis], dim=1))

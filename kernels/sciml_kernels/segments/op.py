@@ -48,6 +48,23 @@ def segment_sum(values: Tensor, pointers: Tensor, backend: str = "auto") -> Tens
     return library.segment_sum(values, pointers, chosen)
 
 
+def segment_expand(values: Tensor, pointers: Tensor, rows: int, backend: str = "auto") -> Tensor:
+    """out[r] = values[segment of r], the transpose of `segment_sum`; derivatives of every order.
+
+    Args:
+        values: (segments, ...).
+        pointers: (segments + 1,) int64, ascending from 0 to rows.
+        rows: the length of the result.
+        backend: as for `segment_sum`; raises as it does.
+    """
+    chosen = _choose("values", values, pointers, backend, rows)
+    if values.shape[0] != pointers.shape[0] - 1:
+        raise ValueError(f"values: found {values.shape[0]} rows, expected {pointers.shape[0] - 1}, one of each segment")
+    if chosen == "reference":
+        return reference.segment_expand(values, pointers, rows)
+    return library.segment_expand(values, pointers, rows, chosen)
+
+
 def remove_net_force(forces: Tensor, pointers: Tensor, backend: str = "auto") -> Tensor:
     """Forces less their mean over each graph, the least change that makes their sum zero; derivatives of every order.
 
@@ -104,8 +121,8 @@ def project_charge(charges: Tensor, totals: Tensor, pointers: Tensor, backend: s
     return centered + library.segment_expand(shares, pointers, charges.shape[0], chosen)
 
 
-def _choose(name: str, values: Tensor, pointers: Tensor, backend: str) -> str:
-    """The backend, after the checks that all operations share."""
+def _choose(name: str, values: Tensor, pointers: Tensor, backend: str, rows: int | None = None) -> str:
+    """The backend, after the checks that all operations share; `rows` where they are not those of the values."""
     check_alike(name, values)
     if values.dim() < 1:
         raise ValueError(f"{name}: found a scalar, expected (rows, ...)")
@@ -117,5 +134,5 @@ def _choose(name: str, values: Tensor, pointers: Tensor, backend: str) -> str:
         raise ValueError(f"pointers: found on {pointers.device}, expected on {values.device} as {name}")
     chosen = choose(backend, values)
     if chosen == "cpu" and not torch.compiler.is_compiling():
-        cpu.check_pointers(pointers, values.shape[0])
+        cpu.check_pointers(pointers, values.shape[0] if rows is None else rows)
     return chosen

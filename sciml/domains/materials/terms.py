@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from sciml.data.far_field import SMEARING, FarField
 from sciml.errors import UserError
-from sciml.models.backbone import edge_vectors
+from sciml.models.backbone import edge_vectors, edges_of
 from sciml.models.readout import Features, Geometry, HeadContext, pool_sum
 from sciml.models.reciprocal import LatentCharges
 from sciml.physics.electrostatics import equilibrate, pair_vectors, potentials
@@ -105,7 +105,7 @@ class Dispersion(nn.Module):
 
 
 def _edge_vectors(batch: Batch, geometry: Geometry) -> Tensor:
-    return edge_vectors(batch, geometry.positions_strained, geometry.cell_strained)
+    return edge_vectors(batch, edges_of(batch), geometry.positions_strained, geometry.cell_strained)
 
 
 def _of_graphs(energies: Tensor, receivers: Tensor, batch: Batch) -> Tensor:
