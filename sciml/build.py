@@ -50,6 +50,7 @@ from sciml.train.provenance import provenance
 from sciml.train.run import check_resumed, fit, plan_steps, resume_point
 from sciml.train.sources import (
     Splits,
+    check_far_field,
     check_known,
     coarse_of,
     context_of,
@@ -86,6 +87,7 @@ def train(config: Any) -> int:
     description = describe(config, splits, datasets, package)
     model, description = initial_model(description, package)
     check_known(splits.validation + splits.test, description["context"])
+    check_far_field(splits.train + splits.validation + splits.test, model.far_field)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description, model.far_field)
     widths = relative_widths(model, description, config.optimizer.reference_channels)
@@ -151,6 +153,7 @@ def evaluate(config: Any) -> int:
         package.config["datasets_of_domain"],
     )
     check_known(sources, package.config["model"]["context"])
+    check_far_field(sources, package.model.far_field)
     evaluation = evaluate_sources(
         package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
     )

@@ -74,7 +74,8 @@ NUM_COARSE_TYPES = 2 + len(RESIDUES)  # masked, twenty residues, unknown
 class KindInputs:
     """Widths of the optional inputs that a kind of graph brings: S scalars, V vectors per node, P scalars per edge, on
     the fine and on the coarse level; ``coarse_types`` tells whether the types of coarse nodes are known to fine ones.
-    ``type_scalars`` are the columns of the scalars that tell a node's type, and are hidden with it; ``of_spurions``
+    ``type_scalars`` are the columns of the scalars that tell a node's type, and are hidden with it, as are
+    ``coarse_type_scalars`` of its coarse node, whose charge and mass are those of its particles; ``of_spurions``
     {field: columns} names the inputs that time and beam directions enter.
     """
 
@@ -86,6 +87,7 @@ class KindInputs:
     child_roles: int = 0
     coarse_edge_scalars: int = 0
     type_scalars: tuple[int, ...] = ()
+    coarse_type_scalars: tuple[int, ...] = ()
     of_spurions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ INPUTS: dict[str, KindInputs] = {
         coarse_scalars=11,
         coarse_edge_scalars=4,
         type_scalars=(7,),
+        coarse_type_scalars=(7, 10),
         of_spurions={
             "scalars": (2, 3, 4, 5, 6, 9),
             "vectors": (1, 2, 3),

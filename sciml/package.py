@@ -88,6 +88,7 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
     model = _build(config, folder)
     try:
         weights = load_file(folder / "weights.safetensors")
+        to_float_dtype(model, next(weights[name].dtype for name, _ in model.named_parameters() if name in weights))
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(

@@ -511,6 +511,8 @@ class InspectConfig(Section):
     def _required(self) -> "InspectConfig":
         if self.source is None and self.model is None:
             raise ValueError("source: found nothing, expected source=STORE_OR_FILE or model=NAME")
+        if self.model is not None and self.output is not None:
+            raise ValueError(f"output: found {self.output!r} with model=, which draws no histograms; leave it out")
         return self
 
 

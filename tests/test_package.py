@@ -79,6 +79,17 @@ def test_loading_in_double_precision_converts_the_parameters_alone(original):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), narrow.parameters(), strict=True))
 
 
+def test_weights_in_double_precision_are_read_as_they_were_written(tmp_path):
+    model = random_model(torch.float32, kinds=("atoms",))
+    to_float_dtype(model, torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1e-12
+    save(tmp_path / "package", model, {"model": describe_model(kinds=("atoms",))}, "")
+    loaded = load(tmp_path / "package").model
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
 def test_the_folder_holds_plain_files(original):
     assert sorted(p.name for p in original.iterdir()) == [
         "MODEL_CARD.md",

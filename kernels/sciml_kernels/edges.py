@@ -109,7 +109,8 @@ class Edges:
     @Lazy
     def places(self) -> Tensor:
         """(edges,) int64: where each edge stands in `order`."""
-        return torch.empty_like(self.order).scatter_(0, self.order, torch.arange(self.num_edges, device=self.order.device))
+        ascending = torch.arange(self.num_edges, device=self.order.device)
+        return torch.empty_like(self.order).scatter_(0, self.order, ascending)
 
     def at_receivers(self, values: Tensor, backend: str = "auto") -> Tensor:
         """values[receivers], of rows of the receiving side; the gradient is a sum in the order of the edges.

@@ -114,6 +114,14 @@ class Store:
             result += [""] * shard.length if column is None else [column.text(i) for i in range(shard.length)]
         return result
 
+    def periodic(self) -> np.ndarray:
+        """Return, per record, its periodic directions, bool (n, 3); none where the domain has no cells."""
+        parts = [
+            shard.columns["pbc"].values if "pbc" in shard.columns else np.zeros((shard.length, 3), bool)
+            for shard in self._shards
+        ]
+        return np.concatenate(parts).astype(bool)
+
     def has(self, target: str) -> np.ndarray:
         """Return, per record, whether it has the field ``target``, bool (n,)."""
         if target not in schema(self.domain):
@@ -199,6 +207,10 @@ class Subset:
         """Return the text field ``name`` of every record."""
         texts = self.store.texts(name)
         return [texts[index] for index in self.indices]
+
+    def periodic(self) -> np.ndarray:
+        """Return, per record, its periodic directions."""
+        return self.store.periodic()[self.indices]
 
     def has(self, target: str) -> np.ndarray:
         """Return, per record, whether it has the field ``target``."""

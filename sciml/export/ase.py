@@ -97,7 +97,7 @@ def residues_of(atoms: Atoms) -> dict[str, np.ndarray]:
             f"protein; read the atoms from a PDB file, or set {', '.join(RESIDUE_ARRAYS)}."
         )
     numbers, names, places = (atoms.arrays[name] for name in RESIDUE_ARRAYS)
-    first = np.append(True, (numbers[1:] != numbers[:-1]) | (names[1:] != names[:-1]))
+    first = _first_atoms(numbers.tolist(), names.tolist(), places.tolist())
     types = {name: code for code, name in enumerate(RESIDUE_NAMES)}
     codes = {name: code for code, name in enumerate(ATOM_NAMES)}
     return {
@@ -105,6 +105,18 @@ def residues_of(atoms: Atoms) -> dict[str, np.ndarray]:
         "residue_types": np.array([types.get(name.strip(), UNKNOWN_RESIDUE) for name in names[first].tolist()]),
         "atom_names": np.array([codes.get(name.strip(), 0) for name in places.tolist()]),
     }
+
+
+def _first_atoms(numbers: list[int], names: list[str], places: list[str]) -> np.ndarray:
+    """Which atoms begin a residue, bool: number or name changes, or, in another chain, a backbone begins anew."""
+    first = np.zeros(len(numbers), dtype=bool)
+    before, seen = None, set[str]()
+    for index, (residue, place) in enumerate(zip(zip(numbers, names), map(str.strip, places))):
+        if residue != before or (place == "N" and "C" in seen):
+            first[index], seen = True, set()
+        before = residue
+        seen.add(place)
+    return first
 
 
 def _dataset(package: Package, name: str | None) -> int:

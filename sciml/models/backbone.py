@@ -134,7 +134,8 @@ class Backbone(nn.Module):
         """The edges between fine nodes."""
         index, edges = KINDS.index(kind), edges_of(batch)
         with full_precision(positions):
-            vectors = edge_vectors(batch, edges, positions, cell, self.backend) / self.cutoffs[index].to(positions.dtype)
+            cutoff = self.cutoffs[index].to(positions.dtype)
+            vectors = edge_vectors(batch, edges, positions, cell, self.backend) / cutoff
             # jets keep the factor r^l of the solid harmonics, so that coincident particles are no singularity
             edge = edge_embedding(vectors, self.lmax_edge, self.basis, solid=kind == "jets", backend=self.backend)
         return EdgeSet(edges, edge, self.mean_neighbors[index], batch.edge_scalars if "edge_scalars" in batch else None)

@@ -19,7 +19,7 @@ class Masked:
     """Hides the types of a part ``nodes`` of the nodes in a ``fraction`` of the samples of ``kind``, at least of one.
 
     See :class:`sciml.data.corruption.Corruption`. What else would tell the type is hidden too: the charge of a particle
-    and with it that of its subjet, the role of an atom in the frame of its residue.
+    and with it charge and mass of its subjet, the role of an atom in the frame of its residue.
     """
 
     def __init__(self, kind: str, fraction: float, nodes: float) -> None:
@@ -45,10 +45,11 @@ class Masked:
         if len(columns):
             graph.scalars = graph.scalars.clone()
             graph.scalars[chosen[:, None], columns] = 0.0
-        if len(columns) and "coarse_scalars" in graph:
+        of_parents = torch.tensor(INPUTS[self.kind].coarse_type_scalars, dtype=torch.int64)
+        if len(of_parents) and "coarse_scalars" in graph:
             parents = graph.parents[torch.isin(graph.children, chosen)]
             graph.coarse_scalars = graph.coarse_scalars.clone()
-            graph.coarse_scalars[parents[:, None], columns] = 0.0
+            graph.coarse_scalars[parents[:, None], of_parents] = 0.0
         if "child_roles" in graph:
             graph.child_roles = graph.child_roles.masked_fill(torch.isin(graph.children, chosen)[:, None], 0.0)
 

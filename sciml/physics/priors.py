@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sciml.errors import UserError
 from sciml.units import BOHR, KJ_PER_MOL
 from sciml_kernels.edge_embedding.reference import polynomial_envelope
 from sciml_kernels.structure_factors.ewald import COULOMB
@@ -38,14 +39,25 @@ def dispersion(distances: Tensor, first: Tensor, second: Tensor, radius: float, 
 
     E = -s6 C6 / r^6 / (1 + exp(-20 (r / R - 1))) with C6 the geometric mean of those of the free atoms and R the sum of
     the van der Waals radii; ``scale`` is s6 of the density functional (0.75 for PBE, 1.05 for B3LYP). A quintic step
-    takes it to zero between 0.8 ``radius`` and ``radius`` [Å].
+    takes it to zero between 0.8 ``radius`` and ``radius`` [Å]. Raises UserError for an element without coefficients,
+    where the pairs are on a CPU.
     """
     coefficients, radii = (column.to(distances) for column in _dispersion_table())
+    if first.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_elements(torch.cat([first, second]), len(radii) - 1)
     c6 = (coefficients[first] * coefficients[second]).sqrt()
     damping = torch.sigmoid(STEEPNESS * (distances / (radii[first] + radii[second]) - 1.0))
     x = ((distances / radius - SWITCH) / (1.0 - SWITCH)).clamp(0.0, 1.0)
     step = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x * x)
     return -scale * c6 / distances**6 * damping * step
+
+
+def _check_elements(numbers: Tensor, last: int) -> None:
+    if len(numbers) and (largest := int(numbers.max())) > last:
+        raise UserError(
+            f"dispersion: found element {largest} in a structure, expected one up to {last}, of which there are "
+            "coefficients; leave its records out, or the dispersion with heads.energy.dispersion=null."
+        )
 
 
 def dispersion_elements() -> set[int]:

@@ -25,7 +25,7 @@ from sciml.train.progress import Progress, say
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise
-VALIDATION_SHARE = 0.08  # of the time budget, at most
+VALIDATION_SHARE = 0.04  # of the time budget, at most
 # What a resumed run may change: where it lies, how long it takes, what it tells, and the machine.
 MAY_CHANGE = (
     "run_dir",

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sciml.data.datamodule import Data, Source, coarse_means, mean_neighbors
+from sciml.data.far_field import FarField
 from sciml.data.statistics import elements_of, joint_statistics, statistics
 from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
@@ -148,6 +151,24 @@ def check_known(sources: list[Source], context: dict[str, Any]) -> None:
             _check_classes(source.data, context["classes"])
         else:
             _check_elements(source.data, context["datasets"][source.dataset], context["references"])
+
+
+def check_far_field(sources: list[Source], far_field: FarField) -> None:
+    """Raise UserError where the model has sums over charges and a record is a slab or a wire, for which there are none.
+    """
+    if not far_field.ewald:
+        return
+    for source in sources:
+        periodic = source.data.periodic() if source.data.serves("atoms").any() else np.zeros((0, 3), bool)
+        mixed = np.flatnonzero(periodic.any(axis=1) & ~periodic.all(axis=1))
+        if len(mixed):
+            directions = " and ".join(axis for axis, found in zip("abc", periodic[mixed[0]]) if found)
+            name = source.data[mixed[0]].get("id") or f"number {mixed[0]}"
+            raise UserError(
+                f"{_where(source.data)}: record {name} is periodic along {directions} alone (one of {len(mixed)} such), "
+                "but sums over charges are there for all directions or none; give a cell with vacuum that is periodic "
+                "in all, or set heads.energy.charges and model.reciprocal.charges to 0."
+            )
 
 
 def _where(data: Data) -> str:

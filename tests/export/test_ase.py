@@ -11,7 +11,7 @@ import sciml
 from sciml import registry
 from sciml.data.records import ATOM_NAMES
 from sciml.errors import UserError
-from sciml.export.ase import SciMLCalculator
+from sciml.export.ase import SciMLCalculator, residues_of
 from sciml.graph import RESIDUE_NAMES
 from sciml.package import Package, save
 from tests.helpers import random_crystal, random_molecule, random_peptide, relative_rms
@@ -113,6 +113,16 @@ def test_a_model_with_a_coarse_level_reads_the_residues_of_a_protein(tmp_path):
     atoms.set_array("atomtypes", np.array([ATOM_NAMES[code] for code in record["atom_names"]]))
     np.testing.assert_allclose(atoms.get_forces(), expected["forces"].numpy(), rtol=1e-9, atol=1e-9)
     assert atoms.get_potential_energy() == pytest.approx(float(expected["energy"][0]), rel=1e-12)
+
+
+def test_residues_of_two_chains_with_equal_number_and_name_stay_apart():
+    atoms = Atoms("NCCONCCO", positions=np.random.default_rng(0).normal(size=(8, 3)))
+    atoms.set_array("residuenumbers", np.ones(8, int))
+    atoms.set_array("residuenames", np.array(["GLY"] * 8))
+    atoms.set_array("atomtypes", np.array(["N", "CA", "C", "O"] * 2))
+    assert residues_of(atoms)["parent"].tolist() == [0] * 4 + [1] * 4
+    atoms.set_array("atomtypes", np.array(["N", "N", "CA", "CA", "C", "C", "O", "O"]))  # two places of each atom
+    assert residues_of(atoms)["parent"].tolist() == [0] * 8
 
 
 def test_the_energy_has_the_references_of_its_level_of_theory(package):

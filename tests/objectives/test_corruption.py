@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from sciml.data.corruption import Corruptions
 from sciml.data.datamodule import GraphDataset, LoadedBatch, Source
 from sciml.data.sampler import Budget, Plan, Stream
-from sciml.domains.hep.graphs import SCALARS
+from sciml.domains.hep.graphs import COARSE_SCALARS, SCALARS
 from sciml.graph import INPUTS, collate
 from sciml.models.model import build_model
 from sciml.objectives.denoise import Denoise
@@ -167,6 +167,17 @@ def test_a_masked_particle_shows_neither_kind_nor_charge(sources):
     assert torch.equal(graph.types[~hidden], before.types[~hidden])
     assert torch.equal(graph.scalars[~hidden], before.scalars[~hidden])
     assert torch.equal(graph.label, before.label), "the class of the jet holds for it still"
+
+
+def test_the_subjet_of_a_masked_particle_shows_neither_its_charge_nor_its_mass(sources):
+    assert [COARSE_SCALARS[column][0] for column in INPUTS["jets"].coarse_type_scalars] == ["charge", "log m^2"]
+    noise = Corruptions([Masked("jets", 1.0, 0.25)], 0)
+    graph = GraphDataset(sources, CUTOFFS, corruptions=noise, coarse_cutoffs={"jets": 2.5}).sample(1, 0, "jets", 0)
+    hidden = graph.masked_jets[graph.children] >= 0
+    shown = set(range(len(graph.coarse_types))) - set(graph.parents[hidden].tolist())
+    assert hidden.any()
+    assert not graph.coarse_scalars[graph.parents[hidden]][:, [7, 10]].any()
+    assert all(graph.coarse_scalars[parent, 10] != 0 for parent in shown)
 
 
 def test_a_masked_atom_shows_no_role_in_the_frame_of_its_residue():

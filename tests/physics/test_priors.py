@@ -7,6 +7,7 @@ import torch
 from ase.calculators.vdwcorrection import vdWDB_Grimme06jcc
 from ase.data import atomic_numbers
 
+from sciml.errors import UserError
 from sciml.physics.priors import _dispersion_table, dispersion, dispersion_elements, nuclear_repulsion
 
 DOUBLE = torch.float64
@@ -33,6 +34,11 @@ def test_dispersion_is_that_of_grimme():
     c6 = 1.75 * 1e6 / 96485.33212
     expected = -0.75 * c6 / 4.0**6 / (1 + math.exp(-20 * (4.0 / 2.904 - 1)))
     assert float(dispersion(*at(4.0, 6, 6), radius=12.0, scale=0.75)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_dispersion_of_an_element_without_coefficients_is_refused_by_name():
+    with pytest.raises(UserError, match="dispersion: found element 79 in a structure, expected one up to 54"):
+        dispersion(*at(3.0, 6, 79), 10.0, 1.0)
 
 
 def test_the_table_of_dispersion_is_that_of_the_simulation_environment():

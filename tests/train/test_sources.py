@@ -8,11 +8,12 @@ import pytest
 from sciml import build
 from sciml.config import configure
 from sciml.data.datamodule import Source
+from sciml.data.far_field import FarField
 from sciml.data.statistics import joint_statistics, statistics
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
 from sciml.ingest.ingest import open_data
-from sciml.train.sources import check_known, context_of, joined, open_splits
+from sciml.train.sources import check_far_field, check_known, context_of, joined, open_splits
 from tests.helpers import random_jet
 from tests.small import CLASSES, jets_store, molecules_store, train_config
 
@@ -151,3 +152,17 @@ def test_a_refusal_of_a_raw_file_names_it(tmp_path):
     store = open_data(write_xyz(tmp_path / "a.xyz", "HO"), cache_dir=tmp_path / "cache")
     with pytest.raises(UserError, match=r"cache/a-\w+ \(from a\.xyz\): element 8 is not in the training data of 'pbe'"):
         check_known([Source(store, 0)], known(references={"pbe": {"1": -13.0}}))
+
+
+def test_a_slab_is_refused_by_name_where_the_model_sums_over_charges(tmp_path):
+    store = molecules_store(tmp_path / "molecules", records=3)
+    sources = [Source(store, 0)]
+    check_far_field(sources, FarField(ewald=True))
+    with StoreWriter(tmp_path / "slabs", "materials", "pbe") as writer:
+        for pbc in ([True] * 3, [True, True, False]):
+            record = {"types": np.array([14]), "positions": np.zeros((1, 3)), "cell": 9.0 * np.eye(3), "energy": -1.0}
+            assert writer.add({**record, "pbc": np.array(pbc), "id": f"slab{sum(pbc)}", "group": ""})
+    sources.append(Source(writer.close(), 0))
+    check_far_field(sources, FarField(radius=9.0))
+    with pytest.raises(UserError, match="slabs.*record slab2 is periodic along a and b alone"):
+        check_far_field(sources, FarField(ewald=True))
