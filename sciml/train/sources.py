@@ -165,9 +165,9 @@ def check_far_field(sources: list[Source], far_field: FarField) -> None:
             directions = " and ".join(axis for axis, found in zip("abc", periodic[mixed[0]]) if found)
             name = source.data[mixed[0]].get("id") or f"number {mixed[0]}"
             raise UserError(
-                f"{_where(source.data)}: record {name} is periodic along {directions} alone (one of {len(mixed)} such), "
-                "but sums over charges are there for all directions or none; give a cell with vacuum that is periodic "
-                "in all, or set heads.energy.charges and model.reciprocal.charges to 0."
+                f"{_where(source.data)}: record {name} is periodic along {directions} alone, "
+                f"as are {len(mixed) - 1} more, but sums over charges are there for all directions or none; give a cell "
+                "with vacuum that is periodic in all, or set heads.energy.charges and model.reciprocal.charges to 0."
             )
 
 
