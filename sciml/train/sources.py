@@ -166,7 +166,7 @@ def check_far_field(sources: list[Source], far_field: FarField) -> None:
             name = source.data[mixed[0]].get("id") or f"number {mixed[0]}"
             raise UserError(
                 f"{_where(source.data)}: record {name} is periodic along {directions} alone, "
-                f"as are {len(mixed) - 1} more, but sums over charges are there for all directions or none; give a cell "
+                f"as are {len(mixed) - 1} more, but sums over charges are there for all directions or none; give one "
                 "with vacuum that is periodic in all, or set heads.energy.charges and model.reciprocal.charges to 0."
             )
 
