@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sciml.ingest.split import split_by_group
 from sciml.schema import SAMPLES
 
 DOMAINS = {"materials": ("molecules", "crystals", "metals"), "hep": ("jets",), "biology": ("peptides",)}
+REFERENCE = Path(os.environ.get("SCIML_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batches and the share of the labels
 
 
@@ -26,7 +28,7 @@ def write_parts(folder: Path, shares: Mapping[str, float], records: int | None =
         store = Store(SAMPLES / name)
         indices, _ = split_by_group(store, list(shares.values()), SEED)
         for part, chosen in zip(shares, indices, strict=True):
-            _write(store, shuffled(store, chosen, SEED)[:records], folder / name / part)
+            write_records(store, shuffled(store, chosen, SEED)[:records], folder / name / part)
 
 
 def write_fractions(folder: Path, part: str, fractions: Sequence[float], seeds: Sequence[int]) -> None:
@@ -37,7 +39,7 @@ def write_fractions(folder: Path, part: str, fractions: Sequence[float], seeds: 
             order = shuffled(store, np.arange(len(store)), seed)
             for fraction in fractions:
                 share = order[: math.ceil(fraction * len(order))]
-                _write(store, share, folder / name / f"{part}-{fraction:g}-{seed}")
+                write_records(store, share, folder / name / f"{part}-{fraction:g}-{seed}")
 
 
 def shuffled(store: Store | Subset, indices: np.ndarray, seed: int) -> np.ndarray:
@@ -61,7 +63,7 @@ def stores(folder: Path, domains: Sequence[str], part: str) -> str:
     return f"[{','.join(str(folder / name / part) for domain in domains for name in DOMAINS[domain])}]"
 
 
-def _write(store: Store, indices: np.ndarray, path: Path) -> None:
+def write_records(store: Store, indices: np.ndarray, path: Path) -> None:
     """A store of its own with the records ``indices``, where it is not there yet."""
     if (path / "manifest.json").exists():
         return
