@@ -123,8 +123,11 @@ def _ts50(result: dict[str, Any]) -> str:
     spread = {name: values[1] for name, values in result["summary"].items()}
     rows = [
         ["sciml", f"{mean['recovery']:.3f} ± {spread['recovery']:.3f}", f"{mean['cross_entropy']:.3f}"],
-        ["commonest type / composition of the training data", f"{mean['baseline_recovery']:.3f}"]
-        + [f"{mean['baseline_cross_entropy']:.3f}"],
+        [
+            "commonest type / composition of the training data",
+            f"{mean['baseline_recovery']:.3f}",
+            f"{mean['baseline_cross_entropy']:.3f}",
+        ],
     ]
     return _table(["ten test proteins, three seeds", "recovery", "cross-entropy, nats"], rows)
 
