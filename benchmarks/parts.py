@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sciml.data.store import Store, Subset
-from sciml.data.writer import StoreWriter
-from sciml.ingest.split import split_by_group
+from sciml.ingest.split import copy_records, split_records
 from sciml.schema import SAMPLES
 
 DOMAINS = {"materials": ("molecules", "crystals", "metals"), "hep": ("jets",), "biology": ("peptides",)}
@@ -26,7 +25,7 @@ def write_parts(folder: Path, shares: Mapping[str, float], records: int | None =
     """
     for name in (name for names in DOMAINS.values() for name in names):
         store = Store(SAMPLES / name)
-        indices, _ = split_by_group(store, list(shares.values()), SEED)
+        indices, _ = split_records(store, list(shares.values()), SEED)
         for part, chosen in zip(shares, indices, strict=True):
             write_records(store, shuffled(store, chosen, SEED)[:records], folder / name / part)
 
@@ -67,8 +66,4 @@ def write_records(store: Store, indices: np.ndarray, path: Path) -> None:
     """A store of its own with the records ``indices``, where it is not there yet."""
     if (path / "manifest.json").exists():
         return
-    metadata = {key: store.manifest[key] for key in ("classes", "licence", "source", "description")}
-    with StoreWriter(path, store.domain, store.dataset, metadata=metadata, overwrite=True) as writer:
-        for record in Subset(store, np.sort(indices)):
-            if not writer.add(record):
-                raise RuntimeError(f"{path}: {writer.quarantine[-1]['reason']}")
+    copy_records(Subset(store, np.sort(indices)), path, {}, overwrite=True)

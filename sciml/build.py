@@ -18,6 +18,7 @@ from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
 from sciml.data.sampler import Budget
 from sciml.errors import UserError
+from sciml.evaluate import properties
 from sciml.evaluate.measure import baselines_of
 from sciml.evaluate.report import write_report
 from sciml.evaluate.run import evaluate_sources
@@ -25,6 +26,7 @@ from sciml.evaluate.verify.dynamics import Dynamics
 from sciml.evaluate.verify.run import certify
 from sciml.evaluate.verify.run import write as write_certificate
 from sciml.evaluate.verify.systems import embedded_sources
+from sciml.export.ase import calculator
 from sciml.files import write_text
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
@@ -139,13 +141,21 @@ def _datasets_of_domain(
 
 
 def evaluate(config: Any) -> int:
-    """``sciml evaluate``: a package on stores; prints a table and writes ``metrics.json`` and plots."""
+    """``sciml evaluate``: a package on stores, or on crystals; prints tables and writes ``metrics.json``,
+    ``properties.json`` and plots.
+    """
     check_machine(config.device, "auto", "device")
     device = _device(config.device)
     package = load(config.package, device=device)
     check_machine(config.device, package.config["model"]["backbone"].get("backend", "auto"), "device")
-    names = "+".join(Path(store).stem for store in config.store)
+    names = "+".join(Path(path).stem for path in config.store or [config.properties])
     output = _output_folder(config, package, "evaluate", f"evaluation-{names[:100]}")
+    if config.properties:
+        precise = calculator(config.package, config.dataset, device, torch.float64)
+        print(properties.run(Path(config.properties), precise, output, config.plots))
+        print(f"properties  {output / 'properties.json'}")
+    if not config.store:
+        return 0
     sources = evaluation_sources(
         config.store,
         lambda path: open_data(path, cache_dir=output / "data"),

@@ -36,6 +36,8 @@ class Verb:
 VERBS = {
     "ingest": Verb("sciml.ingest.ingest:run", "turn foreign files into a store", "source=train.xyz output=stores/mine"),
     "inspect": Verb("sciml.ingest.inspect:run", "describe a store, a file or a model", "source=train.xyz"),
+    "audit": Verb("sciml.ingest.findings:run", "say what is wrong with a store or a file", "source=stores/mine"),
+    "split": Verb("sciml.ingest.split:run", "cut data into leak-free parts", "source=stores/mine output=parts/mine"),
     "train": Verb("sciml.build:train", "train a model", "experiment=quickstart", announce=True),
     "evaluate": Verb(
         "sciml.build:evaluate", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"

@@ -72,7 +72,7 @@ def validate(verb: str, raw: dict[str, Any]) -> Section:
 
 def check_inputs(config: Section) -> None:
     """Raise UserError when a file or store that the configuration names is not there."""
-    for key in ("train", "val", "test", "store", "source", "package", "init"):
+    for key in ("train", "val", "test", "store", "source", "against", "properties", "package", "init"):
         value = getattr(config, key, None)
         for path in [value] if isinstance(value, str) else value or []:
             if not os.path.exists(path):

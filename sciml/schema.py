@@ -59,7 +59,14 @@ Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Identity = Annotated[float, Field(gt=0, le=1)]
 Accelerator = Literal["cpu", "gpu", "auto"]
+SplitBy = Literal["auto", "group", "sequence", "composition", "structure"]
+SPLIT_BY = (
+    "what stays together: group (trajectory, event or sequence of the file), sequence (homologous proteins), "
+    "composition or structure (materials); auto is sequence for proteins, else group"
+)
 
 
 class Section(BaseModel):
@@ -121,6 +128,8 @@ class Data(Section):
     )
     val_fraction: Fraction = Field(description="part split off the training set where val is not given")
     test_fraction: Fraction = Field(description="part split off the training set where test is not given")
+    split_by: SplitBy = Field(description=SPLIT_BY)
+    split_identity: Identity = Field(description="share of identical residues from which on sequences are homologs")
     workers: Count = Field(description="processes that load data; 0 loads in the training process")
     cache_mib: Weight = Field(description="memory for built graphs of each of training and validation, in MiB")
     cutoff: Cutoff = Field(description="radius of the edges, per kind of graph")
@@ -432,6 +441,10 @@ class EvaluateConfig(Section):
 
     package: Text | None = Field(description="the package, or the run folder that holds it")
     store: DataPaths | None = Field(description="files or stores to evaluate on: a path, [a,b], or samples:NAME")
+    properties: Text | None = Field(
+        description="YAML or JSON file of crystals and dimers whose properties are computed, with the values expected"
+    )
+    dataset: Text | None = Field(description="level of theory of the properties; null where the package has one only")
     output: Text | None = Field(description="folder for metrics.json and plots; null for one in the run's folder")
     batch: Batch = Field(description="limits of a batch, per kind of graph")
     device: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
@@ -441,8 +454,8 @@ class EvaluateConfig(Section):
     def _required(self) -> "EvaluateConfig":
         if self.package is None:
             raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
-        if self.store is None:
-            raise ValueError("store: found nothing, expected store=FILE_OR_STORE")
+        if self.store is None and self.properties is None:
+            raise ValueError("store: found nothing, expected store=FILE_OR_STORE, or properties=FILE of crystals")
         return self
 
 
@@ -500,6 +513,58 @@ class IngestConfig(Section):
         return self
 
 
+class Fractions(Section):
+    """Parts of a split."""
+
+    train: Share = Field(description="part to train on")
+    val: Share = Field(description="part for validation; 0 for none")
+    test: Share = Field(description="part for the test; 0 for none")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Fractions":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test: found {total:g}, expected 1")
+        return self
+
+
+class SplitConfig(Section):
+    """``sciml split``."""
+
+    source: DataPaths | None = Field(description="store to split, or files: a path, a pattern, [a,b], or samples:NAME")
+    output: Text | None = Field(description="folder of the parts and of split.json, which says how they were made")
+    fractions: Fractions = Field(description="parts")
+    by: SplitBy = Field(description=SPLIT_BY)
+    identity: Identity = Field(description="share of identical residues from which on two sequences are homologs")
+    write: Literal["stores", "lists"] = Field(
+        description="stores: one per part; lists: split.json alone, for sciml ingest only=split.json:PART"
+    )
+    seed: Count = Field(description="seed of the order in which groups are dealt out")
+    overwrite: bool = Field(description="replace a split that is already there")
+
+    @model_validator(mode="after")
+    def _required(self) -> "SplitConfig":
+        if self.source is None:
+            raise ValueError("source: found nothing, expected source=STORE_OR_FILES")
+        if self.output is None:
+            raise ValueError("output: found nothing, expected output=FOLDER")
+        return self
+
+
+class AuditConfig(Section):
+    """``sciml audit``."""
+
+    source: DataPaths | None = Field(description="store or files to look at: a path, a pattern, [a,b], or samples:NAME")
+    against: DataPaths | None = Field(description="another store or files that should share no record or group with it")
+    output: Text | None = Field(description="JSON file for the findings; null prints them alone")
+
+    @model_validator(mode="after")
+    def _required(self) -> "AuditConfig":
+        if self.source is None:
+            raise ValueError("source: found nothing, expected source=STORE_OR_FILES")
+        return self
+
+
 class InspectConfig(Section):
     """``sciml inspect``."""
 
@@ -519,6 +584,8 @@ class InspectConfig(Section):
 CONFIGS: dict[str, type[Section]] = {
     "ingest": IngestConfig,
     "inspect": InspectConfig,
+    "audit": AuditConfig,
+    "split": SplitConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "verify": VerifyConfig,

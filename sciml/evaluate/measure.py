@@ -1,11 +1,13 @@
 """Metrics of one target on one source, each beside the error of a predictor that knows next to nothing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from sciml.data.datamodule import Source
-from sciml.domains.biology.metrics import bootstrap_difference, cross_entropies, recovery
+from sciml.domains.biology.metrics import bootstrap_difference, correlations, cross_entropies, recovery
 from sciml.domains.hep import metrics as hep
 from sciml.domains.hep.metrics import (
     accuracy,
@@ -75,14 +77,57 @@ def baseline_predictions(target: str, source: Source, columns: Columns, referenc
     return composition_energies(types, {int(number): energy for number, energy in references.items()})
 
 
-def measure_numbers(target: str, columns: Columns, baseline: np.ndarray) -> dict[str, dict[str, Any]]:
-    """MAE, RMSE, count, unit and the baseline's MAE and RMSE; energies also per atom."""
+def kinds_of_rows(target: str, source: Source, columns: Columns) -> dict[str, np.ndarray]:
+    """What the errors are told apart by: {"element": (m,), "config_type": (m,)} as texts, each where there is such.
+
+    Forces have an element, every number of a record with a ``config_type`` has that (empty where it has none).
+    """
+    kinds = {}
+    if source.data.base == "materials":
+        config_types = np.array(source.data.texts("config_type"))
+        if (config_types != "").any():
+            kinds["config_type"] = config_types[columns.records]
+    if target == "forces":
+        firsts = columns.records[jet_starts(columns.sizes)]
+        elements = np.concatenate([np.asarray(source.data[int(record)]["types"]) for record in firsts])
+        kinds["element"] = np.array(chemical_symbols)[elements]
+    return kinds
+
+
+def measure_numbers(
+    target: str, columns: Columns, baseline: np.ndarray, kinds: Mapping[str, np.ndarray] | None = None
+) -> dict[str, dict[str, Any]]:
+    """MAE, RMSE, count, unit and the baseline's MAE and RMSE; energies also per atom, targets of one's own also
+    correlations.
+
+    ``kinds`` {name: (m,)} as of :func:`kinds_of_rows`; the errors of each kind are under ``by_<name>`` where there are
+    several, those of energies per atom.
+    """
     unit = UNITS.get(target, "")
     table = {target: _beside(columns.predictions, columns.labels, baseline, unit)}
     if target == "energy":
         predictions, labels, base = (c / columns.sizes for c in (columns.predictions, columns.labels, baseline))
         table["energy_per_atom"] = _beside(predictions, labels, base, UNITS["energy_per_atom"])
+        table["energy_per_atom"] |= _by_kind(predictions, labels, kinds or {})
+    else:
+        table[target] |= _by_kind(columns.predictions, columns.labels, kinds or {})
+    if target not in UNITS:
+        table[target] |= correlations(columns.predictions, columns.labels)
     return table
+
+
+def _by_kind(predictions: np.ndarray, labels: np.ndarray, kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{by_<name>: {kind: {mae, rmse, count}}}, most labels first."""
+    result: dict[str, Any] = {}
+    for name, of_rows in kinds.items():
+        found, counts = np.unique(of_rows[of_rows != ""], return_counts=True)
+        table = {}
+        for kind in found[np.argsort(-counts, kind="stable")].tolist():
+            values = errors(predictions[of_rows == kind], labels[of_rows == kind], "")
+            table[kind] = {key: values[key] for key in ("mae", "rmse", "count")}
+        if len(table) > 1:
+            result[f"by_{name}"] = table
+    return result
 
 
 def _beside(predictions: np.ndarray, labels: np.ndarray, baseline: np.ndarray, unit: str) -> dict[str, Any]:

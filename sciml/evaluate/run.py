@@ -12,6 +12,7 @@ from sciml.data.datamodule import GraphDataset, Source, source_names
 from sciml.data.sampler import Budget
 from sciml.evaluate.measure import (
     baseline_predictions,
+    kinds_of_rows,
     masses_of,
     measure_jets,
     measure_momenta,
@@ -25,6 +26,7 @@ from sciml.files import write_text
 from sciml.models.model import Model
 
 Metrics = dict[str, dict[str, Any]]
+Kinds = dict[str, np.ndarray]
 
 
 @dataclass
@@ -70,14 +72,15 @@ def evaluate_sources(
     kinds = [kind for kind in description["kinds"] if model.heads_for(kind)]
     names = source_names(sources)
     stores: dict[str, Metrics] = {name: {} for name in names}
-    # Of every target, the parts of the stores: predictions, and what the baseline needs of their rows.
-    parts: dict[str, list[tuple[Columns, np.ndarray]]] = {}
+    # Of every target, the parts of the stores: predictions, what the baseline needs of their rows, and their kinds.
+    parts: dict[str, list[tuple[Columns, np.ndarray, Kinds]]] = {}
     composition: dict[str, np.ndarray] = {}
     coarse = description.get("coarse", {}).get("cutoffs")
     dataset = GraphDataset(sources, description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)
     labelled = predict(model, dataset, kinds, budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
+        kinds_of_numbers: Kinds = {}
         if target == "label":
             beside = masses_of(source, columns.records)
         elif target == "true_momenta":
@@ -87,21 +90,33 @@ def evaluate_sources(
         else:
             references = context["references"].get(context["datasets"][source.dataset], {})
             beside = baseline_predictions(target, source, columns, references)
+            kinds_of_numbers = kinds_of_rows(target, source, columns)
         if target == "energy":
             composition[names[index]] = beside
-        parts.setdefault(target, []).append((columns, beside))
-        stores[names[index]] |= _measure(target, columns, beside, context["classes"], baselines)
+        parts.setdefault(target, []).append((columns, beside, kinds_of_numbers))
+        stores[names[index]] |= _measure(
+            target, columns, beside, context["classes"], baselines, kinds_of_numbers
+        )
     targets: Metrics = {}
-    for target, both in parts.items():
-        joined = concatenate([columns for columns, _ in both])
-        beside = np.concatenate([beside for _, beside in both])
-        targets |= _measure(target, joined, beside, context["classes"], baselines)
+    for target, several in parts.items():
+        joined = concatenate([columns for columns, _, _ in several])
+        beside = np.concatenate([beside for _, beside, _ in several])
+        targets |= _measure(target, joined, beside, context["classes"], baselines, _joined_kinds(several))
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
     return Evaluation(targets, stores, named, context["classes"], composition)
 
 
+def _joined_kinds(parts: list[tuple[Columns, np.ndarray, Kinds]]) -> Kinds:
+    """The kinds of the rows of several stores; empty where a store does not tell one."""
+    names = dict.fromkeys(name for _, _, kinds in parts for name in kinds)
+    return {
+        name: np.concatenate([kinds.get(name, np.full(len(columns.labels), "")) for columns, _, kinds in parts])
+        for name in names
+    }
+
+
 def _measure(
-    target: str, columns: Columns, beside: np.ndarray, classes: list[str], baselines: dict[str, Any]
+    target: str, columns: Columns, beside: np.ndarray, classes: list[str], baselines: dict[str, Any], kinds: Kinds
 ) -> Metrics:
     """Metrics of one target on one store or several; ``beside`` holds the masses of jets, the measured momenta and
     totals of particles, the sequence of every residue, or the baseline's predictions of numbers.
@@ -112,7 +127,7 @@ def _measure(
         return {target: measure_momenta(columns, beside)}
     if target == "residue_types":
         return {target: measure_residues(columns, beside, baselines["residue_counts"])}
-    return measure_numbers(target, columns, beside)
+    return measure_numbers(target, columns, beside, kinds)
 
 
 def _without_nan(values: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+MOST_KINDS = 12  # rows of elements, and of configuration types
 HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
 
 
 def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One row per store and target: MAE of numbers, AUC of taggers, cross-entropy of residue types, and baselines."""
+    """Rows per store and target: errors of numbers, AUC of taggers, cross-entropy of residue types, and baselines."""
     rows: list[tuple[str, ...]] = [HEADER]
     for store, metrics in stores.items():
         for target, values in metrics.items():
@@ -39,14 +40,35 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
                 count,
             )
         ]
-    mae, baseline = values["mae"], values["baseline_mae"]
     what = {"energy": "composition fit", "energy_per_atom": "composition fit", "true_momenta": "as measured"}
-    ratio = f"{mae / baseline:.2f}" if baseline else ""
-    beside = f"{baseline:.4g} ({what.get(target, 'zero')})"
-    return [
-        (f"{target} MAE", f"{mae:.4g}", beside, ratio, values["unit"], count),
-        *(_momenta_rows(values) if target == "true_momenta" else []),
+    rows = []
+    for name in ("mae", "rmse"):
+        error, baseline = values[name], values[f"baseline_{name}"]
+        ratio = f"{error / baseline:.2f}" if baseline else ""
+        beside = f"{baseline:.4g} ({what.get(target, 'zero')})"
+        rows.append((f"{target} {name.upper()}", f"{error:.4g}", beside, ratio, values["unit"], count))
+    rows += [
+        (f"{target} {name.capitalize()}", f"{values[name]:.3f}", "", "", "", count)
+        for name in ("pearson", "spearman")
+        if name in values
     ]
+    return [*rows, *_kind_rows(target, values), *(_momenta_rows(values) if target == "true_momenta" else [])]
+
+
+def _kind_rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """MAE and RMSE of elements and of configuration types, those with the most labels."""
+    rows: list[tuple[str, ...]] = []
+    for key, table in values.items():
+        if key.startswith("by_"):
+            shown = list(table.items())[:MOST_KINDS]
+            rows += [
+                (f"  {target} MAE of {kind}", f"{e['mae']:.4g}", f"RMSE {e['rmse']:.4g}", "", values["unit"],
+                 f"{e['count']:,}")
+                for kind, e in shown
+            ]  # fmt: skip
+            if len(table) > len(shown):
+                rows.append((f"  and {len(table) - len(shown)} more in metrics.json", "", "", "", "", ""))
+    return rows
 
 
 def _momenta_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:

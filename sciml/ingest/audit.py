@@ -1,4 +1,7 @@
-"""Checks that need many records: are lengths and forces of the size that nature has?"""
+"""Checks that need many records: are lengths and forces of the size that nature has?
+
+The verb ``sciml audit`` looks at a whole store; its checks are in :mod:`sciml.ingest.findings`.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -140,7 +140,7 @@ def detect(path: Path) -> str:
 def listed_names(source: str) -> set[str]:
     """Return the names of records in ``FILE.json``, a list, or in the list under KEY of ``FILE.json:KEY``.
 
-    A record's name is what follows the ``#`` in its id. Raises UserError where there is no such list.
+    A record's name is its id, or what follows the ``#`` in it. Raises UserError where there is no such list.
     """
     path, _, key = source.partition(":")
     if not Path(path).is_file():
@@ -167,7 +167,7 @@ def _ingest_file(
     before, refused = len(writer), len(writer.quarantine)
     for record in module.read(path, options):
         name = record.id if isinstance(record, Rejected) else record["id"]
-        if kept is not None and name.partition("#")[2] not in kept:
+        if kept is not None and not {name, name.partition("#")[2]} & kept:
             continue
         if isinstance(record, Rejected):
             writer.reject(record.id, record.reason)

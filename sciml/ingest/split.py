@@ -1,51 +1,151 @@
-"""Leak-free parts of a data set: frames of one trajectory, jets of one event, models of one sequence stay together.
+"""``sciml split``: leak-free parts of a data set, written as stores or as lists of records.
 
-Neighbouring frames of a trajectory are near copies; a random split across them reports an error that is too good.
+Neighbouring frames of a trajectory are near copies, homologous proteins have one fold: a random split across them
+reports an error that is too good. What belongs together is found by :mod:`sciml.ingest.groups`.
 """
 
-from collections.abc import Sequence
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sciml.data.store import Store, Subset
+from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
+from sciml.files import write_text
+from sciml.ingest.groups import Groups, groups_of
+from sciml.ingest.ingest import open_data
 
-_WHAT = {"materials": "trajectory", "hep": "event", "biology": "sequence"}
+PARTS = ("train", "val", "test")
+MANIFEST = "split.json"
 
 
-def split_by_group(source: Store | Subset, fractions: Sequence[float], seed: int) -> tuple[list[np.ndarray], str]:
+def run(config: Any) -> int:
+    """Split ``config.source`` into parts under ``config.output``; the keys are those of configs/split.yaml."""
+    source = config.source[0] if len(config.source) == 1 else config.source
+    store = open_data(source)
+    fractions = config.fractions.model_dump()
+    groups = groups_of(store, config.by, config.identity)
+    parts, sentence = divide(store, groups, list(fractions.values()), config.seed)
+    chosen = {name: part for name, part, share in zip(fractions, parts, fractions.values()) if share > 0}
+    facts = {"by": config.by, "identity": config.identity, "seed": config.seed, "fractions": fractions}
+    manifest = {**facts, **_facts(store, groups, chosen), "sentence": sentence}
+    write(store, chosen, manifest, Path(config.output), config.write == "stores", config.overwrite)
+    print(sentence)
+    for name, part in chosen.items():
+        where = Path(config.output) / name if config.write == "stores" else f"{Path(config.output) / MANIFEST}:{name}"
+        print(f"  {name:<6}{len(part):>10,} records, {len(part) / len(store):.1%}  {where}")
+    return 0
+
+
+def split_records(
+    source: Store | Subset, fractions: Sequence[float], seed: int, by: str = "auto", identity: float = 0.3
+) -> tuple[list[np.ndarray], str]:
     """Return one sorted index array per fraction, and a sentence that says how the records were divided.
 
-    ``fractions`` sum to 1. Whole groups are dealt out, the largest first and equal ones in a random order (Philox of
-    ``seed``), so no group is on two sides. Where every record is its own group the split is random; a single group is
-    one trajectory and is cut into blocks in time order. Raises UserError when a part that was asked for stays empty.
+    ``fractions`` sum to 1 and are those of PARTS; ``by`` and ``identity`` as of :func:`groups_of`. Raises UserError
+    when a part that was asked for stays empty.
     """
-    shares = np.asarray(fractions, dtype=np.float64)
+    return divide(source, groups_of(source, by, identity), fractions, seed)
+
+
+def divide(
+    source: Store | Subset, groups: Groups, fractions: Sequence[float], seed: int
+) -> tuple[list[np.ndarray], str]:
+    """Deal out whole groups, the largest first and equal ones in a random order (Philox of ``seed``); see above.
+
+    Where every record is its own group the split is random; a single trajectory is cut into blocks in time order.
+    """
+    shares, total = np.asarray(fractions, dtype=np.float64), len(groups.owner)
     if (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
         raise UserError(f"split: fractions {list(fractions)} found, expected numbers of 0 or more that sum to 1.")
-    names = np.array(source.groups)
-    keys, owner = np.unique(names, return_inverse=True)
     generator = np.random.Generator(np.random.Philox(seed))
-    word = _WHAT[source.base]
-    if len(keys) == len(names):
-        order = generator.permutation(len(names))
-        parts = np.split(order, _cuts(shares, len(names)))
-        sentence = f"split at random, record by record: no {word} in the file holds more than one record"
-    elif len(keys) == 1:
-        parts = np.split(np.arange(len(names)), _cuts(shares, len(names)))
-        sentence = f"split in file order into blocks: all {len(names)} records belong to one {word}, {str(keys[0])!r}"
+    cut = groups.number == 1 and groups.word == "trajectory"
+    if groups.number == total:
+        parts = np.split(generator.permutation(total), _cuts(shares, total))
+        sentence = f"split at random, record by record: no {groups.word} in the file holds more than one record"
+    elif cut:
+        parts = np.split(np.arange(total), _cuts(shares, total))
+        name = source.groups[0]
+        sentence = f"split in file order into blocks: all {total} records belong to one {groups.word}, {name!r}"
     else:
-        parts = _deal(owner, len(keys), shares, generator)
-        sentence = f"split by {word}: {len(names)} records of {len(keys)} groups, none on two sides"
+        parts = _deal(groups.owner, groups.number, shares, generator)
+        sentence = (
+            f"split by {groups.word} ({groups.how}): {total} records of {groups.number} groups, none on two sides"
+        )
     parts = [np.sort(part) for part in parts]
-    for part, share in zip(parts, shares):
+    for name, part, share in zip(PARTS, parts, shares):
         if share > 0 and not len(part):
             raise UserError(
-                f"{source.path}: {len(names)} records in {len(keys)} groups cannot be divided {list(fractions)}; give "
-                "a validation file with val=, or more data."
+                f"{source.path}: the part {name} would be empty: {total} records in {groups.number} groups (by "
+                f"{groups.word}) cannot be divided {list(fractions)}; give it as a file, more data, or other fractions."
             )
     sizes = " + ".join(str(len(part)) for part in parts)
     return parts, f"{source.path.name}: {sentence} ({sizes})."
+
+
+def write(
+    store: Store,
+    parts: Mapping[str, np.ndarray],
+    manifest: Mapping[str, Any],
+    output: Path,
+    stores: bool,
+    overwrite: bool = False,
+) -> None:
+    """Write the folder ``output``: ``split.json`` and, with ``stores``, a store per part; whole or not at all.
+
+    ``split.json`` holds ``manifest`` and the ids of the records of each part under the part's name, which
+    ``sciml ingest only=split.json:PART`` reads. Raises UserError where ``output`` is there and is not to be replaced.
+    """
+    if output.exists():
+        if not overwrite:
+            raise UserError(f"{output}: the output exists already; choose another one or pass overwrite=true.")
+        if output.is_symlink() or not (output / MANIFEST).is_file():
+            raise UserError(f"{output}: the output exists and is no split, so it is not replaced; choose another one.")
+    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        for name, part in parts.items() if stores else ():
+            facts = {key: value for key, value in manifest.items() if key != "groups"} | {"part": name}
+            copy_records(Subset(store, part), partial / name, {"split": facts})
+        ids = store.texts("id")
+        lists = {name: [ids[index] for index in part] for name, part in parts.items()}
+        write_text(partial / MANIFEST, json.dumps({**manifest, **lists}, indent=1, ensure_ascii=False) + "\n")
+        if output.exists():
+            shutil.rmtree(output)
+        os.rename(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_records(source: Store | Subset, path: Path, metadata: Mapping[str, Any], overwrite: bool = False) -> Store:
+    """Write the records of ``source`` as a store of their own, with its licence, source, classes and ``metadata``."""
+    manifest = source.manifest
+    kept = {key: manifest[key] for key in ("classes", "licence", "source", "description") if key in manifest}
+    every = {**manifest.get("metadata", {}), **kept, **metadata}
+    with StoreWriter(path, source.domain, source.dataset, metadata=every, overwrite=overwrite) as writer:
+        for record in source:
+            if not writer.add(record):
+                raise UserError(
+                    f"{source.path}: {writer.quarantine[-1]['id']}: {writer.quarantine[-1]['reason']}; the store was "
+                    "written by another version, ingest the source again."
+                )
+        return writer.close()
+
+
+def _facts(store: Store, groups: Groups, parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What was split and what came out, as plain data."""
+    return {
+        "source": store.manifest.get("source") or store.path.name,
+        "data_hash": store.data_hash,
+        "group": groups.word,
+        "how": groups.how,
+        "records": {name: len(part) for name, part in parts.items()},
+        "groups": {name: len(np.unique(groups.owner[part])) for name, part in parts.items()},
+    }
 
 
 def _cuts(shares: np.ndarray, total: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.ingest.ingest import detect, expand
-from sciml.ingest.split import split_by_group
+from sciml.ingest.split import split_records
 
 Paths = str | list[str]
 Open = Callable[[Paths], Store]
@@ -44,7 +44,8 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
     for path in joined(config.train):
         store = open_store(path)
         index = _dataset_index(store.dataset, datasets)
-        parts, how = split_by_group(store, [1.0 - sum(fractions), *fractions], config.seed)
+        shares = [1.0 - sum(fractions), *fractions]
+        parts, how = split_records(store, shares, config.seed, config.data.split_by, config.data.split_identity)
         if sum(fractions) > 0:
             splits.notes.append(how)
         for part, sources in zip(parts, (splits.train, splits.validation, splits.test), strict=True):

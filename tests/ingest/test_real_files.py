@@ -7,7 +7,7 @@ import pytest
 
 from sciml.errors import UserError
 from sciml.ingest.ingest import detect, ingest
-from sciml.ingest.split import split_by_group
+from sciml.ingest.split import split_records
 
 
 def test_ethanol_has_a_lattice_but_is_not_periodic(shared_data, tmp_path):
@@ -21,7 +21,7 @@ def test_ethanol_has_a_lattice_but_is_not_periodic(shared_data, tmp_path):
     np.testing.assert_allclose(record["positions"][0], [0.40162460, 0.38569419, 0.07944170], rtol=1e-6)
     np.testing.assert_allclose(record["forces"][0], [-4.15950961, 0.10729389, 3.61777644], rtol=1e-6)
     assert store.pairs.tolist() == [72] * 1000
-    _, sentence = split_by_group(store, [0.95, 0.05], 0)
+    _, sentence = split_records(store, [0.95, 0.05], 0)
     assert "at random" in sentence
 
 
@@ -52,7 +52,7 @@ def test_mlearn_stress_is_tensile_when_stretched(shared_data, tmp_path, element,
 
 def test_mlearn_simulations_stay_together(shared_data, tmp_path):
     store = ingest(shared_data / "mlearn" / "Si" / "training.json", tmp_path / "s")
-    parts, sentence = split_by_group(store, [0.9, 0.1], 0)
+    parts, sentence = split_records(store, [0.9, 0.1], 0)
     groups = np.array(store.groups)
     assert not set(groups[parts[0]]) & set(groups[parts[1]])
     assert "split by trajectory" in sentence

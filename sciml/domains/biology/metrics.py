@@ -21,6 +21,28 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(labels >= 0, np.log(np.exp(shifted).sum(axis=1)) - chosen, np.nan)
 
 
+def correlations(predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Pearson's coefficient and Spearman's, the same of the ranks with ties at their mean, over labelled components.
+
+    NaN with fewer than two labels, or where one side is constant.
+    """
+    labelled = np.isfinite(np.asarray(reference, dtype=np.float64))
+    sides = [np.asarray(side, dtype=np.float64)[labelled] for side in (predicted, reference)]
+    return {"pearson": _pearson(*sides), "spearman": _pearson(*(_ranks(side) for side in sides))}
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first - first.mean() if first.size else first, second - second.mean() if second.size else second
+    norm = float(np.sqrt(np.square(first).sum() * np.square(second).sum()))
+    return float((first * second).sum() / norm) if norm > 0 else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, those of equal values their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - 0.5 * (counts - 1))[inverse.reshape(-1)]
+
+
 def bootstrap_difference(
     values: np.ndarray,
     baseline: np.ndarray,
