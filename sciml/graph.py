@@ -42,6 +42,7 @@ forces               (n, 3)          eV/Å (target)
 stress               (1, 3, 3)       eV/Å^3, tensile positive (target)
 label                (1,)            class (target; -1 when absent)
 true_momenta         (n, 4)          GeV, in the frame of the record, float64 (target)
+jet_mass, jet_pt     (1,)            jets: GeV, as measured, float64; true_mass, true_pt: the targets
 residue_types        (r,)            0..19 (target; -1 when absent)
 noise_level          (1,)            Å, standard deviation of the noise in the positions; 0 of a clean sample
 clean_forces         (n, 3)          eV/Å before the positions were shifted, zero where unknown or clean

@@ -22,6 +22,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "direct_forces": "sciml.domains.materials.heads:DirectForcesHead",
         "jet_class": "sciml.domains.hep.heads:JetClassHead",
         "energy_flow": "sciml.domains.hep.energy_flow:EnergyFlowHead",
+        "jet_kinematics": "sciml.domains.hep.heads:JetKinematicsHead",
         "four_momenta": "sciml.domains.hep.heads:FourMomentaHead",
         "residue_type": "sciml.domains.biology.heads:ResidueTypeHead",
         "denoise_atoms": "sciml.objectives.denoise:DenoiseAtomsHead",

@@ -83,6 +83,8 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
         Field("parent", "fine", "uint8"),
         Field("true_momenta", "fine", "float32", (4,), "GeV", "target"),
         Field("label", "graph", "int16", role="target"),
+        Field("true_mass", "graph", "float32", (), "GeV", "target"),
+        Field("true_pt", "graph", "float32", (), "GeV", "target"),
         Field("total_momentum", "graph", "float64", (4,), "GeV"),
         Field("jet_momentum", "graph", "float32", (4,), "GeV", "info"),
     ),
@@ -302,6 +304,10 @@ def _check_jet(record: Record) -> None:
     if (momenta[:, 0] <= 0).any():
         raise BadRecord(f"momenta: constituent {int(np.argmax(momenta[:, 0] <= 0))} has no positive energy")
     for name in ("momenta", "true_momenta", "total_momentum"):
+        _check_limit(record, name, MAX_MOMENTUM, "GeV")
+    for name in ("true_mass", "true_pt"):
+        if name in record and record[name] <= 0:
+            raise BadRecord(f"{name}: {float(record[name]):g} GeV, expected more than 0")
         _check_limit(record, name, MAX_MOMENTUM, "GeV")
     if "label" in record and record["label"] < 0:
         raise BadRecord(f"label: {int(record['label'])}, expected a class index of 0 or more")

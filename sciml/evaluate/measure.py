@@ -16,10 +16,14 @@ from sciml.domains.hep.metrics import (
     fit_mass_window,
     jet_masses,
     jet_starts,
+    mass_sculpting,
     mass_window_score,
+    mean_auc,
     one_vs_one,
-    rejection_with_error,
     relative_errors,
+    reliability,
+    response,
+    tagging,
 )
 from sciml.domains.materials import metrics as materials
 from sciml.domains.materials.metrics import composition_energies, errors
@@ -70,7 +74,14 @@ def masses_of(source: Source, records: np.ndarray) -> np.ndarray:
 
 
 def baseline_predictions(target: str, source: Source, columns: Columns, references: dict[str, float]) -> np.ndarray:
-    """Energies of the composition fit of the training data; zero for every other number."""
+    """Energies of the composition fit of the training data; mass and transverse momentum of a jet as measured; zero for
+    every other number.
+    """
+    if target == "true_mass":
+        return masses_of(source, columns.records)
+    if target == "true_pt":
+        totals = [np.sum(source.data[int(record)]["momenta"], axis=0, dtype=np.float64) for record in columns.records]
+        return np.hypot(*np.array(totals)[:, 1:3].T)
     if target != "energy":
         return np.zeros_like(columns.labels)
     types = [np.asarray(source.data[int(record)]["types"]) for record in columns.records]
@@ -111,6 +122,9 @@ def measure_numbers(
         table["energy_per_atom"] |= _by_kind(predictions, labels, kinds or {})
     else:
         table[target] |= _by_kind(columns.predictions, columns.labels, kinds or {})
+    if target in ("true_mass", "true_pt"):
+        table[target] |= response(columns.predictions, columns.labels)
+        table[target] |= {f"baseline_{name}": value for name, value in response(baseline, columns.labels).items()}
     if target not in UNITS:
         table[target] |= correlations(columns.predictions, columns.labels)
     return table
@@ -136,8 +150,8 @@ def _beside(predictions: np.ndarray, labels: np.ndarray, baseline: np.ndarray, u
 
 
 def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windows: dict[str, float]) -> dict[str, Any]:
-    """Accuracy and cross-entropy (nats); for every class against the background AUC, rejections and the mass window's
-    AUC.
+    """Accuracy, cross-entropy (nats), mean AUC over pairs of classes and calibration; for every class against the
+    background AUC and rejections with errors, how much a cut on the score sculpts the mass, and the mass window's AUC.
     """
     logits, labels = columns.predictions, columns.labels
     background = background_class(classes)
@@ -146,6 +160,8 @@ def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windo
         "unit": "",
         "accuracy": accuracy(logits, labels),
         "cross_entropy": float(cross_entropies(logits, labels).mean()),
+        "mean_auc": mean_auc(logits, labels),
+        "calibration_error": reliability(logits, labels).error,
         "background": classes[background],
         "signals": {},
     }
@@ -153,12 +169,11 @@ def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windo
         scores, signal = one_vs_one(logits, labels, index, background)
         if index == background or not signal.any() or signal.all():
             continue
-        pair = {"auc": auc(scores, signal)}
+        chosen = (labels == index) | (labels == background)
+        pair = tagging(scores, signal, EFFICIENCIES)
         for efficiency in EFFICIENCIES:
-            value, error = rejection_with_error(scores, signal, efficiency)
-            pair |= {f"rejection_{efficiency:.0%}": value, f"rejection_{efficiency:.0%}_error": error}
+            pair[f"mass_divergence_{efficiency:.0%}"] = mass_sculpting(scores, signal, masses[chosen], efficiency)
         if name in windows:
-            chosen = (labels == index) | (labels == background)
             pair["mass_window_auc"] = auc(mass_window_score(masses[chosen], windows[name]), signal)
         result["signals"][name] = pair
     return result

@@ -91,7 +91,7 @@ def _check_crystal(entry: Any, where: str) -> None:
     for name, value in (entry.get("expected") or {}).items():
         numbers = value if isinstance(value, list) else [value]
         if name not in EXPECTED or not all(isinstance(number, int | float) for number in numbers):
-            raise UserError(f"{where}: expected: {name}={value} found, expected numbers of {', '.join(EXPECTED)}.")
+            raise UserError(f"{where}: expected: {name}={value} found; give numbers of {', '.join(EXPECTED)}.")
 
 
 def _check_curve(name: str, curve: Any, where: str) -> None:
@@ -116,7 +116,7 @@ def _curves_of(entry: dict[str, Any], path: Path) -> dict[str, Any]:
         curves = curves[entry["key"]] if "key" in entry else curves
         return {pair: curves[pair] for pair in entry.get("pairs") or curves}
     except KeyError as error:
-        raise UserError(f"{path}: diatomics: {source} has no {error.args[0]!r}, expected a key or pair in it.") from None
+        raise UserError(f"{path}: diatomics: {source} has no {error.args[0]!r}, name a key or pair in it.") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: diatomics: {source} cannot be read as JSON ({error}).") from None
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+_OF_JETS = ("true_momenta", "true_mass", "true_pt")
 MOST_KINDS = 12  # rows of elements, and of configuration types
 HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
 
@@ -21,10 +22,18 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
     count = f"{values['count']:,}"
     if target == "label":
         rows: list[tuple[str, ...]] = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
+        if len(values["signals"]) > 1:
+            rows.append(("mean AUC of pairs", f"{values['mean_auc']:.3f}", "", "", "", count))
+        rows.append(("calibration error", f"{values['calibration_error']:.3f}", "", "", "", count))
         for name, pair in values["signals"].items():
             window = pair.get("mass_window_auc")
             baseline = f"{window:.3f} (mass window)" if window is not None else ""
-            rows.append((f"AUC {name} / {values['background']}", f"{pair['auc']:.3f}", baseline, "", "", count))
+            both = f"{name} / {values['background']}"
+            rows.append((f"AUC {both}", _with_error(pair, "auc", ".3f"), baseline, "", "", count))
+            for key in (key for key in pair if key.startswith("rejection") and not key.endswith("error")):
+                at = key.removeprefix("rejection_")
+                rows.append((f"  rejection at {at}", _with_error(pair, key, ".1f"), "", "", "", ""))
+                rows.append((f"  mass divergence at {at}", f"{pair[f'mass_divergence_{at}']:.3f}", "", "", "bits", ""))
         return rows
     if target == "residue_types":
         error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
@@ -40,7 +49,7 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
                 count,
             )
         ]
-    what = {"energy": "composition fit", "energy_per_atom": "composition fit", "true_momenta": "as measured"}
+    what = {"energy": "composition fit", "energy_per_atom": "composition fit"} | dict.fromkeys(_OF_JETS, "as measured")
     rows = []
     for name in ("mae", "rmse"):
         error, baseline = values[name], values[f"baseline_{name}"]
@@ -52,7 +61,16 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
         for name in ("pearson", "spearman")
         if name in values
     ]
+    rows += [
+        (f"{target} {name}", f"{values[name]:.3f}", f"{values[f'baseline_{name}']:.3f} (as measured)", "", "", count)
+        for name in ("response", "resolution")
+        if name in values
+    ]
     return [*rows, *_kind_rows(target, values), *(_momenta_rows(values) if target == "true_momenta" else [])]
+
+
+def _with_error(pair: dict[str, float], key: str, digits: str) -> str:
+    return f"{pair[key]:{digits}} ± {pair[f'{key}_error']:{digits}}"
 
 
 def _kind_rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:

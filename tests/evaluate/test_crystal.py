@@ -210,7 +210,7 @@ def test_the_file_is_computed_compared_and_drawn(tmp_path, lattice):
         ({"structure": {"name": "Xx"}}, "crystals.argon: structure: ASE cannot make it"),
         ({"structure": "missing.cif"}, "crystals.argon: structure: ASE cannot make it"),
         ({"properties": ["elastics"]}, "properties: 'elastics' found, expected one of equation_of_state"),
-        ({"expected": {"B0": 2.0}}, "expected: B0=2.0 found, expected numbers of volume"),
+        ({"expected": {"B0": 2.0}}, "expected: B0=2.0 found; give numbers of volume"),
         ({"expected": {"C11": "3 GPa"}}, "expected: C11=3 GPa found"),
         ({"reference": {}}, "key reference found, expected one of expected, properties, structure"),
     ],

@@ -9,7 +9,8 @@ scalars     SCALARS, invariants standardised by fixed constants so that they are
 edges       all pairs within ``cutoff`` chord length (2.5 > 2: all), never a particle with itself;
 edge_scalars  EDGE_SCALARS, pair features from Minkowski products, standardised likewise;
 frame, momenta, total_momentum, true_momenta  four-momenta in the frame of the record, for heads that predict some: P',
-            the particles' own, their sum unless the record gives another, and the target.
+            the particles' own, their sum unless the record gives another, and the target;
+jet_mass, jet_pt, true_mass, true_pt  of the jet, from Minkowski products with the spurions, and the targets.
 
 Subjets (:mod:`sciml.data.subjets`) are the coarse level: each lies at the mean of its particles' positions, weighted by
 their energies, and has the scalars and edge scalars of its momentum, and COARSE_SCALARS adds its mass.
@@ -96,6 +97,7 @@ def graph(
         "pbc": torch.zeros(1, 3, dtype=torch.bool),
         "label": torch.tensor([int(record.get("label", -1))]),
         **_four_momenta(record, momenta, spurions[0]),
+        **_kinematics(record, momenta, spurions),
     }
     if coarse_cutoff is not None:
         parent = record.get("parent")
@@ -137,6 +139,18 @@ def _four_momenta(record: Record, momenta: Tensor, time: Tensor) -> dict[str, Te
         "frame": lorentz.regulated(total, time)[None],
         "total_momentum": (total if given is None else floats(given, torch.float64))[None],
         "true_momenta": torch.full_like(momenta, torch.nan) if true is None else floats(true, torch.float64),
+    }
+
+
+def _kinematics(record: Record, momenta: Tensor, spurions: Tensor) -> dict[str, Tensor]:
+    """Mass and transverse momentum of the jet, float64 (1,) [GeV]: measured, and true where the record tells them."""
+    measured = lorentz.kinematics(momenta.sum(dim=0, keepdim=True), spurions)
+    nan = float("nan")
+    return {
+        "jet_mass": (measured.mass_squared + lorentz.MASS_FLOOR**2).sqrt(),
+        "jet_pt": measured.log_pt.exp(),
+        "true_mass": torch.tensor([float(record.get("true_mass", nan))], dtype=torch.float64),
+        "true_pt": torch.tensor([float(record.get("true_pt", nan))], dtype=torch.float64),
     }
 
 
@@ -191,11 +205,12 @@ def _edges(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
 
 
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
-    """Class labels, and components of true momenta, in the records ``indices``."""
+    """Class labels, components of true momenta, masses and transverse momenta in the records ``indices``."""
     if kind not in KINDS:
         return {}
     indices = np.asarray(indices)
     return {
         "label": float(data.has("label")[indices].sum()),
         "true_momenta": float((4 * data.sizes * data.has("true_momenta"))[indices].sum()),
+        **{name: float(data.has(name)[indices].sum()) for name in ("true_mass", "true_pt")},
     }

@@ -1,4 +1,4 @@
-"""Classes of jets, and the true four-momenta of their particles."""
+"""Classes of jets, their true mass and transverse momentum, and the true four-momenta of their particles."""
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,46 @@ class JetClassHead(Head):
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"label": logits}."""
-        momentum = batch.vectors[:, :1].square().sum(dim=2).sqrt()  # in the rest frame
-        particles = features.invariants
-        momentum = momentum.to(particles.dtype)
-        weighted = pool_sum(particles * momentum, batch.batch, batch.num_graphs)
-        total = pool_sum(momentum, batch.batch, batch.num_graphs)
-        plain = pool_mean(particles, batch.batch, batch.num_graphs)
-        return {"label": self.readout(torch.cat([plain, weighted / total.clamp_min(1e-12)], dim=1))}
+        return {"label": self.readout(jet_means(features, batch))}
+
+
+def jet_means(features: Features, batch: Batch) -> Tensor:
+    """Two means (B, 2 C) of the particles' features: over all, and weighted by momentum in the rest frame."""
+    particles = features.invariants
+    momentum = batch.vectors[:, :1].square().sum(dim=2).sqrt().to(particles.dtype)
+    weighted = pool_sum(particles * momentum, batch.batch, batch.num_graphs)
+    total = pool_sum(momentum, batch.batch, batch.num_graphs)
+    plain = pool_mean(particles, batch.batch, batch.num_graphs)
+    return torch.cat([plain, weighted / total.clamp_min(1e-12)], dim=1)
+
+
+class JetKinematicsHead(Head):
+    """True mass and transverse momentum (B,) of jets in GeV, float64: the measured ones times learned factors.
+
+    The factors are invariant, so the outputs scale and transform as what was measured. The loss sees the logarithm of
+    predicted over true, which weighs light and heavy jets alike. A head without training returns what was measured.
+    """
+
+    kind = "jets"
+    targets = ("true_mass", "true_pt")
+
+    def __init__(self, context: HeadContext, hidden: int = 64) -> None:
+        super().__init__(context)
+        self.readout = multilayer_perceptron([2 * context.channels, hidden, len(self.targets)])
+        last = self.readout[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        """Return {"true_mass": GeV, "true_pt": GeV}."""
+        factors = self.readout(jet_means(features, batch)).double()
+        factors = (MOST_STRETCH * torch.tanh(factors / MOST_STRETCH)).exp()
+        return {"true_mass": batch.jet_mass * factors[:, 0], "true_pt": batch.jet_pt * factors[:, 1]}
+
+    def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
+        """The logarithm of predicted over true."""
+        return (prediction / label).log()
 
 
 class FourMomentaHead(Head):

@@ -27,6 +27,7 @@ _FLAGS = (
     "part_isMuon",
 )
 _JET = ("jet_pt", "jet_eta", "jet_phi", "jet_energy")
+_TRUE = ("genjet_pt", "genjet_eta", "genjet_energy")  # of the jet of all stable particles, before the detector
 _CLASS = ("jet_label", "label")
 _EVENT = ("event_number", "event", "event_id")
 _BATCH = 2048
@@ -82,7 +83,7 @@ def read_branches(
         if name not in names:
             raise UserError(f"{path}: the branch {name} is missing; the branches found are {', '.join(names[:12])}.")
     one_hot, label, event = one_hot_branches(names), _first(names, _CLASS), _first(names, _EVENT)
-    jet = [name for name in _JET if name in names]
+    jet = [name for name in dict.fromkeys((*_JET, *_TRUE)) if name in names]
     columns = [*_MOMENTA, "part_charge", *(flag for flag in _FLAGS if flag in names), *one_hot, *jet]
     columns += [name for name in (label, event) if name]
     start = 0
@@ -100,7 +101,7 @@ def _jets(
     offsets, momenta, charges, types = _constituents(path, batch)
     labels = _labels(batch, one_hot, label)
     events = batch.column(event).to_pylist() if event else None
-    jets = _jet_momenta(batch)
+    jets, true = _jet_momenta(batch), _true_kinematics(batch)
     for row in range(batch.num_rows):
         part = slice(offsets[row], offsets[row + 1])
         name = identifier(path, start + row)
@@ -117,8 +118,19 @@ def _jets(
                 "particle_charge": charges[part][keep],
                 "label": None if labels is None else labels[row],
                 "jet_momentum": None if jets is None else jets[row],
+                **{key: values[row] for key, values in true.items() if values[row] > 0},
             }
         )
+
+
+def _true_kinematics(batch: Any) -> dict[str, np.ndarray]:
+    """Mass and transverse momentum (jets,) in GeV of the generated jets; zero where a jet was matched to none."""
+    if any(name not in batch.schema.names for name in _TRUE):
+        return {}
+    pt, eta, energy = (np.asarray(batch.column(name).to_numpy(zero_copy_only=False), np.float64) for name in _TRUE)
+    momentum = pt * np.cosh(eta)
+    masses = np.sqrt(np.maximum((energy - momentum) * (energy + momentum), 0.0))
+    return {"true_mass": np.nan_to_num(masses), "true_pt": np.nan_to_num(pt)}
 
 
 def _constituents(path: Path, batch: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
