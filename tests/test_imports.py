@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[set[str], ...] = (
     {"cli"},
     {"build"},
+    {"doctor"},
     {"ingest", "train", "evaluate", "export", "loop"},
     {"package"},
     {"domains"},
