@@ -45,6 +45,7 @@ VERBS = {
     "verify": Verb(
         "sciml.build:verify", "certify which physical laws a model obeys", "package=runs/NAME/TIME output=certificate"
     ),
+    "doctor": Verb("sciml.doctor.run:run", "say what would go wrong with a training", "experiment=quickstart"),
 }
 
 USAGE = """\

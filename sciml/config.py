@@ -87,11 +87,18 @@ def configs_folder() -> Path:
 
 def groups(verb: str, config_dir: str | None = None) -> dict[str, list[str]]:
     """Return the groups of ``verb`` and the options of each."""
-    defaults = _read_yaml(configs_folder() / f"{verb}.yaml").get("defaults", [])
-    found = {}
-    for group in (name for entry in defaults if isinstance(entry, dict) for name in entry):
+    found: dict[str, list[str]] = {}
+    for group in _groups_of(verb):
         folders = [configs_folder(), *([Path(config_dir)] if config_dir else [])]
         found[group] = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+    return found
+
+
+def _groups_of(config: str) -> list[str]:
+    """Names of the groups of ``configs/CONFIG.yaml``, with those of the configurations that it begins with."""
+    found: list[str] = []
+    for entry in _read_yaml(configs_folder() / f"{config}.yaml").get("defaults", []):
+        found += list(entry) if isinstance(entry, dict) else [] if entry == "_self_" else _groups_of(entry)
     return found
 
 

@@ -436,6 +436,21 @@ class TrainConfig(Section):
         return self
 
 
+class DoctorConfig(TrainConfig):
+    """``sciml doctor``: the keys of the training that it examines, and its own."""
+
+    faults: bool | Literal["thorough"] = Field(
+        description="make every fault of the suite instead, in small runs of its own; thorough: with long sweeps"
+    )
+    output: Text | None = Field(description="folder for doctor.json and faults.json; null for doctor/<name>")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "DoctorConfig":
+        if not self.faults:
+            super()._combinations()  # type: ignore[operator]
+        return self
+
+
 class EvaluateConfig(Section):
     """``sciml evaluate``."""
 
@@ -587,6 +602,7 @@ CONFIGS: dict[str, type[Section]] = {
     "audit": AuditConfig,
     "split": SplitConfig,
     "train": TrainConfig,
+    "doctor": DoctorConfig,
     "evaluate": EvaluateConfig,
     "verify": VerifyConfig,
 }

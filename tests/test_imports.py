@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS: tuple[set[str], ...] = (
+    {"__main__"},
     {"cli"},
-    {"build"},
     {"doctor"},
+    {"build"},
     {"ingest", "train", "evaluate", "export", "loop"},
     {"package"},
     {"domains"},

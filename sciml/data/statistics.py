@@ -88,6 +88,17 @@ def composition(store: "Store", selected: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def energies_less_references(store: "Store | Subset", references: Mapping[str, float]) -> np.ndarray:
+    """Return the energy per atom, eV, that ``references`` {"Z": eV} leave of every record that has one."""
+    origin, selected = _selection(store)
+    labelled = selected & origin.has("energy")
+    counts = composition(origin, labelled)
+    table = np.zeros(counts.shape[1])
+    for number, energy in references.items():
+        table[int(number)] = energy
+    return (_values(origin, "energy", labelled) - counts @ table) / counts.sum(axis=1)
+
+
 def fit_reference_energies(counts: np.ndarray, energies: np.ndarray, rounds: int = 10) -> np.ndarray:
     """Return energies per element (Z,), eV, that explain ``energies`` (m,) by the composition ``counts`` (m, Z).
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciml.data.records import targets
-from sciml.data.statistics import composition
+from sciml.data.statistics import composition, energies_less_references
 from sciml.data.store import Store
 from sciml.ingest.ingest import open_data
 from sciml.units import GPA
@@ -148,12 +148,7 @@ def _values(store: Store, name: str) -> np.ndarray:
 
 def _interaction(store: Store) -> np.ndarray:
     """Energy per atom after the reference energies, eV."""
-    has = store.has("energy")
-    counts = composition(store, has)
-    references = np.zeros(counts.shape[1])
-    for number, energy in store.manifest["statistics"]["reference_energies"].items():
-        references[int(number)] = energy
-    return (_values(store, "energy") - counts @ references) / counts.sum(axis=1)
+    return energies_less_references(store, store.manifest["statistics"]["reference_energies"])
 
 
 def picture(store: Store, path: Path, title: str) -> Path:

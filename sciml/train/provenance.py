@@ -24,14 +24,15 @@ def provenance(sources: list[Source]) -> dict[str, Any]:
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in DISTRIBUTIONS} | {"python": platform.python_version()},
+        "versions": {name: version_of(name) for name in DISTRIBUTIONS} | {"python": platform.python_version()},
         "commit": _commit(Path(__file__).resolve().parents[1]),
         "data": {str(store.path): store.data_hash for store in stores},
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": _gpu()},
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of an installed distribution, None where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -18,6 +18,7 @@ REQUIRED = {
     "verify": ["package=p"],
     "ingest": ["source=a", "output=b"],
     "inspect": ["source=a"],
+    "doctor": ["train=x.xyz"],
 }
 
 
