@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from sciml.objectives.denoise import Denoise
 from sciml.objectives.masked import Masked
 from sciml.objectives.supervised import Supervised, Term
 from sciml.package import Package, load, save
-from sciml.train.adapt import (
+from sciml.train.adapt.finetuning import FineTuning, from_scratch
+from sciml.train.adapt.merge import (
     copy_weights,
     ignored_settings,
     merged_baselines,
@@ -42,6 +44,7 @@ from sciml.train.adapt import (
     merged_description,
     renamed_classes,
 )
+from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.card import model_card, package_config
 from sciml.train.checkpoint import package_of_checkpoint
 from sciml.train.module import Module
@@ -65,6 +68,7 @@ from sciml.train.sources import (
 from sciml_kernels.backends import choose
 
 PREEMPTED = 143
+GAINED = "What was gained on the new task and forgotten of the old ones"
 
 
 def train(config: Any) -> int:
@@ -83,9 +87,12 @@ def train(config: Any) -> int:
     prepare_process(config.seed, config.trainer.threads)
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
-    splits = open_splits(config, lambda path: open_data(path, cache_dir=folder / "data"), datasets)
+    open_store = partial(open_data, cache_dir=folder / "data")
+    splits = open_splits(config, open_store, datasets)
     for note in splits.notes:
         say(note)
+    budgets = budgets_of(config.data.batch)
+    tuning = FineTuning(package, config.adapt, splits, open_store, folder, budgets) if package else None
     description = describe(config, splits, datasets, package)
     model, description = initial_model(description, package)
     check_known(splits.validation + splits.test, description["context"])
@@ -94,8 +101,11 @@ def train(config: Any) -> int:
     data = build_data(config, splits, description, model.far_field)
     widths = relative_widths(model, description, config.optimizer.reference_channels)
     objective = build_objective(config.objective.terms)
-    module = Module(model, objective, config.optimizer, total_steps=0, widths=widths, compiled=config.trainer.compile)
+    resumed, first = checkpoint is not None, first_process()
+    factors = tuning.start(model, description, objective, data, resumed, first) if tuning else None
+    module = Module(model, objective, config.optimizer, 0, widths, config.trainer.compile, factors)
     module.package = {"model": description, "datasets_of_domain": _datasets_of_domain(splits, description, package)}
+    module.package |= low_rank_of(config.adapt)
     if first_process():
         _write_run(folder, config, splits)
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
@@ -104,8 +114,13 @@ def train(config: Any) -> int:
         say(f"stopped before the last step; continue with the same command and run_dir={folder} resume=true")
         return PREEMPTED
     if first_process():
+        merge_low_rank(model)
         model.to(_device(config.trainer.accelerator))
-        _publish(config, folder, model, description, splits, data, package)
+        if tuning and config.adapt.from_scratch:
+            code = from_scratch(config, tuning.package, folder / "from_scratch", train)
+            if code:
+                return code
+        _publish(config, folder, model, description, splits, data, package, tuning)
     return 0
 
 
@@ -117,6 +132,7 @@ def _publish(
     splits: Splits,
     data: DataModule,
     package: Package | None,
+    tuning: FineTuning | None,
 ) -> None:
     """Package, evaluation on the test sources, report; the paths are printed last."""
     baselines = baselines_of(splits.train, description["context"]["classes"])
@@ -127,8 +143,13 @@ def _publish(
     evaluation = evaluate_sources(model.eval(), splits.test, description, data.budgets, baselines)
     save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table))
     evaluation.write(folder / "evaluation")
-    report = write_report(folder, evaluation, settings)
+    tables = {}
     print(evaluation.table)
+    if tuning:
+        scratch = load(folder / "from_scratch") if config.adapt.from_scratch else None
+        tables[GAINED] = tuning.finish(model, description, scratch)
+        print(f"\n{GAINED}\n{tables[GAINED]}")
+    report = write_report(folder, evaluation, settings, tables)
     print(f"checkpoint  {folder / 'package'}\nreport      {report}")
 
 
@@ -363,6 +384,7 @@ def build_data(
         far_field,
         build_corruptions(config.objective, description["heads"]),
         config.data.weights,
+        config.adapt.replay.fraction,
     )
 
 

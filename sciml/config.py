@@ -31,6 +31,7 @@ from sciml.schema import (
 __all__ = ["EvaluateConfig", "IngestConfig", "InspectConfig", "TrainConfig", "compose", "configure", "validate"]
 
 FREE_KEYS = ("model.options", "heads", "objective.others", "data.weights")  # anything may be below these
+_NESTED_PATHS = ("adapt.replay.stores", "adapt.retained.stores")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{1,2}|~)?(?P<key>[^=\s]+?)(=(?P<value>.*))?", re.DOTALL)
 
 
@@ -72,11 +73,20 @@ def validate(verb: str, raw: dict[str, Any]) -> Section:
 
 def check_inputs(config: Section) -> None:
     """Raise UserError when a file or store that the configuration names is not there."""
-    for key in ("train", "val", "test", "store", "source", "against", "properties", "package", "init"):
-        value = getattr(config, key, None)
+    verbs = ("train", "val", "test", "store", "source", "against", "properties", "package", "init")
+    for key in (*verbs, *_NESTED_PATHS):
+        value = _at(config, key)
         for path in [value] if isinstance(value, str) else value or []:
             if not os.path.exists(path):
                 raise UserError(f"{key}: {_missing(path)}")
+
+
+def _at(config: Section, key: str) -> Any:
+    """The value of a dotted key, None where the configuration has no such key."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def configs_folder() -> Path:

@@ -16,7 +16,7 @@ from sciml import registry
 from sciml.data.corruption import Corruption, Corruptions
 from sciml.data.far_field import FarField, add_far_field
 from sciml.data.records import Record, targets
-from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins
+from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins, with_share
 from sciml.data.store import Store, Subset
 from sciml.errors import UserError
 from sciml.graph import Graph, collate
@@ -46,11 +46,15 @@ class LoadedBatch(NamedTuple):
 
 @dataclass
 class Source:
-    """Records that belong together, a store or a part of one, and the index of their dataset in the model's table."""
+    """Records that belong together, a store or a part of one, and the index of their dataset in the model's table.
+
+    ``replayed`` tells what a base model knew before from new data.
+    """
 
     data: Data
     dataset: int
     name: str = ""
+    replayed: bool = False
     _jet_edges: dict[float, float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -253,7 +257,8 @@ class DataModule(lightning.LightningDataModule):
     ``cutoffs``, ``coarse_cutoffs`` (none without a coarse level) and ``budgets`` per kind; ``bins_per_step``
     {kind: micro-batches of an optimizer step over all ranks}; ``far_field`` what the model needs of atoms beyond their
     edges; ``corruptions`` those of the objectives of pretraining; ``weights`` {name of a source: factor} of how often
-    its records are drawn. Raises UserError where a weight names no source.
+    its records are drawn; ``replay`` the share of the draws of each kind that replayed sources get. Raises UserError
+    where a weight names no source.
     """
 
     def __init__(
@@ -272,6 +277,7 @@ class DataModule(lightning.LightningDataModule):
         far_field: FarField = FarField(),  # noqa: B008 (frozen)
         corruptions: Sequence[Corruption] = (),
         weights: Mapping[str, float] | None = None,
+        replay: float = 0.0,
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
@@ -279,11 +285,14 @@ class DataModule(lightning.LightningDataModule):
         self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise)
         self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field, fixed)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
-        factors = _factors(source_names(train), weights or {})
+        given = factors = _factors(source_names(train), weights or {})
         self.streams = {}
         for kind in kinds:
             costs = [source.costs(kind, cutoffs[kind]) for source in train]
             nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
+            if replay:
+                sizes = [int(np.count_nonzero(costs)) for costs in nodes]
+                factors = with_share(sizes, temperature, given, [source.replayed for source in train], replay)
             self.streams[kind] = Stream(kind, nodes, edges, budgets[kind], seed, temperature, factors)
 
     @property

@@ -325,6 +325,22 @@ def _draws(sizes: Sequence[int], temperature: float, factors: Sequence[float]) -
     return [max(round(share), 1) if size else 0 for share, size in zip(shares.tolist(), sizes, strict=True)]
 
 
+def with_share(
+    sizes: Sequence[int], temperature: float, factors: Sequence[float], chosen: Sequence[bool], share: float
+) -> list[float]:
+    """``factors`` of stores, with those of the ``chosen`` ones scaled so that they get ``share`` of the draws.
+
+    ``sizes`` are their records. Nothing changes where one side has none.
+    """
+    weights = [factor * size ** (1.0 / temperature) if size else 0.0 for factor, size in zip(factors, sizes)]
+    inside = sum(weight for weight, mine in zip(weights, chosen) if mine)
+    outside = sum(weights) - inside
+    if not inside or not outside:
+        return list(factors)
+    scale = share / (1.0 - share) * outside / inside
+    return [factor * scale if mine else factor for factor, mine in zip(factors, chosen)]
+
+
 def _generator(seed: int, *key: int) -> np.random.Generator:
     """A Philox generator of its own for every (seed, key)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy=seed, spawn_key=key)))

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from sciml.evaluate.run import Evaluation
 from sciml.files import write_text
 
 
-def write_report(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Path:
+def write_report(
+    folder: Path, evaluation: Evaluation, settings: dict[str, Any], tables: Mapping[str, str] | None = None
+) -> Path:
     """Write ``report.html`` in the run folder from ``metrics.jsonl``, the evaluation with its plots, and the package's
-    settings.
+    settings; ``tables`` {title: text} come after the table of errors.
     """
     lines = read_metrics(folder / "metrics.jsonl")
     parts = [
         section("Errors on held-out records", f"<pre>{html.escape(evaluation.table)}</pre>"),
+        *(section(title, f"<pre>{html.escape(text)}</pre>") for title, text in (tables or {}).items()),
         section("Loss", image(_loss_curves(lines)) if lines else "<p>No steps were logged.</p>"),
     ]
     titles = {"parity": "Parity", "roc": "Jet classes", "residues": "Residue types"}

@@ -12,6 +12,7 @@ from sciml.errors import UserError
 from sciml.files import atomic
 from sciml.models.model import build_model
 from sciml.package import Package
+from sciml.train.adapt.strategy import load_weights
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -99,9 +100,7 @@ def package_of_checkpoint(path: Path, device: str = "cpu") -> Package | None:
     model = build_model(stored["package"]["model"])
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
-    model.load_state_dict(weights)
     averages = stored.get("callbacks", {}).get("ExponentialAverage", {}).get("averages", [])
-    with torch.no_grad():
-        for parameter, average in zip(model.parameters(), averages, strict=bool(averages)):
-            parameter.copy_(average)
-    return Package(model.to(device).eval(), stored["package"], found)
+    config = dict(stored["package"])
+    load_weights(model, weights, averages, config.pop("low_rank", {}))
+    return Package(model.to(device).eval(), config, found)

@@ -23,7 +23,8 @@ class Module(lightning.LightningModule):
     ranks; both are undone here, because the denominators already count the labels of the whole optimizer step.
     ``step_losses`` holds each target's share of the running optimizer step's loss; ``package`` is what a package of
     the model says beside its weights, kept in every checkpoint. ``widths`` are those of
-    :func:`sciml.train.optimizer.relative_widths`. With ``compiled`` the training pass is compiled; validation is not.
+    :func:`sciml.train.optimizer.relative_widths`, ``factors`` {parameter: its share of the learning rate}. With
+    ``compiled`` the training pass is compiled; validation is not.
     """
 
     _forward: Forward
@@ -37,6 +38,7 @@ class Module(lightning.LightningModule):
         total_steps: int,
         widths: dict[str, float] | None = None,
         compiled: bool = False,
+        factors: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -44,7 +46,7 @@ class Module(lightning.LightningModule):
         self.options = options
         self.total_steps = total_steps
         self.compiled = compiled
-        self.widths = widths
+        self.widths, self.factors = widths, factors
         self.validations = 1
         self.package: dict[str, Any] = {}
         self.step_losses: dict[str, Tensor] = {}
@@ -87,7 +89,7 @@ class Module(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.model, self.options, self.widths)
+        optimizer = build_optimizer(self.model, self.options, self.widths, self.factors)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

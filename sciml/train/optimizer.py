@@ -10,27 +10,34 @@ from sciml.models.model import Model, build_model
 
 
 def build_optimizer(
-    model: torch.nn.Module, options: Any, widths: dict[str, float] | None = None
+    model: torch.nn.Module,
+    options: Any,
+    widths: dict[str, float] | None = None,
+    factors: dict[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019); weight decay acts on matrices alone, not on biases, gains or embeddings.
 
     ``widths`` {parameter: how many times its inputs are those at the reference} divide the learning rate, as
-    :func:`relative_widths` gives them; decay keeps its pace: the two multiply to the same.
+    :func:`relative_widths` gives them; decay keeps its pace: the two multiply to the same. ``factors`` {parameter: its
+    share of the learning rate} slow both. Frozen parameters are left out.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    groups: dict[tuple[bool, float, float], list[torch.nn.Parameter]] = {(True, 1.0, 1.0): [], (False, 1.0, 1.0): []}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decayed = parameter.dim() > 1 and id(parameter) not in embeddings
         width = (widths or {}).get(name, 1.0) if decayed else 1.0
-        groups.setdefault((decayed, width), []).append(parameter)
+        groups.setdefault((decayed, width, (factors or {}).get(name, 1.0)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
                 "weight_decay": options.weight_decay * width if decayed else 0.0,
-                "lr": options.learning_rate / width,
+                "lr": options.learning_rate * factor / width,
             }
-            for (decayed, width), parameters in groups.items()
+            for (decayed, width, factor), parameters in groups.items()
+            if parameters
         ],
         lr=options.learning_rate,
         betas=tuple(options.betas),

@@ -11,7 +11,7 @@ from sciml import build
 from sciml.config import configure
 from sciml.models.model import build_model
 from sciml.package import Package
-from sciml.train.adapt import copy_weights, ignored_settings, merged_baselines, merged_description
+from sciml.train.adapt.merge import copy_weights, ignored_settings, merged_baselines, merged_description
 from tests.small import ALL_SCALES, COARSE_CUTOFFS, describe_model, molecules_store, random_model, train_config
 
 

@@ -1,0 +1,128 @@
+"""A run that starts from a package: what it adds to training, in the order in which that happens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sciml.data.datamodule import DataModule, Source
+from sciml.evaluate.run import Metrics, evaluate_sources
+from sciml.models.model import Model
+from sciml.objectives.supervised import Supervised
+from sciml.package import Package
+from sciml.train.adapt.forgetting import Forgetting, Measure, retained_sources
+from sciml.train.adapt.parity import assert_parity
+from sciml.train.adapt.replay import replay_sources
+from sciml.train.adapt.strategy import choose_trained, learning_rate_factors, trained_parameters
+from sciml.train.progress import say
+from sciml.train.sources import Open, Splits
+
+_NO_BASELINES = {"mass_windows": {}, "residue_counts": [0.0] * 20}
+
+
+class FineTuning:
+    """Replay, the choice of parameters, step-0 parity, and the same records measured before and after.
+
+    ``options`` are the section adapt of the configuration; the replayed sources join ``splits.train``.
+    """
+
+    def __init__(
+        self, package: Package, options: Any, splits: Splits, open_store: Open, folder: Path, budgets: Any
+    ) -> None:
+        self.package, self.options, self.budgets = package, options, budgets
+        self.baselines = {**_NO_BASELINES, **package.config.get("baselines", {})}
+        retained = retained_sources(options, package, open_store)
+        if options.retained.records and not retained:
+            say(
+                "what is forgotten is not measured: no embedded sample has a level of theory of the package; give "
+                "records of its tasks with adapt.retained.stores=FILES"
+            )
+        self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
+        replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets)
+        splits.train += replayed
+        for source in replayed:
+            say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
+
+    def start(
+        self,
+        model: Model,
+        description: dict[str, Any],
+        objective: Supervised,
+        data: DataModule,
+        resumed: bool,
+        first: bool,
+    ) -> dict[str, float]:
+        """Choose what is trained, check that the model is the package's, measure it where this is the ``first``
+        process.
+
+        Returns {parameter: its share of the learning rate}. Raises UserError where the model is not the package's.
+        """
+        learned = objective.terms.keys()
+        heads = {key for key, head in model.heads.items() if head.kind in data.kinds and learned & set(head.targets)}
+        choose_trained(model, self.options, heads)
+        say(f"adapt={self.options.name}: {trained_parameters(model):,} parameters are trained")
+        if self.options.parity and not resumed:
+            graphs = assert_parity(model, self.package, data.training.sources, description)
+            say(f"before the first update the model gives what {self.package.path} gives, on {graphs} graphs")
+        if first:
+            self.forgetting.before(self._measure(model, description))
+            model.train()
+        return learning_rate_factors(model, self.options.layer_decay)
+
+    def finish(self, model: Model, description: dict[str, Any], scratch: Package | None) -> str:
+        """The table of what was gained and what was forgotten, beside a model trained from ``scratch``."""
+        beside = None
+        if scratch is not None:
+            names = description["context"]["datasets"]
+            sources = [
+                Source(source.data, scratch.datasets.index(names[source.dataset]), source.name)
+                for source in self.forgetting.sources["new"]
+            ]
+            beside = self._measure(scratch.model, scratch.config["model"])(sources)
+        return self.forgetting.after(self._measure(model, description), beside)
+
+    def _measure(self, model: Model, description: dict[str, Any]) -> Measure:
+        def measure(sources: list[Source]) -> dict[str, Metrics]:
+            return evaluate_sources(model.eval(), sources, description, self.budgets, self.baselines).stores
+
+        return measure
+
+
+def from_scratch(config: Any, package: Package, folder: Path, run: Callable[[Any], int]) -> int:
+    """Train a model of the package's backbone from random weights on the new data, for as long; in ``folder``.
+
+    ``run`` is the function of the verb; returns its exit code, and 0 where the model is there already.
+    """
+    if (folder / "package").is_dir():
+        return 0
+    say("from scratch: the same backbone from random weights, for the same time")
+    return run(scratch_config(config, package, folder))
+
+
+def scratch_config(config: Any, package: Package, folder: Path) -> Any:
+    """The configuration of a run of the same backbone, cutoffs, data and time that starts from random weights."""
+    described = package.config["model"]
+    keys = set(type(config.model).model_fields) - {"options"}
+    given = {**config.model.model_dump(), **{k: v for k, v in described["backbone"].items() if k in keys}}
+    given["options"] = {k: v for k, v in described["backbone"].items() if k not in keys and k != "noise"}
+    coarse = described.get("coarse", {}).get("cutoffs", {})
+    data = config.data.model_copy(
+        update={
+            "weights": {k: v for k, v in config.data.weights.items() if not k.startswith("replay-")},
+            "cutoff": config.data.cutoff.model_copy(update=described["cutoffs"]),
+            "coarse_cutoff": config.data.coarse_cutoff.model_copy(update=coarse),
+        }
+    )
+    options = config.adapt
+    replay = options.replay.model_copy(update={"fraction": 0.0})
+    return config.model_copy(
+        update={
+            "init": None,
+            "run_dir": str(folder),
+            "resume": (folder / "config.yaml").is_file(),
+            "model": type(config.model).model_validate(given),
+            "data": data,
+            "adapt": options.model_copy(
+                update={"name": "full", "layer_decay": 1.0, "from_scratch": False, "replay": replay}
+            ),
+        }
+    )

@@ -1,0 +1,126 @@
+"""What a fine-tuning gained on the new task and what it forgot of the old ones: the same records before and after."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sciml.data.datamodule import Source
+from sciml.files import write_text
+from sciml.package import Package
+from sciml.train.adapt.replay import divided, known_sources, limited
+from sciml.train.sources import Open
+
+NEW, RETAINED = "new", "retained"
+MEASURES = {
+    "mae": "MAE",
+    "cross_entropy": "cross-entropy",
+    "accuracy": "accuracy",
+    "recovery": "recovery",
+}
+"""Metrics of an evaluation that the table shows, of those that a target has."""
+HIGHER = ("accuracy", "recovery", "AUC")
+Measure = Callable[[list[Source]], dict[str, dict[str, dict[str, Any]]]]
+
+
+def retained_sources(options: Any, package: Package, open_store: Open) -> list[Source]:
+    """The records of base tasks that ``options``, the section adapt of the configuration, measures forgetting on.
+
+    Those of adapt.retained.stores, else a part, never replayed, of the replay stores, else of the embedded samples at
+    a level of theory that the package has.
+    """
+    retained = options.retained
+    if not retained.records:
+        return []
+    if retained.stores:
+        found = [limited(source, retained.records) for source in known_sources(retained.stores, package, open_store)]
+    else:
+        stores = None if options.replay.pseudo_labels else options.replay.stores
+        found = [divided(source, True, retained.records) for source in known_sources(stores, package, open_store)]
+    return [source for source in found if source is not None]
+
+
+class Forgetting:
+    """Measures the same sources before the first update and at the end, and keeps what it found in ``folder``.
+
+    ``test`` are sources of the new task, ``retained`` those of the base tasks.
+    """
+
+    def __init__(self, test: Sequence[Source], retained: Sequence[Source], records: int, folder: Path) -> None:
+        self.sources = {
+            NEW: [s for source in test if (s := limited(source, max(records, 1)))],
+            RETAINED: list(retained),
+        }
+        self.folder = folder
+
+    def before(self, measure: Measure) -> None:
+        """Measure the model that training starts from; a resumed run has done so already."""
+        if not (self.folder / "before.json").is_file():
+            self._write("before", {part: measure(sources) for part, sources in self.sources.items() if sources})
+
+    def after(self, measure: Measure, scratch: dict[str, Any] | None = None) -> str:
+        """Measure the trained model; returns the table of both, with the metrics of a model trained from ``scratch``
+        on the new data beside them. Writes ``adaptation.json``: its rows.
+        """
+        before = json.loads((self.folder / "before.json").read_text(encoding="utf-8"))
+        after = {part: measure(sources) for part, sources in self.sources.items() if sources}
+        rows = [
+            {"part": part, "store": store, "measure": name, "unit": unit, "before": first, "after": after_value}
+            for part in after
+            for store, name, unit, first, after_value in _pairs(before.get(part, {}), after[part])
+        ]
+        if scratch is not None:
+            values = {(store, name): value for store, name, _, value in _measures(scratch)}
+            for row in rows:
+                if row["part"] == NEW:
+                    row["scratch"] = values.get((row["store"], row["measure"]))
+        self._write("adaptation", rows)
+        return text(rows)
+
+    def _write(self, name: str, content: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _measures(stores: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, str, str, float]]:
+    """(store, measure, unit, value) of everything that the table can show."""
+    found = []
+    for store, targets in stores.items():
+        for target, values in targets.items():
+            for key, name in MEASURES.items():
+                if isinstance(values.get(key), int | float):
+                    unit = "" if key in HIGHER else values.get("unit", "")
+                    found.append((store, f"{target} {name}", unit, float(values[key])))
+            for signal, pair in values.get("signals", {}).items():
+                found.append((store, f"AUC {signal} / {values['background']}", "", float(pair["auc"])))
+    return found
+
+
+def _pairs(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str, float | None, float]]:
+    first = {(store, name): value for store, name, _, value in _measures(before)}
+    return [(store, name, unit, first.get((store, name)), value) for store, name, unit, value in _measures(after)]
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The table for people: the new task, then the tasks of the base model."""
+    scratch = any("scratch" in row for row in rows)
+    header = [
+        "",
+        "store",
+        "measure",
+        "before",
+        "after",
+        "after / before",
+        *(["from scratch"] if scratch else []),
+        "unit",
+    ]
+    lines = [header]
+    for row in rows:
+        before, after = row["before"], row["after"]
+        ratio = f"{after / before:.2f}" if before and "MAE" in row["measure"] else ""
+        cells = [f"{value:.4g}" if value is not None else "" for value in (before, after)]
+        beside = [f"{row['scratch']:.4g}" if row.get("scratch") is not None else ""] if scratch else []
+        part = "new task" if row["part"] == NEW else "base task"
+        lines.append([part, row["store"], row["measure"], *cells, ratio, *beside, row["unit"]])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

@@ -1,0 +1,131 @@
+"""Step-0 parity: before the first update the adapted model gives what the base model gives."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from sciml.data.datamodule import GraphDataset, Source
+from sciml.errors import UserError
+from sciml.graph import collate
+from sciml.models.model import Model
+from sciml.package import Package
+
+TOLERANCE = 1e-5
+"""Largest difference over the RMS of the base model's output: rounding of float32, with room for the order of sums."""
+GRAPHS = 2  # of every source and kind
+
+
+def assert_parity(model: Model, package: Package, sources: Sequence[Source], description: dict[str, Any]) -> int:
+    """Compare the model with its base on some graphs of ``sources``: the features of both levels over their common
+    degrees and every output of a head that both have. Returns how many graphs could be compared: those of which the
+    base knows all elements; of a level of theory that it does not know, at one that it does.
+
+    Raises UserError with the first output that differs, by how much, and the first parameter that is another.
+    """
+    compared = 0
+    model.eval(), package.model.eval()
+    for kind, name, graph in _graphs(model, package, sources, description):
+        expected, found = (_outputs(one, graph.clone(), kind) for one in (package.model, model))
+        for output in expected.keys() & found.keys() - _renewed(package, description):
+            _compare(output, expected[output], found[output], f"{name} as a graph of {kind}", model, package)
+        compared += 1
+    model.train()
+    return compared
+
+
+def _graphs(
+    model: Model, package: Package, sources: Sequence[Source], description: dict[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """(kind, name of the record, graph) of a few records that the base can read, spread over every source."""
+    coarse = description.get("coarse", {}).get("cutoffs")
+    dataset = GraphDataset(list(sources), description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)
+    for kind in (kind for kind in package.kinds if kind in description["kinds"]):
+        for index, source in enumerate(sources):
+            records = np.flatnonzero(source.data.serves(kind))
+            readable = (i for i in records.tolist() if kind != "atoms" or _known(source.data[i], package))
+            chosen = [i for i, _ in zip(readable, range(GRAPHS), strict=False)]
+            for record in chosen:
+                graph = dataset.graph(index, record, kind).clone()
+                graph.dataset = torch.tensor([known_dataset(source, package)])
+                yield kind, str(source.data[record].get("id", f"record {record}")), graph
+
+
+def _known(record: dict[str, Any], package: Package) -> bool:
+    return set(np.asarray(record["types"]).tolist()) <= set(package.config.get("elements", []))
+
+
+def known_dataset(source: Source, package: Package) -> int:
+    """The index of a level of theory that the base knows: the source's, else the first one of its domain."""
+    if source.dataset < len(package.datasets):
+        return source.dataset
+    of_domain = package.config.get("datasets_of_domain", {}).get(source.data.domain) or package.datasets[:1]
+    return package.datasets.index(of_domain[0])
+
+
+def _renewed(package: Package, description: dict[str, Any]) -> set[str]:
+    """Outputs that are meant to differ: those of heads with other options, and of classes where these are others."""
+    old, new = package.config["model"], description
+    changed = {
+        target
+        for key, head in package.model.heads.items()
+        for target in getattr(head, "targets", ())
+        if new["heads"].get(key) != old["heads"][key]
+    }
+    return changed | ({"label"} if old["context"]["classes"] != new["context"]["classes"] else set())
+
+
+def _outputs(model: Model, graph: Any, kind: str) -> dict[str, Tensor]:
+    """Predictions, and the features of both levels."""
+    features: dict[str, Tensor] = {}
+
+    def keep(module: nn.Module, arguments: Any, result: Any) -> None:
+        features.update({"fine features": result.fine, "coarse features": result.coarse})
+
+    handle = model.backbone.register_forward_hook(keep)
+    try:
+        batch: Batch = collate([graph])
+        with torch.no_grad():
+            found = model(batch, kind)
+    finally:
+        handle.remove()
+    return {name: value.detach() for name, value in {**features, **found}.items() if value is not None}
+
+
+def _compare(name: str, expected: Tensor, found: Tensor, where: str, model: Model, package: Package) -> None:
+    if "features" in name:
+        degrees = min(expected.shape[1], found.shape[1])
+        expected, found = expected[:, :degrees], found[:, :degrees]
+    if expected.shape != found.shape:
+        raise UserError(
+            _sentence(name, f"the shape {tuple(found.shape)} of {tuple(expected.shape)}", where, model, package)
+        )
+    expected, found = expected.double().nan_to_num(), found.double().nan_to_num()
+    rms = float(expected.square().mean().sqrt()) if expected.numel() else 0.0
+    worst = float((expected - found).abs().max()) if expected.numel() else 0.0
+    if not worst <= TOLERANCE * rms + 1e-12:
+        what = f"a difference of {worst:.3g} at an RMS of {rms:.3g}"
+        raise UserError(_sentence(name, what, where, model, package))
+
+
+def _sentence(name: str, what: str, where: str, model: Model, package: Package) -> str:
+    first = first_difference(model, package.model)
+    return (
+        f"adapt: before the first update the model does not give what {package.path} gives: {name} of {where} has "
+        f"{what}, expected rounding; the first parameter that is not the package's is {first or 'none'}. Use heads "
+        "that read no higher degrees than the package gives, or adapt.parity=false to train from there."
+    )
+
+
+def first_difference(model: Model, base: Model) -> str | None:
+    """Name of the first parameter of the base that the model has not, or has with another value."""
+    tensors = dict(model.state_dict())
+    for name, value in base.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        found = tensors.get(name, tensors.get(f"{owner}.parametrizations.{leaf}.original"))
+        if found is None or found.shape != value.shape or not torch.equal(found, value):
+            return name
+    return None
