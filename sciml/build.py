@@ -18,6 +18,7 @@ from sciml.data.corruption import Corruption
 from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
 from sciml.data.sampler import Budget
+from sciml.data.targets import described_targets
 from sciml.errors import UserError
 from sciml.evaluate import properties
 from sciml.evaluate.measure import baselines_of
@@ -29,6 +30,7 @@ from sciml.evaluate.verify.run import write as write_certificate
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.export.ase import calculator
 from sciml.files import write_text
+from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
 from sciml.objectives.denoise import Denoise
@@ -47,6 +49,7 @@ from sciml.train.adapt.merge import (
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.card import model_card, package_config
 from sciml.train.checkpoint import package_of_checkpoint
+from sciml.train.labels import check_classes_seen, check_targets, target_facts
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
@@ -87,7 +90,8 @@ def train(config: Any) -> int:
     prepare_process(config.seed, config.trainer.threads)
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
-    open_store = partial(open_data, cache_dir=folder / "data")
+    targets = described_targets(config.heads)
+    open_store = partial(open_data, cache_dir=folder / "data", options=Options(targets=targets))
     splits = open_splits(config, open_store, datasets)
     for note in splits.notes:
         say(note)
@@ -95,8 +99,12 @@ def train(config: Any) -> int:
     tuning = FineTuning(package, config.adapt, splits, open_store, folder, budgets) if package else None
     description = describe(config, splits, datasets, package)
     model, description = initial_model(description, package)
+    if tuning:
+        description = tuning.adopt(model, description, splits.train)
     check_known(splits.validation + splits.test, description["context"])
     check_far_field(splits.train + splits.validation + splits.test, model.far_field)
+    check_targets(splits.validation + splits.test, targets)
+    check_classes_seen(splits, targets, package.config["model"]["context"]["classes"] if package else [])
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, splits, description, model.far_field)
     widths = relative_widths(model, description, config.optimizer.reference_channels)
@@ -171,6 +179,7 @@ def evaluate(config: Any) -> int:
     check_machine(config.device, package.config["model"]["backbone"].get("backend", "auto"), "device")
     names = "+".join(Path(path).stem for path in config.store or [config.properties])
     output = _output_folder(config, package, "evaluate", f"evaluation-{names[:100]}")
+    targets = described_targets(package.config["model"]["heads"])
     if config.properties:
         precise = calculator(config.package, config.dataset, device, torch.float64)
         print(properties.run(Path(config.properties), precise, output, config.plots))
@@ -179,12 +188,13 @@ def evaluate(config: Any) -> int:
         return 0
     sources = evaluation_sources(
         config.store,
-        lambda path: open_data(path, cache_dir=output / "data"),
+        partial(open_data, cache_dir=output / "data", options=Options(targets=targets)),
         package.datasets,
         package.config["datasets_of_domain"],
     )
     check_known(sources, package.config["model"]["context"])
     check_far_field(sources, package.model.far_field)
+    check_targets(sources, targets)
     evaluation = evaluate_sources(
         package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
     )
@@ -253,6 +263,8 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
         "context": context_of(splits.train, datasets, known["context"]["references"], classify),
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
+    for target in described_targets(heads):
+        description["context"]["targets"][target.name] = target_facts(splits.train, target)
     if config.model.coarse_layers or "coarse" in known:
         description["coarse"] = coarse_of(splits.train, kinds, cutoffs, config.data.coarse_cutoff.model_dump())
     return description
@@ -260,7 +272,7 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
 
 def classifying_heads(config: Any, heads: Iterable[str]) -> list[str]:
     """Which of ``heads`` tell classes."""
-    return [key for key in heads if "label" in registry.resolve("heads", config.heads[key].get("name", key)).targets]
+    return [key for key in heads if "label" in _head_facts(config.heads, key)[1]]
 
 
 def weighted_heads(config: Any) -> dict[str, str]:
@@ -271,11 +283,11 @@ def weighted_heads(config: Any) -> dict[str, str]:
     terms = config.objective.terms
     kept = {}
     owners: dict[str, str] = {}
-    for key, options in config.heads.items():
-        head = registry.resolve("heads", options.get("name", key))
-        if any(terms.get(target, {}).get("weight", 0.0) > 0 for target in head.targets):
-            kept[key] = head.kind
-            for target in head.targets:
+    for key in config.heads:
+        kind, targets = _head_facts(config.heads, key)
+        if any(terms.get(target, {}).get("weight", 0.0) > 0 for target in targets):
+            kept[key] = kind
+            for target in targets:
                 if owners.setdefault(target, key) != key:
                     raise UserError(
                         f"heads: {owners[target]} and {key} both predict {target}, expected one; leave the other out "
@@ -287,6 +299,12 @@ def weighted_heads(config: Any) -> dict[str, str]:
             "weight, such as objective.energy.weight=1, or add its head."
         )
     return kept
+
+
+def _head_facts(heads: dict[str, dict[str, Any]], key: str) -> tuple[str, tuple[str, ...]]:
+    """Kind and targets of one of the ``heads`` of a configuration or description."""
+    facts: tuple[str, tuple[str, ...]] = registry.resolve("heads", heads[key].get("name", key)).facts(key, heads[key])
+    return facts
 
 
 def check_machine(accelerator: str, backend: str, key: str) -> None:
@@ -353,8 +371,7 @@ def build_corruptions(objective: Any, heads: dict[str, dict[str, Any]]) -> list[
     corruptions += [
         Masked(kind, masked.fraction, masked.nodes) for kind, weight in masked.weight.model_dump().items() if weight > 0
     ]
-    classes = [registry.resolve("heads", options.get("name", key)) for key, options in heads.items()]
-    learned = {target for head in classes for target in head.targets}
+    learned = {target for key in heads for target in _head_facts(heads, key)[1]}
     return [corruption for corruption in corruptions if corruption.target in learned]
 
 
@@ -385,6 +402,7 @@ def build_data(
         build_corruptions(config.objective, description["heads"]),
         config.data.weights,
         config.adapt.replay.fraction,
+        described_targets(description["heads"]),
     )
 
 

@@ -30,7 +30,7 @@ from sciml.schema import (
 
 __all__ = ["EvaluateConfig", "IngestConfig", "InspectConfig", "TrainConfig", "compose", "configure", "validate"]
 
-FREE_KEYS = ("model.options", "heads", "objective.others", "data.weights")  # anything may be below these
+FREE_KEYS = ("model.options", "heads", "objective.others", "data.weights", "targets")  # anything may be below these
 _NESTED_PATHS = ("adapt.replay.stores", "adapt.retained.stores")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{1,2}|~)?(?P<key>[^=\s]+?)(=(?P<value>.*))?", re.DOTALL)
 

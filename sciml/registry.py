@@ -29,6 +29,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "denoise_residues": "sciml.objectives.denoise:DenoiseResiduesHead",
         "masked_atoms": "sciml.objectives.masked:MaskedAtomsHead",
         "masked_jets": "sciml.objectives.masked:MaskedJetsHead",
+        "target": "sciml.models.target_head:TargetHead",
     },
     "losses": {
         "mse": "sciml.objectives.losses:squared_error",

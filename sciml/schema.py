@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from sciml.irreps import parse_irreps
 from sciml.registry import BUILTIN, names
 
 KINDS = ("atoms", "jets", "residues")
@@ -204,7 +205,45 @@ def _heads(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if name not in names("heads"):
             close = [f" (did you mean {found}?)" for found in get_close_matches(str(name), names("heads"), n=1)]
             raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(names('heads'))}{''.join(close)}")
+        if name == "target":
+            _check_target(key, options, OPTIONS_OF_TARGET)
     return value
+
+
+def _targets(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Check the targets that are mapped when a file is read."""
+    for key, facts in value.items():
+        _check_target(key, facts, FACTS_OF_TARGET)
+    return value
+
+
+FACTS_OF_TARGET = ("level", "irreps", "unit", "classes", "column")
+OPTIONS_OF_TARGET = ("name", *FACTS_OF_TARGET, "kind", "extensive", "hidden", "channels")
+
+
+def _check_target(key: str, options: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raise ValueError, which names the key, where a target of a configuration is not as a TargetHead takes it."""
+    for name in options:
+        if name not in known:
+            close = [f" (did you mean {found}?)" for found in get_close_matches(name, known, n=1)]
+            raise ValueError(f"{key}.{name}: this key is not known, expected one of {', '.join(known)}{''.join(close)}")
+    for name, expected in (("level", ("graph", "fine", "coarse")), ("kind", KINDS), ("extensive", (True, False))):
+        if options.get(name, expected[0]) not in expected:
+            words = ", ".join(str(one).lower() for one in expected)
+            raise ValueError(f"{key}.{name}: found {options[name]!r}, expected one of {words}")
+    irreps, level, kind = options.get("irreps", "0e"), options.get("level", "graph"), options.get("kind", "atoms")
+    try:
+        scalars = all(degree == 0 for _, degree in parse_irreps(str(irreps)))
+    except ValueError as error:
+        raise ValueError(f"{key}.irreps: {error}") from None
+    classes = options.get("classes")
+    enough = isinstance(classes, list) and len(set(map(str, classes))) >= 2
+    if classes is not None and (not enough or "irreps" in options):
+        raise ValueError(f"{key}.classes: found {classes!r}, expected the names of two classes or more, and no irreps")
+    if kind == "jets" and (level == "coarse" or not scalars):
+        raise ValueError(f"{key}: found {irreps} of level {level} for jets, expected scalars of graph or fine level")
+    if options.get("extensive") is True and (level != "graph" or classes):
+        raise ValueError(f"{key}.extensive: found true, expected it with numbers of level=graph alone")
 
 
 class Regression(Section):
@@ -220,6 +259,14 @@ class Classification(Section):
 
     weight: Weight = Field(description="weight in the loss; 0 switches the term off")
     loss: Loss = Field(description="cross_entropy, or an installed entry point in the group sciml.losses")
+
+
+class WeighedClassification(Classification):
+    """A term of the loss for classes of different weight."""
+
+    class_weights: list[Weight] | None = Field(
+        description="factor of the loss of each class, in their order; null for one"
+    )
 
 
 class OfAtomsAndResidues(Section):
@@ -278,7 +325,7 @@ class Objective(Section):
     energy: Regression = Field(description="energy per atom")
     forces: Regression = Field(description="forces")
     stress: Regression = Field(description="stress of periodic cells")
-    label: Classification = Field(description="class of a jet")
+    label: WeighedClassification = Field(description="class of a jet")
     true_momenta: Regression = Field(description="true four-momenta of a jet's particles")
     residue_types: Classification = Field(description="masked residue types")
     denoise: Denoise = Field(description="coordinate denoising: noise in the positions is found again")
@@ -304,9 +351,14 @@ class Objective(Section):
 
 
 def _of_its_loss(term: dict[str, Any]) -> dict[str, Any]:
-    """Drop the delta of huber where another of our losses took its place."""
-    other = term["loss"] in BUILTIN["losses"] and term["loss"] != "huber"
-    return {key: value for key, value in term.items() if not (other and key == "delta")}
+    """Drop what another of our losses than this one takes, and class weights that are null."""
+    taken = {"delta": "huber", "class_weights": "cross_entropy"}
+    return {
+        key: value
+        for key, value in term.items()
+        if not (key in taken and term["loss"] in BUILTIN["losses"] and term["loss"] != taken[key])
+        and not (key == "class_weights" and value is None)
+    }
 
 
 class Replay(Section):
@@ -464,7 +516,8 @@ class TrainConfig(Section):
     data: Data = Field(description="batches, splits, edges")
     model: Model = Field(description="the backbone")
     heads: Annotated[dict[str, dict[str, Any]], BeforeValidator(_without_nulls), AfterValidator(_heads)] = Field(
-        description="readouts: {name of a registered head: its options}; null leaves one out"
+        description="readouts: {name of a registered head: its options}, or {a target of yours: {name: target, level: "
+        "graph|fine|coarse, irreps: 0e, unit: '', extensive: false, classes, kind, column}}; null leaves one out"
     )
     objective: Objective = Field(description="the loss")
     adapt: Adapt = Field(description="fine-tuning: what of the package of init is trained and kept")
@@ -583,6 +636,9 @@ class IngestConfig(Section):
     length_unit: Text | None = Field(description="unit of lengths in the file; null for the format's own")
     stress_unit: Text | None = Field(description="unit of stresses in the file; null for the format's own")
     only: Text | None = Field(description="names of the records to keep: a JSON list in FILE.json, or FILE.json:KEY")
+    targets: Annotated[dict[str, dict[str, Any]], AfterValidator(_targets)] = Field(
+        description="targets of your own: {name: {level: graph|fine|coarse, irreps: 0e, unit: '', classes, column}}"
+    )
     unlabelled: bool = Field(description="the files hold structures without energies, to pretrain on")
     overwrite: bool = Field(description="replace a store that is already there")
 

@@ -18,6 +18,7 @@ from sciml.data.far_field import FarField, add_far_field
 from sciml.data.records import Record, targets
 from sciml.data.sampler import Budget, MicroBatch, Plan, Stream, evaluation_bins, with_share
 from sciml.data.store import Store, Subset
+from sciml.data.targets import Target, label_rows, labelled
 from sciml.errors import UserError
 from sciml.graph import Graph, collate
 
@@ -129,7 +130,8 @@ class GraphDataset(Dataset):
 
     With ``coarse_cutoffs`` the graphs have a coarse level. Where types of coarse nodes are targets, the input hides
     them. Graphs of atoms get what the model needs of the ``far_field``. ``corruptions`` are drawn anew at each step and
-    never kept. ``built`` {kind: Built} tells what making clean graphs has cost this process so far.
+    never kept. ``targets`` are those of a configuration, which the graphs then have, NaN or -1 where a record has none.
+    ``built`` {kind: Built} tells what making clean graphs has cost this process so far.
     """
 
     def __init__(
@@ -140,7 +142,9 @@ class GraphDataset(Dataset):
         coarse_cutoffs: dict[str, float] | None = None,
         far_field: FarField = FarField(),  # noqa: B008 (frozen)
         corruptions: Corruptions | None = None,
+        targets: Sequence[Target] = (),
     ) -> None:
+        self.targets = tuple(targets)
         self.sources, self.cutoffs, self.coarse_cutoffs = sources, cutoffs, coarse_cutoffs or {}
         self.far_field, self.corruptions = far_field, corruptions
         self.built = {kind: Built() for kind in cutoffs}
@@ -181,6 +185,8 @@ class GraphDataset(Dataset):
         options = {"coarse_cutoff": self.coarse_cutoffs[kind]} if kind in self.coarse_cutoffs else {}
         graph = origin.domain.graph(record, kind, self.cutoffs[kind], **options)
         graph.dataset = torch.tensor([origin.dataset])
+        for target in self._targets_of(kind):
+            graph[target.name] = _label(target, origin.domain, record, graph, kind)
         if self.corruptions is not None:
             self.corruptions.blank(graph, kind)
         return add_far_field(graph, self.far_field) if self.far_field and kind == "atoms" else graph
@@ -195,7 +201,7 @@ class GraphDataset(Dataset):
             data[record], drawn, partial(self.graph, source, record, kind), partial(self._make, source, kind=kind)
         )
         if kind in GEOMETRIC:
-            for name in targets(data.domain):
+            for name in (*targets(data.domain), *(target.name for target in self.targets)):
                 if name in graph:
                     graph[name] = torch.full_like(graph[name], torch.nan if graph[name].is_floating_point() else -1)
         return graph
@@ -216,7 +222,11 @@ class GraphDataset(Dataset):
             nodes = self._nodes[source, kind][records]
             made, clean = self.corruptions.counts(kind, step, source, records, nodes)
             records = records[clean] if kind in GEOMETRIC else records
-        return {**origin.domain.counts(origin.data, kind, records), **made}
+        own = {target.name: _labels_of(target, origin, kind, records) for target in self._targets_of(kind)}
+        return {**origin.domain.counts(origin.data, kind, records), **own, **made}
+
+    def _targets_of(self, kind: str) -> list[Target]:
+        return [target for target in self.targets if target.kind == kind]
 
     def evaluation_bins(
         self, kinds: list[str], budgets: dict[str, Budget], world_size: int = 1, rank: int = 0
@@ -228,6 +238,41 @@ class GraphDataset(Dataset):
             nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
             bins += evaluation_bins(kind, nodes, edges, budgets[kind], world_size, rank, self.counts)
         return bins
+
+
+def _rows(target: Target, domain: Any, record: Record, kind: str) -> Any:
+    """Which nodes of a record, at the level of a target, its graph of ``kind`` has: all unless the domain says so."""
+    chosen = getattr(domain, "rows", None)
+    return slice(None) if chosen is None or target.level == "graph" else chosen(record, kind, target.level)
+
+
+def _label(target: Target, domain: Any, record: Record, graph: Graph, kind: str) -> torch.Tensor:
+    """The labels of a target for a graph, (rows, components) or (rows,) classes, NaN or -1 where there is none."""
+    if target.level == "coarse" and "coarse_types" not in graph:
+        raise UserError(
+            f"heads.{target.name}.level: found coarse, but graphs of {kind} have no coarse level here, expected graph "
+            "or fine, or a model with model.coarse_layers above 0."
+        )
+    rows = {"graph": 1, "fine": len(graph.types)}.get(target.level)
+    number = len(graph.coarse_types) if rows is None else rows
+    found = label_rows(target, record, _rows(target, domain, record, kind))
+    if target.classes:
+        return torch.full((number,), -1) if found is None else torch.from_numpy(np.array(found, dtype=np.int64))
+    if found is None:
+        return torch.full((number, target.dimension), torch.nan, dtype=graph.positions.dtype)
+    return torch.from_numpy(np.array(found)).to(graph.positions.dtype)
+
+
+def _labels_of(target: Target, source: Source, kind: str, records: np.ndarray) -> float:
+    """Number of labels of a target in some records, as :func:`_label` makes them."""
+    if target.name not in (own.name for own in source.data.targets):
+        return 0.0
+    total = 0
+    for index in np.asarray(records)[source.data.has(target.name)[records]].tolist():
+        record = source.data[index]
+        found = label_rows(target, record, _rows(target, source.domain, record, kind))
+        total += 0 if found is None else labelled(target, found)
+    return float(total)
 
 
 def evaluation_loader(
@@ -257,8 +302,8 @@ class DataModule(lightning.LightningDataModule):
     ``cutoffs``, ``coarse_cutoffs`` (none without a coarse level) and ``budgets`` per kind; ``bins_per_step``
     {kind: micro-batches of an optimizer step over all ranks}; ``far_field`` what the model needs of atoms beyond their
     edges; ``corruptions`` those of the objectives of pretraining; ``weights`` {name of a source: factor} of how often
-    its records are drawn; ``replay`` the share of the draws of each kind that replayed sources get. Raises UserError
-    where a weight names no source.
+    its records are drawn; ``replay`` the share of the draws of each kind that replayed sources get; ``targets`` those
+    of the configuration. Raises UserError where a weight names no source.
     """
 
     def __init__(
@@ -278,12 +323,13 @@ class DataModule(lightning.LightningDataModule):
         corruptions: Sequence[Corruption] = (),
         weights: Mapping[str, float] | None = None,
         replay: float = 0.0,
+        targets: Sequence[Target] = (),
     ) -> None:
         super().__init__()
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
         noise, fixed = (Corruptions(corruptions, seed, stream) if corruptions else None for stream in (0, 1))
-        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise)
-        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field, fixed)
+        self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise, targets)
+        self.validation = GraphDataset(validation, cutoffs, cache_mib, coarse_cutoffs, far_field, fixed, targets)
         self.bins_per_step = {kind: bins_per_step[kind] for kind in kinds}
         given = factors = _factors(source_names(train), weights or {})
         self.streams = {}

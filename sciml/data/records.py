@@ -5,7 +5,7 @@ A record is a dictionary of numpy arrays and scalars, one sample, without edges.
 fields below; readers convert. A label that was not measured is absent: the key is not in the record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,8 +141,10 @@ def check_record(record: Mapping[str, Any], domain: str) -> None:
     prepare(record, domain)
 
 
-def prepare(record: Mapping[str, Any], domain: str) -> Record:
+def prepare(record: Mapping[str, Any], domain: str, extra: Sequence[Field] = ()) -> Record:
     """Return ``record`` checked, in the dtypes of the schema, with defaults filled in.
+
+    ``extra`` are the fields of the store's own targets, in which NaN stands for a missing label of a node.
 
     Lattice rows of directions that are not periodic become zero and the stress, which needs a volume, is left out
     there; coordinates farther than 500 Å from the origin are
@@ -151,12 +153,14 @@ def prepare(record: Mapping[str, Any], domain: str) -> Record:
     without subjets is clustered, once and for all, so that rounding moves no particle between them.
     Raises BadRecord naming the key.
     """
-    fields, base = schema(domain), base_of(domain)
+    fields, base = {**schema(domain), **{field.name: field for field in extra}}, base_of(domain)
+    own = {field.name for field in extra}
     unknown = [name for name in record if name not in fields]
     if unknown:
         raise BadRecord(f"{unknown[0]}: not a field of the {domain} schema; use {', '.join(fields)}")
     sizes = _sizes(record, fields)
-    result = {name: _array(name, value, fields[name], sizes) for name, value in record.items() if value is not None}
+    given = {name: value for name, value in record.items() if value is not None}
+    result = {name: _array(name, value, fields[name], sizes, name in own) for name, value in given.items()}
     for field in fields.values():
         if field.name not in result and field.default is not None:
             result[field.name] = field.default
@@ -210,7 +214,7 @@ def _sizes(record: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
     return sizes
 
 
-def _array(name: str, value: Any, field: Field, sizes: Mapping[str, int]) -> Any:
+def _array(name: str, value: Any, field: Field, sizes: Mapping[str, int], may_lack: bool = False) -> Any:
     """Return ``value`` as an array of the field's shape, still in its own precision, or raise BadRecord."""
     if field.dtype == "str":
         return str(value)
@@ -223,7 +227,9 @@ def _array(name: str, value: Any, field: Field, sizes: Mapping[str, int]) -> Any
     expected = field.shape if field.level == "graph" else (sizes[field.level], *field.shape)
     if array.shape != expected:
         raise BadRecord(f"{name}: shape {array.shape}, expected {expected}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if may_lack and np.isinf(array).any():
+        raise BadRecord(f"{name}: infinite value")
+    if array.dtype.kind == "f" and not may_lack and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(np.atleast_1d(array)))[0].tolist()
         raise BadRecord(f"{name}: NaN or infinite value at index {where}")
     if field.dtype[0] in "iu":

@@ -16,6 +16,7 @@ import numpy as np
 from sciml.data.columns import Column, Shard
 from sciml.data.records import Field, Record, base_of, kinds, schema, targets
 from sciml.data.statistics import statistics
+from sciml.data.targets import Target, stored_targets
 from sciml.data.writer import COST_FIELDS, REFERENCE_RADII, SCHEMA_VERSION, StoreWriter
 from sciml.errors import UserError
 from sciml.files import file_sha256
@@ -33,7 +34,7 @@ def is_store(path: str | Path) -> bool:
 class Store:
     """Random access to the records of a store folder.
 
-    ``domain`` is the store's domain and ``base`` the built-in one that it is or extends.
+    ``domain`` is the store's domain and ``base`` the built-in one that it is or extends, ``targets`` those of its own.
     ``store[i]`` is a :data:`~sciml.data.records.Record` whose arrays are **read-only views**: copy before changing
     one. ``sizes`` (n,) are fine nodes per record, ``pairs`` (n,) directed pairs within ``manifest["reference_radius"]``
     (n(n - 1) for jets), ``groups`` the trajectory, event or sequence keys. A Store can be pickled: the copy reopens
@@ -49,7 +50,10 @@ class Store:
         self.dataset: str = self.manifest["dataset"]
         if verify:
             _verify(self.path, self.manifest)
-        fields: dict[str, Field] = {**schema(self.domain), **{field.name: field for field in COST_FIELDS}}
+        self.targets: tuple[Target, ...] = stored_targets(self.manifest)
+        own = {target.name: target.field for target in self.targets}
+        self._names = [*schema(self.domain), *own]
+        fields: dict[str, Field] = {**schema(self.domain), **own, **{field.name: field for field in COST_FIELDS}}
         self._shards = [Shard(_shard_path(self.path, entry), fields) for entry in self.manifest["shards"]]
         for shard, entry in zip(self._shards, self.manifest["shards"], strict=True):
             if shard.length != entry["records"]:
@@ -124,8 +128,9 @@ class Store:
 
     def has(self, target: str) -> np.ndarray:
         """Return, per record, whether it has the field ``target``, bool (n,)."""
-        if target not in schema(self.domain):
-            raise UserError(f"{self.path}: {self.domain} records have no field {target!r}; use {_field_names(self)}.")
+        if target not in self._names:
+            known = ", ".join(self._names)
+            raise UserError(f"{self.path}: {self.domain} records have no field {target!r}; use {known}.")
         if target not in self._has:
             self._has[target] = np.concatenate([shard.present(target) for shard in self._shards])
         return self._has[target]
@@ -172,6 +177,7 @@ class Subset:
         self.base: str = store.base
         self.dataset: str = store.dataset
         self.path: Path = store.path
+        self.targets: tuple[Target, ...] = store.targets
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -235,10 +241,6 @@ def base_indices(store: Store | Subset) -> tuple[Store, np.ndarray]:
     return store, indices
 
 
-def _field_names(store: Store) -> str:
-    return ", ".join(schema(store.domain))
-
-
 def _interpolate(counts: np.ndarray, radii: tuple[float, ...], cutoff: float) -> np.ndarray:
     volumes = np.array([0.0, *(radius**3 for radius in radii)])
     counts = np.concatenate([np.zeros((len(counts), 1)), counts], axis=1)
@@ -296,5 +298,6 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def target_coverage(store: Store | Subset) -> dict[str, int]:
-    """Return, per target of the domain, how many records have it."""
-    return {name: int(store.has(name).sum()) for name in targets(store.domain)}
+    """Return, per target of the domain and of the store's own, how many records have it."""
+    names = (*targets(store.domain), *(target.name for target in store.targets))
+    return {name: int(store.has(name).sum()) for name in names}

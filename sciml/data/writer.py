@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
 from sciml.data.records import Field, Record, base_of, prepare, schema, spacelike
+from sciml.data.targets import Target
 from sciml.errors import BadRecord, UserError
 from sciml.files import file_sha256, sync, write_text
 
@@ -37,7 +38,8 @@ class StoreWriter:
     """Writes one store atomically: until :meth:`close` returns, ``path`` does not exist (or is the old store).
 
     ``dataset`` names the level of theory ("gfn2-xtb", "pbe-vasp", ...); ``metadata`` may hold licence, source,
-    description, classes (names of the jet labels) and anything else that is plain data. As a context manager it closes
+    description, classes (names of the jet labels) and anything else that is plain data; ``targets`` are those that the
+    domain's schema does not have. As a context manager it closes
     at the end of the block; on an exception the unfinished folder is removed. Raises UserError when ``path`` exists
     and ``overwrite`` is false, or when it exists and is not a store (that is never deleted).
     """
@@ -51,8 +53,11 @@ class StoreWriter:
         metadata: Mapping[str, Any] | None = None,
         shard_size: int = 65536,
         overwrite: bool = False,
+        targets: Sequence[Target] = (),
     ) -> None:
-        fields = tuple(schema(domain).values())
+        self._targets = tuple(targets)
+        self._own = tuple(target.field for target in targets)
+        fields = (*schema(domain).values(), *self._own)
         self.path = Path(path)
         self.domain, self.base, self.dataset = domain, base_of(domain), dataset
         self._metadata = dict(metadata or {})
@@ -93,7 +98,7 @@ class StoreWriter:
     def add(self, record: Mapping[str, Any]) -> bool:
         """Check ``record`` and take it; a bad one goes to quarantine.jsonl and False is returned."""
         try:
-            prepared = prepare(record, self.domain)
+            prepared = prepare(record, self.domain, self._own)
             classes = self._metadata.get("classes")
             if classes and "label" in prepared and int(prepared["label"]) >= len(classes):
                 raise BadRecord(f"label: {int(prepared['label'])}, but only {len(classes)} classes are named")
@@ -170,7 +175,7 @@ class StoreWriter:
                 "unit": field.unit,
                 "role": field.role,
             }
-            for field in schema(self.domain).values()
+            for field in (*schema(self.domain).values(), *self._own)
         }
         counts = {"records": self._added, "fine_nodes": self._total_nodes, "quarantined": len(self._quarantine)}
         if self.base == "hep":
@@ -182,6 +187,7 @@ class StoreWriter:
             "dataset": self.dataset,
             "units": {field.name: field.unit for field in schema(self.domain).values() if field.unit},
             "counts": counts,
+            "targets": {target.name: target.facts for target in self._targets},
             "fields": fields,
             "shards": self._shards,
             "metadata": extra,

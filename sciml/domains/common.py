@@ -7,6 +7,8 @@ A domain is a module with three names, which :mod:`sciml.registry` finds under `
 serve that kind; with ``coarse_cutoff``, which may be left out, it has a coarse level with edges of its own;
 ``counts(data, kind, indices)``  number of labels per target in some records, the denominators of the losses.
 
+``rows(record, kind, level)`` is optional: which nodes of a record its graph has, where these are not all.
+
 A domain of one's own, an entry point in the group ``sciml.domains``, builds on a built-in one: ``BASE`` names that, and
 its records have the fields of it and those in ``FIELDS`` (:class:`sciml.data.records.Field`), new targets included.
 """

@@ -25,7 +25,7 @@ def write_plots(
     """
     paths = []
     stores = {target: [store for store, name in columns if name == target] for _, target in columns}
-    numeric = {target for _, target in columns} - {"label", "residue_types"}
+    numeric = {target for (_, target), values in columns.items() if values.labels.dtype.kind == "f"}
     if numeric:
         paths.append(_parity(columns, sorted(numeric), composition, folder / "parity.png"))
     for (store, target), values in columns.items():

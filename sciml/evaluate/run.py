@@ -10,6 +10,7 @@ import numpy as np
 
 from sciml.data.datamodule import GraphDataset, Source, source_names
 from sciml.data.sampler import Budget
+from sciml.data.targets import Target, described_targets
 from sciml.evaluate.measure import (
     baseline_predictions,
     kinds_of_rows,
@@ -22,6 +23,7 @@ from sciml.evaluate.measure import (
 )
 from sciml.evaluate.predict import Columns, concatenate, predict
 from sciml.evaluate.table import text_table
+from sciml.evaluate.targets import baseline_of, measure_target
 from sciml.files import write_text
 from sciml.models.model import Model
 
@@ -76,12 +78,17 @@ def evaluate_sources(
     parts: dict[str, list[tuple[Columns, np.ndarray, Kinds]]] = {}
     composition: dict[str, np.ndarray] = {}
     coarse = description.get("coarse", {}).get("cutoffs")
-    dataset = GraphDataset(sources, description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)
+    own = {target.name: target for target in described_targets(description["heads"])}
+    dataset = GraphDataset(
+        sources, description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field, targets=list(own.values())
+    )
     labelled = predict(model, dataset, kinds, budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
         kinds_of_numbers: Kinds = {}
-        if target == "label":
+        if target in own:
+            beside = baseline_of(own[target], source, columns, context.get("targets", {}).get(target, {}))
+        elif target == "label":
             beside = masses_of(source, columns.records)
         elif target == "true_momenta":
             beside = momenta_and_totals(source, columns)
@@ -95,13 +102,13 @@ def evaluate_sources(
             composition[names[index]] = beside
         parts.setdefault(target, []).append((columns, beside, kinds_of_numbers))
         stores[names[index]] |= _measure(
-            target, columns, beside, context["classes"], baselines, kinds_of_numbers
+            target, columns, beside, context["classes"], baselines, kinds_of_numbers, own
         )
     targets: Metrics = {}
     for target, several in parts.items():
         joined = concatenate([columns for columns, _, _ in several])
         beside = np.concatenate([beside for _, beside, _ in several])
-        targets |= _measure(target, joined, beside, context["classes"], baselines, _joined_kinds(several))
+        targets |= _measure(target, joined, beside, context["classes"], baselines, _joined_kinds(several), own)
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
     return Evaluation(targets, stores, named, context["classes"], composition)
 
@@ -116,11 +123,19 @@ def _joined_kinds(parts: list[tuple[Columns, np.ndarray, Kinds]]) -> Kinds:
 
 
 def _measure(
-    target: str, columns: Columns, beside: np.ndarray, classes: list[str], baselines: dict[str, Any], kinds: Kinds
+    target: str,
+    columns: Columns,
+    beside: np.ndarray,
+    classes: list[str],
+    baselines: dict[str, Any],
+    kinds: Kinds,
+    own: dict[str, Target],
 ) -> Metrics:
     """Metrics of one target on one store or several; ``beside`` holds the masses of jets, the measured momenta and
     totals of particles, the sequence of every residue, or the baseline's predictions of numbers.
     """
+    if target in own:
+        return {target: measure_target(own[target], columns, beside)}
     if target == "label":
         return {target: measure_jets(columns, beside, classes, baselines["mass_windows"])}
     if target == "true_momenta":

@@ -49,6 +49,9 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
                 count,
             )
         ]
+    if "baseline_accuracy" in values:
+        beside = f"{values['baseline_accuracy']:.3f} (most frequent class)"
+        return [(f"{target} accuracy", f"{values['accuracy']:.3f}", beside, "", "", count)]
     what = {"energy": "composition fit", "energy_per_atom": "composition fit"} | dict.fromkeys(_OF_JETS, "as measured")
     rows = []
     for name in ("mae", "rmse"):

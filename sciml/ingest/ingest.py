@@ -5,11 +5,13 @@ import hashlib
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sciml import registry
 from sciml.data.store import Store, StoreWriter, is_store
+from sciml.data.targets import target_of
 from sciml.errors import UserError
 from sciml.ingest.audit import Audit
 from sciml.ingest.formats import Options, Rejected
@@ -24,8 +26,9 @@ _SHOWN = 5  # refused records that are printed; the file has all
 
 def run(config: Any) -> int:
     """Ingest ``config.source`` into ``config.output``; the keys are those of configs/ingest.yaml."""
-    given = {name: getattr(config, name, None) for name in Options.__dataclass_fields__}
-    options = Options(**{name: value for name, value in given.items() if value is not None})
+    given = {name: getattr(config, name, None) for name in Options.__dataclass_fields__ if name != "targets"}
+    targets = tuple(target_of(name, facts) for name, facts in getattr(config, "targets", {}).items())
+    options = Options(**{name: value for name, value in given.items() if value is not None}, targets=targets)
     store = ingest(
         config.source,
         config.output,
@@ -62,11 +65,18 @@ def ingest(
     paths = expand(source)
     name = reader or detect(paths[0])
     module = registry.resolve("readers", name)
+    if options.targets and not getattr(module, "TAKES_TARGETS", False):
+        raise UserError(
+            f"{paths[0]}: targets found, but files of the format {name} hold none beyond those of their domain, "
+            "expected extended XYZ or another file that ASE reads."
+        )
     extra = module.metadata(paths) if hasattr(module, "metadata") else {}
     metadata = {"licence": licence or "", "source": ", ".join(path.name for path in paths), "format": name, **extra}
     dataset = dataset or paths[0].name.split(".")[0]
     kept = listed_names(only) if only else None
-    with StoreWriter(output, module.DOMAIN, dataset, metadata=metadata, overwrite=overwrite) as writer:
+    with StoreWriter(
+        output, module.DOMAIN, dataset, metadata=metadata, overwrite=overwrite, targets=options.targets
+    ) as writer:
         for path in paths:
             _ingest_file(path, module, options, writer, kept)
         store = writer.close()
@@ -85,6 +95,9 @@ def open_data(
     if isinstance(path, str | Path) and Path(path).is_dir():
         return Store(path)
     paths = expand(path)
+    if options and options.targets:
+        module = registry.resolve("readers", detect(paths[0]))
+        options = options if getattr(module, "TAKES_TARGETS", False) else replace(options, targets=())
     if cache_dir is None:
         folder = tempfile.TemporaryDirectory(prefix="sciml-")
         store = _ingest_once(paths, Path(folder.name) / "store", options)

@@ -113,14 +113,21 @@ def build_model(description: dict[str, Any]) -> Model:
     """Build an untrained model from its description, the ``model`` part of a package's ``config.json``.
 
     Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
-    ``context`` {datasets, references, scales, spreads, classes}, ``mean_neighbors`` {kind: count}; with a coarse level
+    ``context`` {datasets, references, scales, spreads, classes, targets},
+    ``mean_neighbors`` {kind: count}; with a coarse level
     ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}}; ``lmax_out`` where
     the backbone was trained for heads that read higher degrees than these.
     Raises UserError for an unknown name or option, and for two heads of one target.
     """
     backbone_options = dict(description["backbone"])
     backbone_class = registry.resolve("models", backbone_options.pop("name"))
-    context = HeadContext(backbone_options["channels"], cutoffs=description["cutoffs"], **description["context"])
+    context = HeadContext(
+        backbone_options["channels"],
+        cutoffs=description["cutoffs"],
+        lmax=lmax_out(description),
+        backend=backbone_options.get("backend", "auto"),
+        **description["context"],
+    )
     head_classes = _head_classes(description)
     coarse = description.get("coarse")
     if any(head.reads_noise for head in head_classes.values()):
@@ -142,7 +149,8 @@ def build_model(description: dict[str, Any]) -> Model:
     heads = {}
     for key, head in head_classes.items():
         options = {name: value for name, value in description["heads"][key].items() if name != "name"}
-        heads[key] = _construct(head, f"heads.{key}", context, **options)
+        arguments = (context, key) if head.takes_key else (context,)
+        heads[key] = _construct(head, f"heads.{key}", *arguments, **options)
     return Model(backbone, heads)
 
 
@@ -157,8 +165,9 @@ def _head_classes(description: dict[str, Any]) -> dict[str, Any]:
     classes = {key: registry.resolve("heads", options.get("name", key)) for key, options in heads.items()}
     owners: dict[tuple[str, str], str] = {}
     for key, head in classes.items():
-        for target in head.targets:
-            other = owners.setdefault((head.kind, target), key)
+        kind, targets = head.facts(key, heads[key])
+        for target in targets:
+            other = owners.setdefault((kind, target), key)
             if other != key:
                 raise UserError(f"heads: {other} and {key} both predict {target}; set one of them to null.")
     return classes

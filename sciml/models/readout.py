@@ -16,7 +16,9 @@ class HeadContext:
 
     ``datasets`` names of the levels of theory in the order of their index; ``references`` {dataset: {atomic number:
     eV}}; ``scales`` {dataset: eV/Å} the RMS of forces; ``spreads`` {dataset: eV} the deviation of energies per atom
-    that the references leave; ``classes`` names of the graph classes; ``cutoffs`` {kind: radius of the edges}.
+    that the references leave; ``classes`` names of the graph classes; ``targets`` {target of a configuration: {scale,
+    shift, by_type}} what :func:`sciml.train.sources.target_facts` finds of its labels; ``cutoffs`` {kind: radius of the
+    edges}; ``lmax`` highest degree of the features; ``backend`` of sciml_kernels.
     """
 
     channels: int
@@ -25,7 +27,10 @@ class HeadContext:
     scales: dict[str, float] = field(default_factory=dict)
     spreads: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     cutoffs: dict[str, float] = field(default_factory=dict)
+    lmax: int = 0
+    backend: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,10 @@ class Head(nn.Module):
     A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
     highest degree of features it reads), ``differentiates`` (whether it needs gradients of the geometry) and
     ``far_field`` (what it needs beyond the edges) and ``reads_noise`` (whether the backbone must know the level of
-    noise in the positions), and takes (context, **options) to build. What ``sciml verify`` must know beside that:
-    ``ranks`` {prediction: spatial axes} of those that turn with space and are not in
-    :data:`sciml.physics.symmetry.RANKS`, and ``irc_safe``, the claim that soft particles and collinear splittings
-    change nothing.
+    noise in the positions), and takes (context, **options) to build, with ``takes_key`` (context, key, **options).
+    What ``sciml verify`` must know beside that: ``ranks`` {prediction: spatial axes, or irreps} of those that turn with
+    space and are not in :data:`sciml.physics.symmetry.RANKS`, and ``irc_safe``, the claim that soft particles and
+    collinear splittings change nothing.
     """
 
     kind: str
@@ -75,8 +80,14 @@ class Head(nn.Module):
     differentiates: bool = False
     far_field: FarField = FarField()
     reads_noise: bool = False
-    ranks: dict[str, int] = {}
+    takes_key: bool = False
+    ranks: dict[str, int | str] = {}
     irc_safe: bool = False
+
+    @classmethod
+    def facts(cls, key: str, options: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """Kind and targets of the head that ``options`` under ``key`` build."""
+        return cls.kind, cls.targets
 
     def __init__(self, context: HeadContext, **options: Any) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from e3nn import o3
 from torch import Tensor
 
 from sciml.data.records import Record
@@ -23,7 +24,7 @@ from sciml.physics import lorentz
 
 NOISE = ("clean_forces", "noise_atoms", "noise_residues")
 MASKED = ("masked_atoms", "masked_jets")
-RANKS = {
+RANKS: dict[str, int | str] = {
     **{"positions": 1, "vectors": 1, "forces": 1, "cell": 1, "stress": 2},
     **dict.fromkeys((*FOUR_MOMENTA, *NOISE), 1),
 }
@@ -48,7 +49,7 @@ class Action:
         self,
         outputs: Mapping[str, Tensor],
         fine: tuple[str, ...] = FINE_FIELDS,
-        ranks: Mapping[str, int] = RANKS,
+        ranks: Mapping[str, int | str] = RANKS,
     ) -> dict[str, Tensor]:
         """The outputs expected on the transformed sample; ``fine`` names those with one row per fine node, ``ranks``
         those that turn with space.
@@ -92,11 +93,14 @@ def random_rotation(generator: torch.Generator | None = None) -> Tensor:
     return matrix * torch.sign(torch.linalg.det(matrix))
 
 
-def turn(value: Tensor, rotation: Tensor, rank: int) -> Tensor:
-    """Apply ``rotation`` (3, 3) to the last ``rank`` axes of a tensor: v -> R v, or T -> R T R^T.
+def turn(value: Tensor, rotation: Tensor, rank: int | str) -> Tensor:
+    """Apply ``rotation`` (3, 3) to the last ``rank`` axes of a tensor: v -> R v, or T -> R T R^T; to the components
+    (..., d) of irreps where ``rank`` names those.
 
     The energy of a four-vector (..., 4) stays.
     """
+    if isinstance(rank, str):
+        return value @ o3.Irreps(rank).D_from_matrix(rotation.cpu().double()).to(value).T
     if rank == 0:
         return value
     rotation = (lorentz.lorentz_of_rotation(rotation) if value.shape[-1] == 4 else rotation).to(value)

@@ -166,13 +166,13 @@ def check_far_field(sources: list[Source], far_field: FarField) -> None:
             directions = " and ".join(axis for axis, found in zip("abc", periodic[mixed[0]]) if found)
             name = source.data[mixed[0]].get("id") or f"number {mixed[0]}"
             raise UserError(
-                f"{_where(source.data)}: record {name} is periodic along {directions} alone, "
+                f"{where(source.data)}: record {name} is periodic along {directions} alone, "
                 f"as are {len(mixed) - 1} more, but sums over charges are there for all directions or none; give one "
                 "with vacuum that is periodic in all, or set heads.energy.charges and model.reciprocal.charges to 0."
             )
 
 
-def _where(data: Data) -> str:
+def where(data: Data) -> str:
     """Path of a store, and the first of the files that it was made of."""
     files = (data.manifest.get("source") or "").split(", ")
     return f"{data.path} (from {files[0]}{' and others' if len(files) > 1 else ''})" if files[0] else str(data.path)
@@ -184,13 +184,13 @@ def _check_classes(data: Data, classes: list[str]) -> None:
     found = data.manifest.get("classes") or []
     if not found or found != classes[: len(found)]:
         raise UserError(
-            f"{_where(data)}: its classes are {', '.join(found) or 'not named'}, the model's are "
+            f"{where(data)}: its classes are {', '.join(found) or 'not named'}, the model's are "
             f"{', '.join(classes) or 'none'}; give data with the model's classes in the same order."
         )
     largest = len(statistics(data)["label_counts"]) - 1
     if largest >= len(classes):
         raise UserError(
-            f"{_where(data)}: the label {largest} was found, but there are only the {len(classes)} classes "
+            f"{where(data)}: the label {largest} was found, but there are only the {len(classes)} classes "
             f"{', '.join(classes)}, which begin at 0; ingest the source again with all its classes."
         )
 
@@ -202,11 +202,11 @@ def _check_elements(data: Data, dataset: str, references: dict[str, dict[str, fl
         return
     if isinstance(data, Subset):
         raise UserError(
-            f"{_where(data)}: element {unknown[0]} is in the records split off for validation or test, but in none "
+            f"{where(data)}: element {unknown[0]} is in the records split off for validation or test, but in none "
             f"with an energy that is left to train {dataset!r}; give more records with it, or leave them out."
         )
     raise UserError(
-        f"{_where(data)}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
+        f"{where(data)}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
         f"{', '.join(map(str, sorted(known)))}; leave its records out, or train on data with it."
     )
 
@@ -255,6 +255,7 @@ def context_of(
         "scales": scales,
         "spreads": spreads,
         "classes": classes,
+        "targets": {},
     }
 
 

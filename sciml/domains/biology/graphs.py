@@ -78,6 +78,14 @@ def _residues_graph(record: Record, cutoff: float, dtype: torch.dtype, coarse_cu
     return make_graph("biology", 0.0, 1.0, dtype, fields)
 
 
+def rows(record: Record, kind: str, level: str) -> np.ndarray | slice:
+    """Which fine or coarse nodes of a record its graph of ``kind`` has, in the order of the graph's."""
+    if kind == "residues":
+        atoms = backbone_atoms(record)
+        return atoms.reshape(-1) if level == "fine" else np.asarray(record["parent"])[atoms[:, 0]]
+    return slice(None) if level == "fine" else np.unique(record["parent"])
+
+
 def counts(data: Rows, kind: str, indices: np.ndarray) -> dict[str, float]:
     """Number of labels per target in the records ``indices``; residue types of complete and known residues."""
     if kind == "atoms":

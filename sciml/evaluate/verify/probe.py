@@ -46,8 +46,8 @@ class Probe:
         """The heads of a kind."""
         return self.package.model.heads_for(kind)
 
-    def ranks(self, kind: str) -> dict[str, int]:
-        """{output: spatial axes} of the outputs that turn with space."""
+    def ranks(self, kind: str) -> dict[str, int | str]:
+        """{output: spatial axes, or irreps} of the outputs that turn with space."""
         return RANKS | {name: rank for head in self.heads(kind) for name, rank in head.ranks.items()}
 
     def graph(

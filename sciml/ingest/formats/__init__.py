@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import numpy as np
 
 from sciml.data.records import Record
+from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.units import factor
 
@@ -35,7 +36,8 @@ class Rejected(NamedTuple):
 class Options:
     """What a user says about a file: names of the labels and units; None means the usual ones of the format.
 
-    ``unlabelled`` says that structures without any label are meant, which else are taken for a mistake.
+    ``unlabelled`` says that structures without any label are meant, which else are taken for a mistake; ``targets`` are
+    those that the schema of the domain does not have, which readers with ``TAKES_TARGETS`` look for.
     """
 
     energy_key: str | None = None
@@ -45,6 +47,7 @@ class Options:
     length_unit: str | None = None
     stress_unit: str | None = None
     unlabelled: bool = False
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         for key, known in (("energy_unit", ENERGY_UNITS), ("length_unit", LENGTH_UNITS), ("stress_unit", STRESS_UNITS)):
@@ -83,7 +86,7 @@ class Reader(Protocol):
 def refuse_unused(path: Path, options: Options, used: tuple[str, ...]) -> None:
     """Raise UserError where the user gave an option that the format has no use for; ``used`` names the others."""
     for field in fields(options):
-        if field.name not in used and getattr(options, field.name) not in (None, False):
+        if field.name not in used and getattr(options, field.name) not in (None, False, ()):
             raise UserError(
                 f"{path}: {field.name}={getattr(options, field.name)} does not apply to files of this format, which "
                 f"take {', '.join(used) or 'no such key'}; leave it out."

@@ -15,11 +15,13 @@ import numpy as np
 from sciml.data.records import Record
 from sciml.errors import UserError
 from sciml.ingest.formats import Options, Rejected, head, identifier, present
+from sciml.ingest.formats.labels import read_label
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 DOMAIN = "materials"
+TAKES_TARGETS = True
 EXTENSIONS = (".xyz", ".extxyz", ".xyz.gz", ".extxyz.gz")
 _ENERGY = ("energy", "REF_energy", "ref_energy", "dft_energy", "DFT_energy", "total_energy", "Energy", "free_energy")
 _FORCES = ("forces", "REF_forces", "ref_forces", "dft_forces", "DFT_forces", "force", "dft_force", "Forces")
@@ -88,6 +90,9 @@ def _record(atoms: "Atoms", values: dict[str, Any], options: Options) -> Record:
         result["stress"] = stress_matrix(stress, options.stress_key or "stress") * options.stress
     elif virial is not None and periodic and options.stress_key is None:
         result["stress"] = -stress_matrix(virial, "virial") * options.energy / abs(np.linalg.det(cell))
+    for target in options.targets:
+        value = values.get(target.column or target.name)
+        result[target.name] = None if value is None else read_label(target, value)
     return present(result)
 
 
@@ -138,7 +143,14 @@ def check_labels(path: Path, labels: set[str], keys: set[str], options: Options)
         key = getattr(options, option)
         if key is not None and label not in labels and key not in keys:
             raise UserError(f"{path}: no frame has the key {key!r} named by {option}; the keys found are {found}.")
-    if not labels & {"energy", "forces", "stress"} and not options.unlabelled:
+    for target in options.targets:
+        if target.name not in labels:
+            raise UserError(
+                f"{path}: no frame has the key {target.column or target.name!r} of the target {target.name}; the keys "
+                f"found are {found}; name it with heads.{target.name}.column=KEY, or targets when ingesting."
+            )
+    own = {target.name for target in options.targets}
+    if not labels & ({"energy", "forces", "stress"} | own) and not options.unlabelled:
         raise UserError(
             f"{path}: no frame has an energy, forces or stress under a usual name; the keys found are {found}; name "
             "them with energy_key=, forces_key= and stress_key=, or say unlabelled=true where there are none."

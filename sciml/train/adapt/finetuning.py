@@ -10,6 +10,7 @@ from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.package import Package
 from sciml.train.adapt.forgetting import Forgetting, Measure, retained_sources
+from sciml.train.adapt.levels import adopt_levels, start_new_elements
 from sciml.train.adapt.parity import assert_parity
 from sciml.train.adapt.replay import replay_sources
 from sciml.train.adapt.strategy import choose_trained, learning_rate_factors, trained_parameters
@@ -41,6 +42,15 @@ class FineTuning:
         splits.train += replayed
         for source in replayed:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
+
+    def adopt(self, model: Model, description: dict[str, Any], sources: list[Source]) -> dict[str, Any]:
+        """Start new elements and levels of theory from what the package knows; returns the description with them."""
+        for number, near in start_new_elements(model, self.package, sources).items():
+            say(f"element {number}, new to the package, starts as the mean of {', '.join(map(str, near))}")
+        description, notes = adopt_levels(model, self.package, description, sources)
+        for note in notes:
+            say(note)
+        return description
 
     def start(
         self,

@@ -30,6 +30,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "scales": {**new["context"]["scales"], **old["context"]["scales"]},
         "spreads": {**new["context"]["spreads"], **old["context"]["spreads"]},
         "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
+        "targets": _merged_targets(old["context"].get("targets", {}), new["context"].get("targets", {})),
     }
     merged = {
         "backbone": old["backbone"],
@@ -45,6 +46,15 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
     if "coarse" in old:
         added = new.get("coarse", {})
         merged["coarse"] = {key: {**added.get(key, {}), **known} for key, known in old["coarse"].items()}
+    return merged
+
+
+def _merged_targets(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Facts of the labels of targets: the package's, and what it lacks of types."""
+    merged = {**new, **old}
+    for name in old.keys() & new.keys():
+        if "by_type" in old[name]:
+            merged[name] = {**old[name], "by_type": {**new[name].get("by_type", {}), **old[name]["by_type"]}}
     return merged
 
 
@@ -68,11 +78,15 @@ def ignored_settings(package: Package, description: dict[str, Any]) -> list[str]
 
 
 def renamed_classes(package: Package, classes: list[str]) -> str | None:
-    """A sentence where ``classes`` are not the package's; heads that tell classes then start anew."""
+    """A sentence where ``classes`` are not the package's: heads that tell classes keep the rows of those of the same
+    name, and start anew where there is none.
+    """
     old = package.config["model"]["context"]["classes"]
     if not old or old == classes:
         return None
-    return f"the classes are now {', '.join(classes)}, the package has {', '.join(old)}: their head starts anew"
+    kept = [name for name in classes if name in old]
+    what = f"{', '.join(kept)} keep what was learned of them" if kept else "their head starts anew"
+    return f"the classes are now {', '.join(classes)}, the package has {', '.join(old)}: {what}"
 
 
 def _heads_of_classes(model: Model) -> tuple[str, ...]:
@@ -100,7 +114,8 @@ def _any(found: Any) -> bool:
 
 def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str]:
     """Copy every tensor of the package that has the same name and shape; rows of new datasets start at the mean of
-    the known. A head that tells ``classes`` keeps its random start where the package has others.
+    the known. A head that tells ``classes`` where the package has others takes over the rows of those of the same name,
+    and keeps its random start where there is none.
 
     Returns the names of the parameters that keep their random start.
     """
@@ -108,18 +123,22 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
     target = model.state_dict()
     fresh = []
     anew = _heads_of_classes(model) if renamed_classes(package, classes) else ()
+    old_classes = package.config["model"]["context"]["classes"]
+    rows = [(classes.index(name), old_classes.index(name)) for name in classes if name in old_classes]
     for name, value in target.items():
         known = source.get(name)
         if name.endswith(_DESCRIBED):
             continue
-        if name.startswith(anew):
+        if name.startswith(anew) and (not rows or known is None):
             fresh.append(name)
+        elif name.startswith(anew) and len(value) == len(classes) and len(known) == len(old_classes):
+            value[[new for new, _ in rows]] = known[[old for _, old in rows]]
         elif known is not None and known.shape == value.shape:
             value.copy_(known)
         elif name.endswith("embedding.dataset.weight") and known is not None:
             value[: len(known)] = known
             value[len(known) :] = known.mean(dim=0)
-        elif not name.endswith(("references", "scales", "spreads")):
+        elif not name.endswith(("references", "scales", "spreads", "by_type", "unit_of_error")):
             fresh.append(name)
     with torch.no_grad():
         model.load_state_dict(target)

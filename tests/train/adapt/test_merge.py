@@ -74,16 +74,19 @@ def test_baselines_of_the_new_data_count_and_the_old_fill_the_gaps(package):
     assert found == {"residue_counts": [2.0] * 20, "mass_windows": {"w": 80.0}}
 
 
-def test_classes_of_other_names_start_their_head_anew_with_a_sentence(package, capsys):
+@pytest.mark.parametrize(("classes", "kept"), [(["qcd", "w", "top", "z"], [0, 2, 1]), (["a", "b", "c"], [])])
+def test_classes_keep_the_rows_of_their_names_and_new_ones_start_anew(package, capsys, classes, kept):
     new = describe_model()
-    new["context"]["classes"] = ["qcd", "w", "top"]
+    new["context"]["classes"] = classes
     model, description = build.initial_model(new, package)
-    assert description["context"]["classes"] == ["qcd", "w", "top"]
-    assert "the classes are now qcd, w, top, the package has qcd, top, w: their head starts anew" in (
-        capsys.readouterr().err
-    )
-    head, old = model.heads["jet_class"].state_dict(), package.model.heads["jet_class"].state_dict()
-    assert any(not torch.equal(head[name], old[name]) for name in head)
+    assert description["context"]["classes"] == classes
+    what = "qcd, w, top keep what was learned of them" if kept else "their head starts anew"
+    assert f"the classes are now {', '.join(classes)}, the package has qcd, top, w: {what}" in capsys.readouterr().err
+    head, old = model.heads["jet_class"].readout, package.model.heads["jet_class"].readout
+    for row, before in enumerate(kept):
+        assert torch.equal(head[-1].weight[row], old[-1].weight[before])
+        assert head[-1].bias[row] == old[-1].bias[before]
+    assert torch.equal(head[0].weight, old[0].weight) == bool(kept)
     energy, known = model.heads["energy"].state_dict(), package.model.heads["energy"].state_dict()
     assert all(torch.equal(energy[name], known[name]) for name in energy)
 

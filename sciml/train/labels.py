@@ -1,0 +1,117 @@
+"""What the labels of training tell the heads of targets, and labels that cannot be trained or tested on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sciml.data.datamodule import Data, Source
+from sciml.data.records import schema
+from sciml.data.statistics import fit_reference_energies
+from sciml.data.store import base_indices
+from sciml.data.targets import Target, mismatch
+from sciml.errors import UserError
+from sciml.graph import NUM_TYPES
+from sciml.train.sources import Splits, where
+
+RECORDS = 20_000  # more labels do not change means and deviations
+
+
+def target_facts(sources: list[Source], target: Target) -> dict[str, Any]:
+    """What the labels of a target in the training data tell its head, as plain data; see HeadContext.
+
+    ``scale`` the deviation of the components, per fine node where the target is ``extensive``; of scalars ``shift``,
+    the mean, or ``by_type`` {atomic number: values}, the composition fit of an extensive target. Raises UserError where
+    no training record has the target, or a store has it otherwise.
+    """
+    check_targets(sources, [target])
+    labels, counts = [], []
+    for source in sources:
+        if target.name in (own.name for own in source.data.targets):
+            chosen = np.flatnonzero(source.data.has(target.name) & source.data.serves(target.kind))
+            records = [source.data[int(index)] for index in chosen[:: max(1, -(-len(chosen) // RECORDS))]]
+            labels += [np.atleast_1d(record[target.name]) for record in records]
+            counts += [np.bincount(record["types"], minlength=NUM_TYPES) for record in records]
+    if not labels:
+        raise UserError(
+            f"heads.{target.name}: no training record has this target; give data with it (heads.{target.name}.column "
+            "names the column of a raw file), or leave the head out."
+        )
+    return {} if target.classes else _number_facts(target, labels, np.array(counts))
+
+
+def _number_facts(target: Target, labels: list[np.ndarray], counts: np.ndarray) -> dict[str, Any]:
+    """Scale, shift and what the types tell, of numbers."""
+    columns = target.scalar_columns
+    values = np.concatenate([label.reshape(-1, target.dimension) for label in labels]).astype(np.float64)
+    facts: dict[str, Any] = {}
+    if target.level == "graph" and target.extensive:
+        per_type = {column: fit_reference_energies(counts, values[:, column]) for column in columns}
+        for column, found in per_type.items():
+            values[:, column] -= counts @ found
+        values = values / counts.sum(axis=1, keepdims=True)
+        present = np.flatnonzero(counts.sum(axis=0)).tolist()
+        facts["by_type"] = {str(number): [float(per_type[c][number]) for c in columns] for number in present}
+        facts["shift"] = [0.0] * len(columns)
+    else:
+        facts["shift"] = np.nan_to_num(np.nanmean(values[:, columns], axis=0)).tolist() if columns else []
+        values[:, columns] -= facts["shift"]
+    squared = values[np.isfinite(values)] ** 2
+    facts["scale"] = float(np.sqrt(squared.mean())) or 1.0 if squared.size else 1.0
+    return facts
+
+
+def check_targets(sources: list[Source], targets: Sequence[Target]) -> None:
+    """Raise UserError where a store has a target with another level, unit, irreps or classes than a head asks for."""
+    for source in sources:
+        for target in targets:
+            if problem := mismatch(target, source.data.targets):
+                raise UserError(
+                    f"{where(source.data)}: heads.{target.name} asks for this target, but {problem}; give data that "
+                    f"agree, or set heads.{target.name} to what they are."
+                )
+
+
+def check_classes_seen(splits: Splits, targets: Sequence[Target], known: Sequence[str]) -> None:
+    """Raise UserError where validation or test records have a class that no training record has.
+
+    ``known`` are classes of graphs that the model knew before; ``targets`` those of a configuration.
+    """
+    training, others = splits.train, splits.validation + splits.test
+    for target in targets:
+        if target.classes:
+            seen = {index for source in training for index in _classes_in(source.data, target.name)}
+            for source in others:
+                for index in sorted(_classes_in(source.data, target.name) - seen):
+                    raise UserError(_unseen(source.data, target.name, target.classes[index]))
+    for source in others:
+        names = source.data.manifest.get("classes") or []
+        if source.data.base == "hep" and source.data.has("label").any():
+            seen = {i for one in training if one.data.base == "hep" for i in _classes_in(one.data, "label")}
+            for index in sorted(_classes_in(source.data, "label") - seen):
+                if index < len(names) and names[index] not in known:
+                    raise UserError(_unseen(source.data, "label", names[index]))
+
+
+def _classes_in(data: Data, name: str) -> set[int]:
+    """The classes that records have in a field."""
+    origin, chosen = base_indices(data)
+    if name not in (*(own.name for own in data.targets), *schema(data.domain)):
+        return set()
+    found: set[int] = set()
+    for start, columns, length in origin.shards():
+        inside = chosen[(chosen >= start) & (chosen < start + length)] - start
+        column = columns.get(name)
+        if column is not None and column.offsets is None:
+            inside = inside if column.present is None else inside[column.present[inside]]
+            found |= set(np.unique(column.values[inside]).tolist())
+        elif column is not None:
+            found |= {value for row in inside.tolist() for value in np.unique(column.get(row)).tolist()}
+    return found - {-1}
+
+
+def _unseen(data: Data, name: str, found: str) -> str:
+    return (
+        f"{where(data)}: records for validation or test have the class {found!r} of {name}, but none that is trained "
+        "on; give training records of it, or leave the others out."
+    )

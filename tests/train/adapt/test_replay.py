@@ -1,0 +1,124 @@
+"""Replay gets its share of the draws and its labels from where it says; forgetting is measured on what it leaves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sciml
+from sciml import build
+from sciml.config import configure
+from sciml.data.datamodule import Source
+from sciml.data.sampler import Budget, Stream, with_share
+from sciml.data.store import Store
+from sciml.errors import UserError
+from sciml.package import Package
+from sciml.train.adapt.forgetting import text
+from sciml.train.adapt.replay import divided, limited, pseudo_labelled
+from tests.small import describe_model, graph_of, jets_store, molecules_store, outputs, random_model, train_config
+
+BUDGETS = {kind: Budget(max_graphs=4) for kind in ("atoms", "jets", "residues")}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_replayed_stores_get_their_share_of_the_draws(temperature):
+    sizes, replayed = [40, 900, 100], [False, True, True]
+    factors = with_share(sizes, temperature, [1.0, 1.0, 2.0], replayed, 0.3)
+    nodes = [np.ones(size, int) for size in sizes]
+    order = Stream("atoms", nodes, nodes, Budget(max_graphs=8), 0, temperature, factors).order(0)
+    drawn = np.bincount(order[:, 0], minlength=3)
+    assert drawn[1:].sum() / drawn.sum() == pytest.approx(0.3, abs=0.002)
+    weights = np.array([900, 100]) ** (1 / temperature) * [1, 2]
+    assert drawn[1] / drawn[2] == pytest.approx(weights[0] / weights[1], rel=0.05)
+
+
+def test_without_new_or_replayed_records_of_a_kind_nothing_is_shared():
+    assert with_share([0, 10], 1.0, [1.0, 2.0], [False, True], 0.3) == [1.0, 2.0]
+    assert with_share([10, 0], 1.0, [1.0, 2.0], [False, True], 0.3) == [1.0, 2.0]
+
+
+def test_what_measures_forgetting_is_never_replayed(tmp_path):
+    source = Source(molecules_store(tmp_path / "store", records=20), 0, "store")
+    replayed, retained = ({r["id"] for r in divided(source, part, 100).data} for part in (False, True))
+    assert len(replayed | retained) == 20
+    assert not replayed & retained
+    assert [record["id"] for record in limited(source, 3).data] == ["m#0", "m#9", "m#19"]
+
+
+@pytest.fixture
+def package(tmp_path):
+    config = {"model": describe_model(), "elements": [1, 6, 7, 8, 14]}
+    config["datasets_of_domain"] = {"materials": ["second"], "hep": ["first"]}
+    return Package(random_model(torch.float32), config, tmp_path)
+
+
+def test_pseudo_labels_are_what_the_base_model_says_of_records_that_it_can_read(package, tmp_path):
+    atoms = Source(molecules_store(tmp_path / "structures", records=8, dataset="unheard"), 0, "structures")
+    found = pseudo_labelled(atoms, package, tmp_path / "data", BUDGETS)
+    assert found.data.dataset == "second"
+    assert found.dataset == 1
+    readable = [r for r in atoms.data if set(r["types"].tolist()) <= set(package.config["elements"])]
+    assert [r["id"] for r in found.data] == [r["id"] for r in readable]
+    for record in found.data:
+        expected = outputs(package.model, "atoms", graph_of(record, "atoms", torch.float32))
+        assert record["energy"] == pytest.approx(float(expected["energy"][0]), abs=1e-4)
+        np.testing.assert_allclose(record["forces"], expected["forces"].numpy(), atol=1e-5)
+        assert ("stress" in record) == bool(np.all(record["pbc"]))
+    made = (found.data.path / "manifest.json").stat().st_mtime_ns
+    again = pseudo_labelled(atoms, package, tmp_path / "data", BUDGETS)
+    assert (again.data.path / "manifest.json").stat().st_mtime_ns == made  # computed once
+    jets = Source(jets_store(tmp_path / "jets", records=6), 0, "jets")
+    for record in pseudo_labelled(jets, package, tmp_path / "data", BUDGETS).data:
+        logits = outputs(package.model, "jets", graph_of(record, "jets", torch.float32, dataset=0))["label"]
+        assert record["label"] == int(logits.argmax())
+
+
+def test_replay_without_a_fraction_is_refused():
+    for word in ("adapt.replay.stores=samples:metals", "adapt.replay.pseudo_labels=true"):
+        with pytest.raises(UserError, match=r"adapt.replay.*with fraction=0, expected a fraction above 0"):
+            configure("train", ["train=samples:metals", "init=somewhere", word])
+
+
+def test_a_run_tells_what_was_gained_and_forgotten_beside_one_from_scratch(workplace, capsys):
+    molecules_store(workplace / "new", dataset="other", records=10, seed=5)
+    shutil.move(workplace / "run", workplace / "old")
+    words = (f"init={workplace / 'old'}", f"adapt.replay.stores=[{workplace / 'molecules'},{workplace / 'jets'}]")
+    words = (
+        *words,
+        "adapt.replay.fraction=0.5",
+        "adapt.from_scratch=true",
+        "trainer.max_steps=2",
+        "adapt.retained.records=2",
+    )
+    config = train_config(workplace, *words, stores=("new",))
+    assert build.train(config) == 0
+    run = workplace / "run"
+    rows = json.loads((run / "evaluation" / "adaptation.json").read_text())
+    by = {(row["part"], row["store"], row["measure"]): row for row in rows}
+    assert {part for part, _, _ in by} == {"new", "retained"}
+    assert by["new", "new", "forces MAE"]["scratch"] != by["new", "new", "forces MAE"]["after"]
+    retained = by["retained", "molecules", "forces MAE"]
+    # What the base model had before: measured again here from its package.
+    base = sciml.load(workplace / "old")
+    held = divided(Source(Store(workplace / "molecules"), 0), True, 2)
+    errors = [
+        np.abs(
+            outputs(base.model, "atoms", graph_of(r, "atoms", torch.float32, dataset=0, cutoff=5.0))["forces"]
+            - r["forces"]
+        )
+        for r in held.data
+    ]
+    assert retained["before"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-4)
+    assert retained["after"] != retained["before"]
+    assert by["retained", "jets", "label accuracy"]
+    said = capsys.readouterr()
+    assert "replay: 10 records of molecules" in said.err
+    assert text(rows) in said.out
+    assert build.GAINED in (run / "report.html").read_text()
+    assert sciml.load(run / "from_scratch").config["model"]["backbone"] == base.config["model"]["backbone"]
+    data = {entry["name"] for entry in sciml.load(run).config["data"]}
+    assert data == {"new", "replay-molecules", "replay-jets"}
+    assert Path(run / "evaluation" / "before.json").is_file()
