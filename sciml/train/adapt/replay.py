@@ -19,7 +19,7 @@ from sciml.data.store import Store, StoreWriter, Subset, is_store
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.files import file_sha256
-from sciml.ingest.split import split_by_group
+from sciml.ingest.split import split_records
 from sciml.package import Package
 from sciml.train.adapt.parity import known_dataset
 from sciml.train.sources import Open, evaluation_sources, joined
@@ -43,7 +43,7 @@ def divided(source: Source, retained: bool, records: int) -> Source | None:
     """
     if len(source.data) < 2:
         return None if retained else source
-    parts, _ = split_by_group(source.data, [1.0 - RETAINED, RETAINED], 0)
+    parts, _ = split_records(source.data, [1.0 - RETAINED, RETAINED], 0)
     return limited(Source(Subset(source.data, parts[int(retained)]), source.dataset, source.name), records)
 
 
