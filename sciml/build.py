@@ -22,8 +22,11 @@ from sciml.data.targets import described_targets
 from sciml.errors import UserError
 from sciml.evaluate import properties
 from sciml.evaluate.measure import baselines_of
+from sciml.evaluate.reliability import write_reliability
 from sciml.evaluate.report import write_report
 from sciml.evaluate.run import evaluate_sources
+from sciml.evaluate.uncertainty import fit as fit_uncertainty
+from sciml.evaluate.uncertainty import to_tensors
 from sciml.evaluate.verify.dynamics import Dynamics
 from sciml.evaluate.verify.run import certify
 from sciml.evaluate.verify.run import write as write_certificate
@@ -149,10 +152,16 @@ def _publish(
     settings = package_config(description, splits.train, baselines)
     settings["datasets_of_domain"] = _datasets_of_domain(splits, description, package)
     evaluation = evaluate_sources(model.eval(), splits.test, description, data.budgets, baselines)
-    save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table))
+    rigidities = fit_uncertainty(
+        model, splits.train, splits.validation, description, data.budgets, config.uncertainty
+    )
+    tensors = to_tensors(rigidities)
+    save(folder / "package", model, settings, model_card(config.name, settings, evaluation.table), tensors)
     evaluation.write(folder / "evaluation")
-    tables = {}
-    print(evaluation.table)
+    certain, plot = write_reliability(model, tensors, splits.test, description, data.budgets, folder / "evaluation")
+    evaluation.plots += [plot] if plot else []
+    tables = {"Uncertainty": certain} if certain else {}
+    print(f"{evaluation.table}\n{certain}".rstrip())
     if tuning:
         scratch = load(folder / "from_scratch") if config.adapt.from_scratch else None
         tables[GAINED] = tuning.finish(model, description, scratch)
@@ -199,7 +208,10 @@ def evaluate(config: Any) -> int:
         package.model, sources, package.config["model"], budgets_of(config.batch), package.config["baselines"]
     )
     evaluation.write(output, plots=config.plots)
-    print(evaluation.table)
+    certain, _ = write_reliability(
+        package.model, package.uncertainty, sources, package.config["model"], budgets_of(config.batch), output
+    )
+    print(f"{evaluation.table}\n{certain}".rstrip())
     print(f"metrics  {output / 'metrics.json'}")
     return 0
 

@@ -1,13 +1,14 @@
 """A published model: weights, plain configuration, model card and hashes; loading it runs no code that it brings.
 
 Layout of the folder: ``weights.safetensors``, ``config.json`` (plain data; class names are looked up in
-:mod:`sciml.registry`), ``MODEL_CARD.md`` and ``hashes.json`` (sha256 of the other files).
+:mod:`sciml.registry`), ``MODEL_CARD.md``, ``uncertainty.safetensors`` where the model has uncertainties, and
+``hashes.json`` (sha256 of the other files).
 """
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,19 @@ from sciml.models.model import Model, build_model
 
 FORMAT = 1
 FILES = ("weights.safetensors", "config.json", "MODEL_CARD.md")
+UNCERTAINTY = "uncertainty.safetensors"
 
 
 @dataclass
 class Package:
-    """A loaded model with its configuration (the content of ``config.json``)."""
+    """A loaded model with its configuration (the content of ``config.json``) and, where it has them, the matrices
+    {target: (w, w)} of its uncertainties (see :mod:`sciml.evaluate.uncertainty`).
+    """
 
     model: Model
     config: dict[str, Any]
     path: Path
+    uncertainty: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -42,7 +47,13 @@ class Package:
         return self.config["model"]["kinds"]
 
 
-def save(path: Path, model: Model, config: dict[str, Any], card: str) -> Path:
+def save(
+    path: Path,
+    model: Model,
+    config: dict[str, Any],
+    card: str,
+    uncertainty: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Write a package at ``path``: all of it or nothing; an older package there is replaced."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -54,7 +65,9 @@ def save(path: Path, model: Model, config: dict[str, Any], card: str) -> Path:
         text = json.dumps({"format": FORMAT, **config}, indent=1, sort_keys=True, ensure_ascii=False)
         (partial / "config.json").write_text(text + "\n", encoding="utf-8")
         (partial / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        hashes = {name: file_sha256(partial / name) for name in FILES}
+        if uncertainty:
+            save_file(uncertainty, partial / UNCERTAINTY)
+        hashes = {name: file_sha256(partial / name) for name in (*FILES, *([UNCERTAINTY] if uncertainty else []))}
         (partial / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
         _exchange(partial, path)
     finally:
@@ -97,7 +110,8 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
     model.to(device=device)
     if dtype is not None:
         to_float_dtype(model, dtype)
-    return Package(model.eval(), config, folder)
+    uncertainty = load_file(folder / UNCERTAINTY) if (folder / UNCERTAINTY).is_file() else {}
+    return Package(model.eval(), config, folder, uncertainty)
 
 
 def _build(config: dict[str, Any], folder: Path) -> Model:
@@ -139,10 +153,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _verify(folder: Path) -> None:
     try:
         hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-        known = {name: hashes[name] for name in FILES}
+        names = (*FILES, *([UNCERTAINTY] if UNCERTAINTY in hashes or (folder / UNCERTAINTY).exists() else []))
+        known = {name: hashes[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}/hashes.json is missing or damaged; copy the package again.") from None
-    for name in FILES:
+    for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{folder}/{name} is missing; copy the package again.")
         if known[name] != file_sha256(folder / name):

@@ -521,6 +521,9 @@ class TrainConfig(Section):
     )
     objective: Objective = Field(description="the loss")
     adapt: Adapt = Field(description="fine-tuning: what of the package of init is trained and kept")
+    uncertainty: Count = Field(
+        description="records of each store that uncertainties are made of, in training and validation; 0 for none"
+    )
     optimizer: Optimizer = Field(description="the optimizer")
     trainer: Trainer = Field(description="device, precision, duration")
     strategy: Strategy = Field(description="how devices work together")

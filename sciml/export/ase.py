@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, base_of
 from sciml.domains.common import atoms_graph
 from sciml.errors import UserError
+from sciml.evaluate.uncertainty import captured, features_of, from_tensors
 from sciml.graph import RESIDUE_NAMES, collate
 from sciml.package import Package, load
 
@@ -20,6 +21,8 @@ RESIDUE_ARRAYS = ("residuenumbers", "residuenames", "atomtypes")
 
 class SciMLCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, for cells periodic in all directions, stress (eV/Å^3, Voigt order of ASE).
+
+    Where the package has uncertainties, ``energy_uncertainty`` (eV) is the standard deviation of the energy.
 
     ``dataset`` is the level of theory whose energies are wanted; it may be left out where the package has one.
     Atoms are given the domain of that level's training data, materials where it has several.
@@ -33,6 +36,9 @@ class SciMLCalculator(Calculator):
         super().__init__(**options)
         self.package = package
         self.dataset = _dataset(package, dataset)
+        self.rigidities = from_tensors(package.uncertainty)
+        if "energy" in self.rigidities:
+            self.implemented_properties = [*self.implemented_properties, "energy_uncertainty"]
         self.domain = _domain(package, package.datasets[self.dataset])
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -60,9 +66,14 @@ class SciMLCalculator(Calculator):
         graph = atoms_graph(record, self.domain, description["cutoffs"]["atoms"], model.dtype, coarse_cutoff)
         graph.dataset = torch.tensor([self.dataset])
         batch = collate([graph]).to(next(model.parameters()).device)
-        predictions = {name: value.detach().cpu().double().numpy() for name, value in model(batch, "atoms").items()}
+        with captured(model, "atoms") as found:
+            outputs = model(batch, "atoms")
+        predictions = {name: value.detach().cpu().double().numpy() for name, value in outputs.items()}
         energy = float(predictions["energy"][0])
         self.results = {"energy": energy, "free_energy": energy, "forces": predictions["forces"]}
+        if "energy" in self.rigidities:
+            variance = self.rigidities["energy"].variance(features_of(found, "energy", batch))
+            self.results["energy_uncertainty"] = float(variance[0].sqrt())
         if "stress" in predictions and np.isfinite(predictions["stress"]).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(predictions["stress"][0])
 

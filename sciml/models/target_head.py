@@ -66,6 +66,7 @@ class TargetHead(Head):
         if tensors:
             self.raise_degrees = RaiseDegrees(context, kind, max(degree for _, degree in terms), channels)
             self.gates = multilayer_perceptron([context.channels, hidden, tensors * channels])
+            self.gated = nn.Identity()  # where uncertainties look
             self.ranks = {key: irreps}
         known = context.targets.get(key, {})
         by_type = torch.zeros(NUM_TYPES, self.scalars, dtype=torch.float64)
@@ -94,6 +95,20 @@ class TargetHead(Head):
         unit = self.unit_of_error.expand(batch.num_graphs)
         return unit * batch.ptr.diff() if self._summed else unit
 
+    def last_layer(self, target: str) -> nn.Module | None:
+        """Of tensors the sum over their channels, of scalars alone the end of their network."""
+        if self.raise_degrees is not None:
+            return self.gated
+        assert self.readout is not None
+        return self.readout[-1]
+
+    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
+        """Sums or means over the nodes of a row, of every component, in the unit of the labels."""
+        if self.target.level != "fine" and len(inputs) == len(batch.types):
+            inputs = self._pooled(inputs, batch)
+        features = inputs if self.target.classes else inputs * self.unit_of_error
+        return features.flatten(1, -2) if features.dim() > 2 else features[:, None]
+
     @property
     def _summed(self) -> bool:
         return self.target.extensive and self.target.level == "graph"
@@ -121,11 +136,13 @@ class TargetHead(Head):
             if degree:
                 of_degree = raised[:, degree * degree : (degree + 1) ** 2]
                 gate = gates[:, taken : taken + copies]
-                per_node = torch.einsum("nmc,nkc->nkm", of_degree, gate) / self.channels**0.5
-                pooled = self._pooled(per_node.double(), batch) * self.unit_of_error
-                found.append(pooled)
+                found.append(of_degree[:, None] * gate[:, :, None])
                 taken += copies
-        return found
+        joined = self.gated(torch.cat([part.flatten(1, 2) for part in found], dim=1)).sum(dim=2) / self.channels**0.5
+        pooled = self._pooled(joined.double(), batch) * self.unit_of_error
+        sizes = [(copies, 2 * degree + 1) for copies, degree in self.terms if degree]
+        parts = pooled.split([copies * width for copies, width in sizes], dim=1)
+        return [part.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
 
     def _rows(self, invariants: Tensor, features: Features, batch: Batch) -> Tensor:
         """(rows, C): pooled to the level, with the features of coarse nodes where the backbone has them."""

@@ -110,6 +110,10 @@ class FourMomentaHead(Head):
         found = conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
         return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], frame)[:, 0]}
 
+    def last_layer(self, target: str) -> nn.Module | None:
+        """None: what conserves the total is not linear."""
+        return None
+
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """The mean energy of a particle in the rest frame."""
         particles = torch.bincount(batch.batch, minlength=batch.num_graphs)

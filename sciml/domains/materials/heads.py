@@ -55,6 +55,11 @@ class PotentialHead(Head):
         """The sum of the reference energies of each graph (B,) in eV."""
         return pool_sum(self.references[batch.dataset[batch.batch], batch.types], batch.batch, batch.num_graphs)
 
+    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
+        """The sum over the atoms, in the unit of the dataset."""
+        pooled = pool_sum(inputs, batch.batch, batch.num_graphs) * self.scales[batch.dataset, None]
+        return pooled[:, None]
+
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """Of the dataset: the spread of energies per atom, the RMS of forces; a stress counts as the virial per atom,
         in the unit of forces times 1 Å.

@@ -1,0 +1,65 @@
+"""Are the uncertainties those of the errors? A file, a plot and a line for every target."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sciml.data.datamodule import Source
+from sciml.data.sampler import Budget
+from sciml.evaluate.plots import COLOURS, INK, figure
+from sciml.evaluate.uncertainty import from_tensors, labelled_rows, reliability, text
+from sciml.files import write_text
+from sciml.models.model import Model
+
+RECORDS = 2000  # of every source
+
+
+def write_reliability(
+    model: Model,
+    tensors: dict[str, Tensor],
+    sources: Sequence[Source],
+    description: dict[str, Any],
+    budgets: dict[str, Budget],
+    folder: Path,
+) -> tuple[str, Path | None]:
+    """Write ``uncertainty.json`` and ``reliability.png``; returns a text of them, and the plot where there is one.
+
+    ``tensors`` are those of a package, see :func:`sciml.evaluate.uncertainty.to_tensors`.
+    """
+    rigidities = from_tensors(tensors)
+    rows = labelled_rows(model.eval(), sources, description, budgets, RECORDS) if rigidities else {}
+    found = {name: reliability(rows[name], rigidities[name]) for name in sorted(rows.keys() & rigidities.keys())}
+    if not found:
+        return "", None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "uncertainty.json", json.dumps(found, indent=1) + "\n")
+    path = folder / "reliability.png"
+    drawing, axes = figure(3.8 * len(found), 3.6, len(found))
+    for axis, (name, values) in zip(axes, found.items(), strict=True):
+        _draw(axis, name, values)
+    drawing.savefig(path, dpi=150)
+    return text(found), path
+
+
+def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
+    """Error against uncertainty, or accuracy against confidence, in bins; on the diagonal they are right."""
+    axis.set_title(name, fontsize=9)
+    if "error" in values:
+        axis.plot(values["uncertainty"], values["error"], "o-", color=COLOURS[0], markersize=4)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("RMS uncertainty", fontsize=8)
+        axis.set_ylabel("RMS error", fontsize=8)
+        ends = [min(*values["uncertainty"], *values["error"]), max(*values["uncertainty"], *values["error"])]
+    else:
+        for kind, colour in (("plain", COLOURS[1]), ("softened", COLOURS[0])):
+            pair = values[f"confidence_{kind}"], values[f"accuracy_{kind}"]
+            axis.plot(*pair, "o-", color=colour, markersize=4, label="with uncertainty" if kind == "softened" else kind)
+        axis.set_xlabel("confidence", fontsize=8)
+        axis.set_ylabel("accuracy", fontsize=8)
+        axis.legend(fontsize=7, frameon=False)
+        ends = [0.0, 1.0]
+    axis.plot(ends, ends, color=INK, linewidth=0.7)
