@@ -185,7 +185,7 @@ class StoreWriter:
             "schema_version": SCHEMA_VERSION,
             "domain": self.domain,
             "dataset": self.dataset,
-            "units": {field.name: field.unit for field in schema(self.domain).values() if field.unit},
+            "units": {f.name: f.unit for f in (*schema(self.domain).values(), *self._own) if f.unit},
             "counts": counts,
             "targets": {target.name: target.facts for target in self._targets},
             "fields": fields,

@@ -117,13 +117,14 @@ def _target_table(store: Store) -> list[str]:
     """One line per target: coverage, then mean, deviation and range of its values."""
     lines = [f"{'target':<28}{'records':>10}{'mean':>14}{'std':>14}{'min':>14}{'max':>14}"]
     units = store.manifest["units"]
-    for name in targets(store.domain):
+    classes = {"label", "residue_types", *(target.name for target in store.targets if target.classes)}
+    for name in (*targets(store.domain), *(target.name for target in store.targets)):
         present = int(store.has(name).sum())
         label = f"{name} [{units[name]}]" if name in units else name
         if not present:
             lines.append(f"{label:<28}{'none':>10}")
             continue
-        if name in ("label", "residue_types"):
+        if name in classes:
             lines.append(f"{label:<28}{present:>10,}{'(classes)':>14}")
             continue
         shown = [(label, _values(store, name).astype(np.float64))]

@@ -126,7 +126,9 @@ def copy_records(source: Store | Subset, path: Path, metadata: Mapping[str, Any]
     manifest = source.manifest
     kept = {key: manifest[key] for key in ("classes", "licence", "source", "description") if key in manifest}
     every = {**manifest.get("metadata", {}), **kept, **metadata}
-    with StoreWriter(path, source.domain, source.dataset, metadata=every, overwrite=overwrite) as writer:
+    with StoreWriter(
+        path, source.domain, source.dataset, metadata=every, overwrite=overwrite, targets=source.targets
+    ) as writer:
         for record in source:
             if not writer.add(record):
                 raise UserError(

@@ -17,7 +17,7 @@ class HeadContext:
     ``datasets`` names of the levels of theory in the order of their index; ``references`` {dataset: {atomic number:
     eV}}; ``scales`` {dataset: eV/Å} the RMS of forces; ``spreads`` {dataset: eV} the deviation of energies per atom
     that the references leave; ``classes`` names of the graph classes; ``targets`` {target of a configuration: {scale,
-    shift, by_type}} what :func:`sciml.train.sources.target_facts` finds of its labels; ``cutoffs`` {kind: radius of the
+    shift, by_type}} what :func:`sciml.train.labels.target_facts` finds of its labels; ``cutoffs`` {kind: radius of the
     edges}; ``lmax`` highest degree of the features; ``backend`` of sciml_kernels.
     """
 

@@ -8,12 +8,12 @@ from torch_geometric.data import Batch
 
 from sciml.data.targets import Target
 from sciml.graph import NUM_TYPES
-from sciml.models.backbone import edge_vectors
+from sciml.models.backbone import edge_vectors, edges_of
 from sciml.models.block import Convolution
 from sciml.models.layers import DegreeLinear, full_precision, multilayer_perceptron, num_components, pad_degrees
 from sciml.models.radial import RadialNetwork
 from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean, pool_sum
-from sciml_kernels import Edges, degree_norm, edge_embedding
+from sciml_kernels import degree_norm, edge_embedding
 
 BASIS = 8
 
@@ -172,16 +172,15 @@ class RaiseDegrees(nn.Module):
         self.kind, self.lmax, self.cutoff, self.backend = kind, lmax, context.cutoffs[kind], context.backend
         self.lmax_in = min(context.lmax, lmax)
         self.linear = DegreeLinear(context.channels, channels, self.lmax_in, context.backend)
-        self.radial = RadialNetwork(BASIS, [hidden], context.channels, {})
+        self.radial = RadialNetwork(BASIS, [hidden], context.channels, {}, context.backend)
         self.convolution = Convolution(channels, hidden, self.lmax_in, lmax, lmax, context.backend)
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> Tensor:
         invariants = features.invariants
-        with full_precision(geometry.positions_strained):
-            vectors = edge_vectors(batch, geometry.positions_strained, geometry.cell_strained) / self.cutoff
-            solid = self.kind == "jets"
-            edge = edge_embedding(vectors, self.lmax, BASIS, solid=solid, backend=self.backend)
-        edges = Edges(batch.senders, batch.receivers, batch.types.shape[0], validate=False)
+        positions, edges = geometry.positions_strained, edges_of(batch)
+        with full_precision(positions):
+            vectors = edge_vectors(batch, edges, positions, geometry.cell_strained, self.backend) / self.cutoff
+            edge = edge_embedding(vectors, self.lmax, BASIS, backend=self.backend)
         x = self.linear(features.fine[:, : num_components(self.lmax_in)])
         hidden = self.radial(edge, edges, invariants, invariants, self.kind, None)
         message = self.convolution(x, edge.harmonics, hidden, edges, torch.ones_like(invariants[0, 0]))

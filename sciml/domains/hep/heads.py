@@ -65,6 +65,16 @@ class JetKinematicsHead(Head):
         factors = (MOST_STRETCH * torch.tanh(factors / MOST_STRETCH)).exp()
         return {"true_mass": batch.jet_mass * factors[:, 0], "true_pt": batch.jet_pt * factors[:, 1]}
 
+    def last_layer(self, target: str) -> nn.Module | None:
+        """That of both factors."""
+        last: nn.Module = self.readout[-1]
+        return last
+
+    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
+        """What was measured times the inputs: the change of a factor near one."""
+        measured = batch.jet_mass if target == "true_mass" else batch.jet_pt
+        return (inputs * measured[:, None])[:, None]
+
     def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         """The logarithm of predicted over true."""
         return (prediction / label).log()

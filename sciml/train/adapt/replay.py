@@ -41,9 +41,10 @@ def divided(source: Source, retained: bool, records: int) -> Source | None:
     """The part of a source that is replayed, or the ``retained`` one that never is; at most ``records``, spread over
     it. None where there are none.
     """
-    if len(source.data) < 2:
-        return None if retained else source
-    parts, _ = split_records(source.data, [1.0 - RETAINED, RETAINED], 0)
+    try:
+        parts, _ = split_records(source.data, [1.0 - RETAINED, RETAINED], 0)
+    except UserError:  # too few records to be divided without a leak
+        return None if retained else limited(source, records)
     return limited(Source(Subset(source.data, parts[int(retained)]), source.dataset, source.name), records)
 
 
