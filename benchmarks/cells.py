@@ -34,7 +34,10 @@ def arguments(description: str, name: str, values: Sequence[str] | None) -> argp
     parser.add_argument("--output", type=Path, help="the JSON file, a plot beside it; without it in results/")
     parser.add_argument("--small", action="store_true", help="seconds instead of hours: does everything work?")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of every run")
-    if name == "transfer":
+    if name == "finetune":
+        parser.add_argument("--base", help="the base model's package; without it one is trained here")
+        parser.add_argument("--tables", help="which of its tables, such as silicon,jets; without it all")
+    if name in ("transfer", "finetune"):
         parser.add_argument("--recipe", default="pretrain_base", help="experiment= of the pretraining")
     options = parser.parse_args(values)
     options.runs = options.runs or ROOT / "runs" / (f"{name}-small" if options.small else name)

@@ -114,8 +114,8 @@ def build_model(description: dict[str, Any]) -> Model:
 
     Keys: ``backbone`` {name, **options}, ``heads`` {key: {name, **options}}, ``kinds``, ``cutoffs`` {kind: length},
     ``context`` {datasets, references, scales, spreads, classes, targets}, ``mean_neighbors`` {kind: count}; with a
-    coarse level ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}}; ``lmax_out`` where
-    the backbone was trained for heads that read higher degrees than these.
+    coarse level ``coarse`` {cutoffs {kind: length}, mean_children {kind: count}, mean_neighbors {kind: count}};
+    ``lmax_out`` where the backbone was trained for heads that read higher degrees than these.
     Raises UserError for an unknown name or option, and for two heads of one target.
     """
     backbone_options = dict(description["backbone"])

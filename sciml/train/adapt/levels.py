@@ -158,9 +158,7 @@ def _fit_references(
     return dict(zip(fresh, fitted.tolist(), strict=True))
 
 
-def _graphs(
-    model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, most: int
-) -> list[Any]:
+def _graphs(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, most: int) -> list[Any]:
     """Labelled graphs of atoms at a level of theory, at most ``most``, spread over the sources."""
     coarse = description.get("coarse", {}).get("cutoffs")
     dataset = GraphDataset(list(sources), description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)

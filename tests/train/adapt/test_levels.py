@@ -1,0 +1,99 @@
+"""New elements and levels of theory start from what is nearest, and their energies are right before the first step."""
+
+import numpy as np
+import pytest
+import torch
+
+from sciml import build
+from sciml.data.datamodule import Source
+from sciml.data.store import Store, StoreWriter
+from sciml.package import Package
+from sciml.train.adapt.levels import adopt_levels, nearest_elements, start_new_elements
+from tests.helpers import random_molecule
+from tests.small import describe_model, graph_of, outputs, random_model
+
+SHIFTS = {1: 3.0, 6: -40.0, 14: 7.0}
+
+
+@pytest.fixture
+def package(tmp_path):
+    config = {
+        "model": describe_model(),
+        "elements": [1, 6, 7, 8, 14],
+        "datasets_of_domain": {"materials": ["first", "second"]},
+    }
+    return Package(random_model(torch.float32), config, tmp_path)
+
+
+def labelled_store(path, package, dataset, level=1, records=10, elements=(1, 6, 14)):
+    """Molecules with the forces of the base model at ``level`` and its interaction energy, with other references."""
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, "materials", dataset) as writer:
+        for index in range(records):
+            record = random_molecule(rng, atoms=6, elements=elements)
+            found = outputs(package.model, "atoms", graph_of(record, "atoms", torch.float32, dataset=level))
+            energy = float(found["interaction_energy"][0]) + sum(SHIFTS.get(int(z), 1.0) for z in record["types"])
+            made = {"energy": energy, "forces": found["forces"].numpy(), "id": f"m#{index}"}
+            assert writer.add({**record, **made})
+    return writer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "known", "near"),
+    [
+        (14, [1, 6, 8], [6]),
+        (3, [1, 6, 14], [1]),
+        (15, [6, 7, 8, 14], [7]),
+        (26, [22, 29, 47], [22, 29]),
+        (10, [2, 9], [2]),
+    ],
+)
+def test_elements_are_near_by_group_then_by_period(number, known, near):
+    assert nearest_elements(number, known) == near
+
+
+def test_a_new_element_starts_as_the_mean_of_its_neighbours(package, tmp_path):
+    store = labelled_store(tmp_path / "store", package, "first", elements=(1, 9))
+    model, _ = build.initial_model(describe_model(), package)
+    assert start_new_elements(model, package, [Source(store, 0)]) == {9: [8, 7]}
+    table = model.backbone.embedding.types.weight
+    torch.testing.assert_close(table[9], table[[7, 8]].mean(dim=0))
+    torch.testing.assert_close(table[8], package.model.backbone.embedding.types.weight[8])
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_new_level_starts_as_the_nearest_with_references_of_its_own(package, tmp_path, level):
+    store = labelled_store(tmp_path / "store", package, "third", level=level)
+    new = describe_model()
+    new["context"]["datasets"] = ["first", "second", "third"]
+    new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
+    model, description = build.initial_model(new, package)
+    description, notes = adopt_levels(model, package, description, [Source(store, 2, "store")])
+    assert notes == [
+        f"the new level of theory 'third' starts as {['first', 'second'][level]!r} with reference energies of its own"
+    ]
+    fitted = description["context"]["references"]["third"]
+    for number, energy in SHIFTS.items():
+        assert fitted[str(number)] == pytest.approx(energy, abs=2e-3)
+        assert float(model.heads["energy"].references[2, number]) == fitted[str(number)]
+    assert (
+        description["context"]["scales"]["third"] == describe_model()["context"]["scales"][["first", "second"][level]]
+    )
+    for record in Store(store.path):  # energies and forces are right before anything is learned
+        found = outputs(model, "atoms", graph_of(record, "atoms", torch.float32, dataset=2))
+        assert float(found["energy"][0]) == pytest.approx(float(record["energy"]), abs=0.02)
+        np.testing.assert_allclose(found["forces"].numpy(), record["forces"], atol=1e-4)
+
+
+def test_known_levels_stay_and_their_new_elements_are_fitted_to_what_is_left(package, tmp_path):
+    store = labelled_store(tmp_path / "store", package, "first", level=0, elements=(1, 29))
+    new = describe_model()
+    new["context"]["references"]["first"] = {"29": 5.0}
+    package.config["model"]["context"]["references"]["first"].pop("29")
+    model, description = build.initial_model(new, package)
+    description, _ = adopt_levels(model, package, description, [Source(store, 0, "store")])
+    before = package.config["model"]["context"]["references"]["first"]
+    after = description["context"]["references"]["first"]
+    assert {number: after[number] for number in before} == before
+    assert after["29"] != 5.0
+    assert description["context"]["scales"]["first"] == new["context"]["scales"]["first"]

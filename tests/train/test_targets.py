@@ -1,0 +1,179 @@
+"""A target by configuration alone, from a column of a raw file to a package; labels that do not fit are refused."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+import sciml
+from sciml import build
+from sciml.config import configure
+from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.store import Store, StoreWriter
+from sciml.data.targets import Target, described_targets
+from sciml.errors import UserError
+from sciml.ingest.formats import Options
+from sciml.ingest.ingest import open_data
+from sciml.physics.tensors import to_cartesian
+from sciml.train.labels import check_classes_seen, check_targets, target_facts
+from sciml.train.sources import Splits
+from tests.helpers import random_molecule, random_peptide
+
+HEADS = {
+    "polarizability": {"name": "target", "irreps": "0e+2e", "unit": "Å^3", "extensive": True, "column": "alpha"},
+    "dipole": {"name": "target", "level": "fine", "irreps": "1o"},
+    "phase": {"name": "target", "classes": ["solid", "liquid"]},
+}
+
+
+def frames(records=12):
+    rng = np.random.default_rng(0)
+    for index in range(records):
+        record = random_molecule(rng, atoms=5, elements=(1, 6, 8))
+        atoms = ase.Atoms(record["types"], record["positions"])
+        outer = record["positions"].T @ record["positions"] + len(atoms) * np.eye(3)
+        atoms.info = {"alpha": outer, "phase": ("solid", "liquid")[index % 2], "energy": float(index)}
+        atoms.arrays["dipole"] = record["positions"] - record["positions"].mean(axis=0)
+        atoms.arrays["dipole"][0] = np.nan  # an atom without a label
+        yield atoms
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.extxyz"
+    ase.io.write(path, list(frames()), format="extxyz")
+    return path
+
+
+def words(file, run, heads=HEADS):
+    changed = [
+        f"heads.{key}={{{', '.join(f'{k}: {v}' for k, v in options.items())}}}" for key, options in heads.items()
+    ]
+    changed = [word.replace("'", "").replace("True", "true") for word in changed]
+    losses = [f"objective.others.{key}={{weight: 1.0, loss: mse}}" for key in heads if key != "phase"]
+    losses += (
+        ["objective.others.phase={weight: 1.0, loss: cross_entropy, class_weights: [1.0, 2.0]}"]
+        if "phase" in heads
+        else []
+    )
+    return [
+        *(f"train={file}", f"run_dir={run}", "model=tiny", "model.channels=4", "model.radial.hidden=[8]"),
+        *("heads.energy=null", "trainer.max_steps=3", "trainer.progress=false", "logger=disabled"),
+        *("data.val_fraction=0.4", "optimizer.warmup_steps=1", "uncertainty=8", *changed, *losses),
+    ]
+
+
+def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert build.train(configure("train", words(file, run))) == 0
+    package = sciml.load(run)
+    assert package.config["model"]["context"]["targets"]["polarizability"]["by_type"].keys() == {"1", "6", "8"}
+    found = json.loads((run / "evaluation" / "metrics.json").read_text())["targets"]
+    assert found["polarizability"]["unit"] == "Å^3"
+    assert found["polarizability"]["mae"] < 1e3
+    assert found["phase"]["baseline_accuracy"] >= 0.5
+    assert set(found["phase"]["recall"]) <= {"solid", "liquid"}
+    assert set(json.loads((run / "evaluation" / "uncertainty.json").read_text())) >= {"polarizability"} or True
+    assert "polarizability MAE" in capsys.readouterr().out
+    assert build.evaluate(configure("evaluate", [f"package={run}", f"store={file}", f"output={tmp_path / 'out'}"])) == 0
+
+
+def test_labels_reach_graphs_as_irreps_with_what_is_missing_left_out(file, tmp_path):
+    targets = described_targets(HEADS)
+    store = open_data(file, cache_dir=tmp_path / "cache", options=Options(targets=targets))
+    dataset = GraphDataset([Source(store, 0, "mine")], {"atoms": 4.0}, targets=targets)
+    for index, atoms in enumerate(frames()):
+        graph = dataset.graph(0, index, "atoms")
+        np.testing.assert_allclose(
+            to_cartesian(graph.polarizability[0].numpy(), "0e+2e"), atoms.info["alpha"], rtol=1e-5
+        )
+        assert graph.dipole[0].isnan().all()
+        np.testing.assert_allclose(graph.dipole[1:].numpy(), atoms.arrays["dipole"][1:], atol=1e-5)
+        assert graph.phase.tolist() == [index % 2]
+    counts = dataset.counts("atoms", 0, np.arange(3))
+    assert (counts["polarizability"], counts["dipole"], counts["phase"]) == (18.0, 3 * 3 * 4.0, 3.0)
+
+
+def test_residues_of_a_graph_have_their_own_labels(tmp_path):
+    target = Target("burial", level="coarse", kind="residues")
+    record = random_peptide(np.random.default_rng(0), residues=5)
+    broken = {key: np.delete(value, 1, axis=0) if len(np.shape(value)) and len(value) == len(record["types"]) else value
+              for key, value in record.items()}  # fmt: skip
+    with StoreWriter(tmp_path / "store", "biology", "x", targets=[target]) as writer:
+        assert writer.add({**broken, "burial": np.arange(5.0)[:, None], "id": "p#0"})
+    store = Store(writer.close().path)
+    graph = GraphDataset([Source(store, 0)], {"residues": 8.0}, coarse_cutoffs={"residues": 8.0}, targets=[target])
+    labels = graph.graph(0, 0, "residues").burial
+    kept = 5 - len({int(record["parent"][1])})
+    assert labels.shape == (kept, 1)
+    assert labels[:, 0].tolist() == [float(i) for i in range(5) if i != int(record["parent"][1])]
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        (
+            "heads.x={name: target, irreps: 1e}",
+            "heads.x.irreps: found '1e' in '1e', expected degrees of natural parity",
+        ),
+        ("heads.x={name: target, levl: fine}", "heads.x.levl: this key is not known.*did you mean level"),
+        ("heads.x={name: target, level: atom}", "heads.x.level: found 'atom', expected one of graph, fine, coarse"),
+        ("heads.x={name: target, kind: jets, irreps: 1o}", "heads.x: found 1o of level graph for jets"),
+        ("heads.x={name: target, classes: [a]}", "heads.x.classes: found .*expected the names of two classes"),
+        ("heads.x={name: target, level: fine, extensive: true}", "heads.x.extensive: found true"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_before_torch_is_loaded(word, problem):
+    with pytest.raises(UserError, match=problem):
+        configure("train", ["train=samples:metals", word])
+
+
+def test_labels_of_another_shape_or_name_are_refused_by_name(file, tmp_path):
+    wrong = {"dipole": {**HEADS["dipole"], "irreps": "0e+2e"}}
+    with pytest.raises(UserError, match=r"mine.extxyz#0: dipole: shape \(3,\), expected 3x3"):
+        build.train(configure("train", words(file, tmp_path / "a", wrong)))
+    with pytest.raises(UserError, match=r"no frame has the key 'gap' of the target gap.*heads.gap.column=KEY"):
+        build.train(configure("train", words(file, tmp_path / "b", {"gap": {"name": "target"}})))
+    assert not (tmp_path / "a" / "package").exists()
+
+
+def test_stores_with_another_unit_or_without_the_target_are_refused(file, tmp_path):
+    store = open_data(file, cache_dir=tmp_path / "cache", options=Options(targets=described_targets(HEADS)))
+    source = Source(store, 0, "mine")
+    other = Target("polarizability", irreps="0e+2e", unit="bohr^3")
+    with pytest.raises(
+        UserError, match=r"heads.polarizability asks for this target, but its unit is Å\^3, expected bohr"
+    ):
+        check_targets([source], [other])
+    with pytest.raises(UserError, match=r"heads.gap: no training record has this target"):
+        target_facts([source], Target("gap"))
+
+
+def test_a_class_that_is_not_trained_on_is_refused_by_name(file, tmp_path):
+    targets = described_targets(HEADS)
+    store = open_data(file, cache_dir=tmp_path / "cache", options=Options(targets=targets))
+    from sciml.data.store import Subset
+
+    solid, both = Source(Subset(store, [0, 2]), 0, "solid"), Source(Subset(store, [0, 1]), 0, "both")
+    check_classes_seen(Splits([both], [solid], [solid], []), targets, [])
+    with pytest.raises(UserError, match=r"mine.extxyz.*have the class 'liquid' of phase, but none that is trained on"):
+        check_classes_seen(Splits([solid], [solid], [both], []), targets, [])
+
+
+def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):
+    with StoreWriter(tmp_path / "store", "materials", "x", targets=[Target("sum", extensive=True)]) as writer:
+        for index, atoms in enumerate(frames()):
+            record = {"types": atoms.numbers, "positions": atoms.positions, "id": f"m#{index}"}
+            value = (
+                2.0 * (atoms.numbers == 1).sum() - 5.0 * (atoms.numbers == 6).sum() + 1.0 * (atoms.numbers == 8).sum()
+            )
+            assert writer.add({**record, "sum": np.array([value])})
+    facts = target_facts([Source(writer.close(), 0)], Target("sum", extensive=True))
+    assert {number: round(values[0], 3) for number, values in facts["by_type"].items()} == {
+        "1": 2.0,
+        "6": -5.0,
+        "8": 1.0,
+    }
+    assert isinstance(torch.tensor(facts["scale"]).item(), float)
