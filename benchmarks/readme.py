@@ -137,6 +137,11 @@ def _written(result: dict[str, Any]) -> str:
     return _table(result["text"][0], result["text"][1:])
 
 
+def _several(result: dict[str, Any]) -> str:
+    """Several tables under their names."""
+    return "\n\n".join(f"*{name}*\n\n{_table(lines[0], lines[1:])}" for name, lines in result["text"].items())
+
+
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ("quickstart.json", "The quickstart, 2 CPU cores", _quickstart),
     (
@@ -171,6 +176,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "Residue types from the backbone, trained on the embedded peptides and 40 of the 50 proteins of TS50 alone",
         _ts50,
     ),
+    ("finetune.json", "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds", _several),
     (
         "width.json",
         "Learning rate and width: the loss at the rate that is best for 32 channels over that at the width's own best",

@@ -28,6 +28,7 @@ from sciml.objectives.supervised import error_unit
 RIDGES = tuple(10.0**power for power in range(-8, 0))
 """s^2 by the mean eigenvalue of C."""
 ALPHAS = np.concatenate([[0.0], np.logspace(-3, 3, 61)])
+"""Mean variances of logits that are tried."""
 Captured = dict[str, tuple[Head, Tensor]]
 FEWEST = 8  # validation labels that an uncertainty can be calibrated on
 
@@ -167,9 +168,10 @@ def _of_numbers(rows: Rows, variances: Tensor) -> tuple[float, float]:
 
 
 def _of_classes(rows: Rows, variances: Tensor) -> tuple[float, float]:
-    losses = [_cross_entropy(softened(rows.predictions, factor * variances), rows.labels) for factor in ALPHAS]
+    factors = ALPHAS / float(variances.mean())
+    losses = [_cross_entropy(softened(rows.predictions, factor * variances), rows.labels) for factor in factors]
     best = int(np.argmin(losses))
-    return losses[best], float(ALPHAS[best])
+    return losses[best], float(factors[best])
 
 
 def softened(logits: Tensor, variances: Tensor) -> Tensor:
