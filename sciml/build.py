@@ -20,7 +20,7 @@ from sciml.data.far_field import FarField
 from sciml.data.sampler import Budget
 from sciml.data.targets import described_targets
 from sciml.errors import UserError
-from sciml.evaluate import properties
+from sciml.evaluate import conformations, properties
 from sciml.evaluate.measure import baselines_of
 from sciml.evaluate.reliability import write_reliability
 from sciml.evaluate.report import write_report
@@ -212,6 +212,9 @@ def evaluate(config: Any) -> int:
         package.model, package.uncertainty, sources, package.config["model"], budgets_of(config.batch), output
     )
     print(f"{evaluation.table}\n{certain}".rstrip())
+    if config.denoise_levels:
+        found = conformations.measure(package.model, sources, package.config["model"], config.denoise_levels)
+        print(conformations.write(found, output, config.plots))
     print(f"metrics  {output / 'metrics.json'}")
     return 0
 

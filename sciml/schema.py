@@ -582,6 +582,10 @@ class EvaluateConfig(Section):
     properties: Text | None = Field(
         description="YAML or JSON file of crystals and dimers whose properties are computed, with the values expected"
     )
+    denoise_levels: list[PositiveFloat] | None = Field(
+        description="perturb coordinates by these standard deviations, Å, and report the RMSD before and after the head "
+        "that finds noise has taken it out; null for none"
+    )
     dataset: Text | None = Field(description="level of theory of the properties; null where the package has one only")
     output: Text | None = Field(description="folder for metrics.json and plots; null for one in the run's folder")
     batch: Batch = Field(description="limits of a batch, per kind of graph")
@@ -592,6 +596,8 @@ class EvaluateConfig(Section):
     def _required(self) -> "EvaluateConfig":
         if self.package is None:
             raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
+        if self.store is None and self.denoise_levels:
+            raise ValueError("denoise_levels: found without store, expected store=FILE_OR_STORE to perturb")
         if self.store is None and self.properties is None:
             raise ValueError("store: found nothing, expected store=FILE_OR_STORE, or properties=FILE of crystals")
         return self

@@ -1,11 +1,12 @@
-"""Plots of an evaluation: parity, ROC and residue recovery."""
+"""Plots of an evaluation: parity, ROC with bands, reliability, residue recovery; and curves against label count."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sciml.domains.hep.metrics import one_vs_one, roc
+from sciml.domains.hep.metrics import one_vs_one, reliability, roc, roc_band
 from sciml.evaluate.measure import UNITS, background_class
 from sciml.evaluate.predict import Columns
 from sciml.graph import RESIDUES
@@ -13,6 +14,7 @@ from sciml.graph import RESIDUES
 INK = "#222222"
 COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5aa8", "#b8912f", "#5a5a5a")
 MOST_NAMES = 10  # in a legend
+MOST_BANDS = 4  # around curves: more hide each other
 
 
 def write_plots(
@@ -32,6 +34,7 @@ def write_plots(
         suffix = f"-{store}" if len(stores[target]) > 1 else ""
         if target == "label" and len(classes) > 1:
             paths.append(_roc(values, classes, folder / f"roc{suffix}.png"))
+            paths.append(_reliability(values, folder / f"reliability{suffix}.png"))
         if target == "residue_types":
             paths.append(_residues(values, folder / f"residues{suffix}.png"))
     return paths
@@ -79,18 +82,22 @@ def _parity(
 
 
 def _roc(values: Columns, classes: list[str], path: Path) -> Path:
+    """Background against signal efficiency of every class against the background class, the first ones with bands of
+    68 % of bootstrap samples.
+    """
     drawing, (axis,) = figure(4.6, 3.8)
     background = background_class(classes)
+    grid = np.linspace(0.02, 1.0, 50)
     for index, name in enumerate(classes):
         scores, signal = one_vs_one(values.predictions, values.labels, index, background)
         if index != background and signal.any() and not signal.all():
+            colour = COLOURS[index % len(COLOURS)]
+            if len(axis.get_lines()) < MOST_BANDS:
+                low, high = (np.maximum(side, 1e-4) for side in roc_band(scores, signal, grid, resamplings=100))
+                axis.fill_between(grid, low, high, color=colour, alpha=0.25, linewidth=0)
             curve = roc(scores, signal)
-            axis.plot(
-                curve.signal,
-                np.maximum(curve.background, 1e-4),
-                label=f"{name} / {classes[background]}",
-                color=COLOURS[index % len(COLOURS)],
-            )
+            shown = np.maximum(curve.background, 1e-4)
+            axis.plot(curve.signal, shown, label=f"{name} / {classes[background]}", color=colour)
     axis.set_yscale("log")
     axis.set_xlabel("signal efficiency", fontsize=8)
     axis.set_ylabel("background efficiency", fontsize=8)
@@ -98,6 +105,59 @@ def _roc(values: Columns, classes: list[str], path: Path) -> Path:
     if curves:
         more = f"and {len(curves) - MOST_NAMES} more" if len(curves) > MOST_NAMES else None
         axis.legend(handles=curves[:MOST_NAMES], title=more, fontsize=8, title_fontsize=8, frameon=False)
+    drawing.savefig(path, dpi=150)
+    return path
+
+
+def _reliability(values: Columns, path: Path) -> Path:
+    """How often the predicted class is right against its probability, with binomial errors; below, how many jets."""
+    found = reliability(values.predictions, values.labels)
+    drawing, rows = figure(4.2, 4.4, rows=2)
+    above, below = (row[0] for row in rows)
+    above.plot([0, 1], [0, 1], color=INK, linewidth=0.7)
+    used = found.count > 0
+    errors = np.sqrt(found.accuracy * (1 - found.accuracy) / np.maximum(found.count, 1))
+    above.errorbar(
+        found.confidence[used], found.accuracy[used], errors[used], fmt="o-", markersize=4, linewidth=1,
+        color=COLOURS[0], label=f"expected calibration error {found.error:.3f}",
+    )  # fmt: skip
+    above.set_ylabel("share that is right", fontsize=8)
+    above.legend(fontsize=8, frameon=False)
+    edges = np.linspace(0, 1, len(found.count) + 1)
+    below.bar(edges[:-1], found.count, np.diff(edges), align="edge", color=COLOURS[0])
+    below.set_ylabel("jets", fontsize=8)
+    below.set_xlabel("probability of the predicted class", fontsize=8)
+    for axis in (above, below):
+        axis.set_xlim(0, 1)
+    drawing.savefig(path, dpi=150)
+    return path
+
+
+def learning_curves(
+    panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], path: Path, logarithmic: bool = True
+) -> Path:
+    """Draw {panel: {line: {number of labels: value of each seed}}}: means with standard deviations over the seeds.
+
+    A panel's name is its vertical axis, such as ``force MAE / eV/Å``.
+    """
+    drawing, axes = figure(4.0 * len(panels), 3.4, len(panels))
+    for axis, (what, lines) in zip(axes, panels.items()):
+        for (name, points), colour in zip(lines.items(), COLOURS * len(lines)):
+            numbers = sorted(points)
+            means = [float(np.mean(points[number])) for number in numbers]
+            spreads = [float(np.std(points[number], ddof=1)) if len(points[number]) > 1 else 0.0 for number in numbers]
+            axis.errorbar(
+                numbers, means, spreads, fmt="o-", markersize=4, linewidth=1, capsize=2, color=colour, label=name
+            )
+        axis.set_xscale("log")
+        if logarithmic:
+            axis.set_yscale("log")
+        ticks = sorted({number for points in lines.values() for number in points})
+        axis.set_xticks(ticks, [f"{number:,}" for number in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("labelled records", fontsize=8)
+        axis.set_ylabel(what, fontsize=8)
+        axis.legend(fontsize=8, frameon=False)
     drawing.savefig(path, dpi=150)
     return path
 

@@ -25,7 +25,7 @@ def write_reliability(
     budgets: dict[str, Budget],
     folder: Path,
 ) -> tuple[str, Path | None]:
-    """Write ``uncertainty.json`` and ``reliability.png``; returns a text of them, and the plot where there is one.
+    """Write ``uncertainty.json`` and ``uncertainty.png``; returns a text of them, and the plot where there is one.
 
     ``tensors`` are those of a package, see :func:`sciml.evaluate.uncertainty.to_tensors`.
     """
@@ -36,7 +36,7 @@ def write_reliability(
         return "", None
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "uncertainty.json", json.dumps(found, indent=1) + "\n")
-    path = folder / "reliability.png"
+    path = folder / "uncertainty.png"
     drawing, axes = figure(3.8 * len(found), 3.6, len(found))
     for axis, (name, values) in zip(axes, found.items(), strict=True):
         _draw(axis, name, values)

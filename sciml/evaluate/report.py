@@ -24,7 +24,13 @@ def write_report(
         *(section(title, f"<pre>{html.escape(text)}</pre>") for title, text in (tables or {}).items()),
         section("Loss", image(_loss_curves(lines)) if lines else "<p>No steps were logged.</p>"),
     ]
-    titles = {"parity": "Parity", "roc": "Jet classes", "residues": "Residue types", "reliability": "Reliability"}
+    titles = {
+        "parity": "Parity",
+        "roc": "Jet classes",
+        "reliability": "Calibration",
+        "residues": "Residue types",
+        "uncertainty": "Uncertainty",
+    }
     for path in evaluation.plots:
         kind, _, store = path.stem.partition("-")
         parts.append(section(f"{titles[kind]}: {store}" if store else titles[kind], image(path.read_bytes())))
