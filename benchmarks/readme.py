@@ -73,6 +73,27 @@ def _ethanol(result: dict[str, Any]) -> str:
     return _table(["", "sciml", "mace-torch", "ratio"], rows)
 
 
+def _top_tagging(result: dict[str, Any]) -> str:
+    names = {"accuracy": ".4f", "auc": ".5f", "rejection_30%": ".0f", "rejection_50%": ".1f"}
+    cells = [
+        f"{row['mean']:{digits}} ± {row['std']:{digits}}"
+        for row, digits in ((result["over_seeds"][name], digits) for name, digits in names.items())
+    ]
+    header = ["", "accuracy", "AUC", "1 / background efficiency at 30 %", "at 50 %"]
+    return _table(header, [[f"sciml, {len(result['runs'])} seeds", *cells]])
+
+
+def _discovery(result: dict[str, Any]) -> str:
+    rows = [
+        [name.replace("_", " "), *(f"{values[key]:.3f}" for key in ("F1", "DAF", "precision", "MAE", "R2"))]
+        for name, values in result.items()
+        if isinstance(values, dict)
+    ]
+    singles = ", ".join(f"{key} {result[key]:.3f}" for key in ("RMSD", "kappa_SRME") if key in result)
+    table = _table(["materials", "F1", "DAF", "precision", "MAE, eV/atom", "R²"], rows)
+    return f"{table}\n\n{singles}" if singles else table
+
+
 def _store(result: dict[str, Any]) -> str:
     wall, processor, sizes = result["wall_clock"], result["processor_time"], result["megabytes"]
     rows = [
@@ -154,6 +175,11 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "rMD17 ethanol, 950 training configurations, ten minutes on 2 CPU cores each, 1,000 test configurations",
         _ethanol,
     ),
+    (
+        "mace_threebpa.json",
+        "3BPA, trained on 450 configurations at 300 K, half an hour on 2 CPU cores each, tested up to 1200 K",
+        _ethanol,
+    ),
     ("rmd17_ethanol_gpu.json", "rMD17 ethanol, `experiment=rmd17_ethanol`, 20 minutes on a GPU", _gpu),
     ("store.json", "Reading records at random, one process, about 45 atoms each", _store),
     (
@@ -177,6 +203,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         _ts50,
     ),
     ("finetune.json", "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds", _several),
+    ("matbench_discovery.json", "Matbench Discovery", _discovery),
+    ("top_tagging.json", "Top tagging, mean ± standard deviation over seeds", _top_tagging),
     (
         "width.json",
         "Learning rate and width: the loss at the rate that is best for 32 channels over that at the width's own best",

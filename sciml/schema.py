@@ -583,8 +583,8 @@ class EvaluateConfig(Section):
         description="YAML or JSON file of crystals and dimers whose properties are computed, with the values expected"
     )
     denoise_levels: list[PositiveFloat] | None = Field(
-        description="perturb coordinates by these standard deviations, Å, and report the RMSD before and after the head "
-        "that finds noise has taken it out; null for none"
+        description="perturb coordinates by these standard deviations, Å, and report the RMSD before and after the "
+        "head that finds noise has taken it out; null for none"
     )
     dataset: Text | None = Field(description="level of theory of the properties; null where the package has one only")
     output: Text | None = Field(description="folder for metrics.json and plots; null for one in the run's folder")

@@ -4,9 +4,10 @@
     python benchmarks/peers/mace.py step                     time one training step of both, interleaved
     python benchmarks/peers/mace.py trials --minutes 2       short runs that choose MACE's settings for the next
     python benchmarks/peers/mace.py ethanol --minutes 10     train both on rMD17 ethanol, one after the other
+    python benchmarks/peers/mace.py threebpa --minutes 30    train both on 3BPA at 300 K, test up to 1200 K
 
 Both sides run as separate worker processes with the same number of threads and the same malloc settings. Results go to
-`benchmarks/results/` as mace_step.json, mace_trials.json and mace_ethanol.json.
+`benchmarks/results/` as mace_step.json, mace_trials.json, mace_ethanol.json and mace_threebpa.json.
 """
 
 from __future__ import annotations
@@ -131,11 +132,11 @@ def step(options: argparse.Namespace) -> None:
     finish(result, options.output or RESULTS / "mace_step.json")
 
 
-def shared_data() -> Path:
-    """The folder of the reference data: `$SCIML_SHARED/data`, or `../shared/data` beside the checkout."""
-    path = Path(os.environ.get("SCIML_SHARED", CHECKOUT.parent / "shared")) / "data"
-    if not (path / "rmd17_ethanol").is_dir():
-        raise PeerError("no rmd17_ethanol: set SCIML_SHARED to the folder that holds data/rmd17_ethanol")
+def shared_data(name: str) -> Path:
+    """A folder of the reference data: in `$SCIML_SHARED/data`, or in `../shared/data` beside the checkout."""
+    path = Path(os.environ.get("SCIML_SHARED", CHECKOUT.parent / "shared")) / "data" / name
+    if not path.is_dir():
+        raise PeerError(f"no {name}: set SCIML_SHARED to the folder that holds data/{name}")
     return path
 
 
@@ -143,11 +144,30 @@ def ethanol_files(folder: Path, seed: int) -> dict[str, Path]:
     """The 950 + 50 split, written to `folder`, with the test set and the isolated atoms."""
     from structures import split_frames
 
-    source = shared_data() / "rmd17_ethanol"
+    source = shared_data("rmd17_ethanol")
     folder.mkdir(parents=True, exist_ok=True)
     train, val = folder / "train.xyz", folder / "val.xyz"
     split_frames(source / "train.xyz", train, val, held_out=50, seed=seed)
     return {"train": train, "val": val, "test": source / "test_MD.xyz", "isolated": source / "isolated_atoms.xyz"}
+
+
+def threebpa_files(folder: Path, seed: int) -> dict[str, Path]:
+    """450 + 50 configurations at 300 K, written to `folder`; the test set is the mixture of 300, 600 and 1200 K less
+    those of its configurations that are in the file at 300 K.
+    """
+    from structures import split_frames, write_without_copies
+
+    source = shared_data("3bpa")
+    folder.mkdir(parents=True, exist_ok=True)
+    train, val, test = (folder / f"{name}.xyz" for name in ("train", "val", "test"))
+    split_frames(source / "train_300K.xyz", train, val, held_out=50, seed=seed)
+    left_out = write_without_copies(source / "train_mixedT.xyz", source / "train_300K.xyz", test)
+    say(f"3BPA: {left_out} configurations of train_mixedT.xyz are in train_300K.xyz and left out")
+    return {"train": train, "val": val, "test": test, "isolated": source / "iso_atoms.xyz"}
+
+
+FILES = {"rmd17_ethanol": ethanol_files, "threebpa": threebpa_files}
+"""By the recipe of ours: what both sides are trained and tested on."""
 
 
 def run_mace(
@@ -175,7 +195,7 @@ def trials(options: argparse.Namespace) -> None:
     """Train MACE with each change of settings for a short time and rank them by validation force error."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        files = ethanol_files(Path(folder), options.seed)
+        files = FILES[options.recipe](Path(folder), options.seed)
         for changes in json.loads(options.changes) if options.changes else TRIALS:
             result = run_mace(files, options, changes)
             kept = ("val_force_rmse", "steps", "seconds", "parameters", "weights", "versions")
@@ -203,7 +223,7 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
     hours, minutes = divmod(minutes, 60)
     start = time.perf_counter()
     sciml(
-        options.threads, "train", "experiment=rmd17_ethanol", f"train={files['train']}", f"val={files['val']}",
+        options.threads, "train", f"experiment={options.recipe}", f"train={files['train']}", f"val={files['val']}",
         f"test={files['test']}", f"trainer.max_time={hours:02d}:{minutes:02d}:{seconds:02d}", f"run_dir={run}",
         *options.ours,
     )  # fmt: skip
@@ -224,11 +244,11 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
     }
 
 
-def ethanol(options: argparse.Namespace) -> None:
-    """Train both sides on the same 950 configurations for the same time, one after the other; score on 1,000."""
+def accuracy(options: argparse.Namespace) -> None:
+    """Train both sides on the same configurations for the same time, one after the other; score on the same others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.keep).resolve() if options.keep else Path(name)
-        files = ethanol_files(folder, options.seed)
+        files = FILES[options.recipe](folder, options.seed)
         trainers = {"ours": train_ours, "mace": train_mace}
         sides = {side: trainers[side](files, folder, options) for side in options.sides}
     result: dict[str, Any] = {
@@ -240,9 +260,10 @@ def ethanol(options: argparse.Namespace) -> None:
         **sides,
     }
     if len(sides) == 2:
-        errors = [sides[side]["targets"]["forces"]["rmse"] for side in SIDES]
-        result["force_rmse_ratio"] = errors[0] / errors[1]
-    finish(result, options.output or RESULTS / "mace_ethanol.json")
+        for target in ("forces", "energy"):
+            errors = [sides[side]["targets"][target]["rmse"] for side in SIDES]
+            result["force_rmse_ratio" if target == "forces" else "energy_rmse_ratio"] = errors[0] / errors[1]
+    finish(result, options.output or RESULTS / options.result)
 
 
 def finish(result: dict[str, Any], output: Path) -> None:
@@ -275,13 +296,15 @@ def parse() -> argparse.Namespace:
     short = commands.add_parser("trials", parents=[data], help="short runs of MACE that choose its settings")
     short.add_argument("--minutes", type=float, default=2.0)
     short.add_argument("--changes", help="JSON list of the changes to try instead of those in this file")
+    short.add_argument("--recipe", choices=list(FILES), default="rmd17_ethanol", help="whose data they are tried on")
     short.set_defaults(run=trials)
-    training = commands.add_parser("ethanol", parents=[data], help="accuracy at equal time")
-    training.add_argument("--minutes", type=float, default=10.0)
-    training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
-    training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
-    training.add_argument("--keep", help="folder to leave the split, run and predictions in")
-    training.set_defaults(run=ethanol)
+    for name, recipe, minutes in (("ethanol", "rmd17_ethanol", 10.0), ("threebpa", "threebpa", 30.0)):
+        training = commands.add_parser(name, parents=[data], help="accuracy at equal time")
+        training.add_argument("--minutes", type=float, default=minutes)
+        training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
+        training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
+        training.add_argument("--keep", help="folder to leave the split, run and predictions in")
+        training.set_defaults(run=accuracy, recipe=recipe, result=f"mace_{name}.json")
     return parser.parse_args()
 
 

@@ -50,6 +50,23 @@ def split_frames(source: Path, train: Path, val: Path, held_out: int, seed: int)
     val.write_text("".join(frame for i, frame in enumerate(frames) if i in chosen))
 
 
+def write_without_copies(source: Path, others: Path, target: Path) -> int:
+    """Write the frames of `source` whose elements and positions (to 1e-5 Å) are in no frame of `others`; return how
+    many are in one.
+    """
+    known = {_content(frame) for frame in read_frames(others)}
+    frames = read_frames(source)
+    kept = [frame for frame in frames if _content(frame) not in known]
+    target.write_text("".join(kept))
+    return len(frames) - len(kept)
+
+
+def _content(frame: str) -> tuple[tuple[str, ...], ...]:
+    """Elements and positions of a frame as text, from its first four columns."""
+    rows = (line.split()[:4] for line in frame.splitlines()[2:])
+    return tuple((element, *(f"{float(x) + 0.0:.5f}" for x in position)) for element, *position in rows)
+
+
 def edge_fingerprint(vectors: np.ndarray) -> dict[str, float]:
     """Count and mean length [Å] of the edge vectors (E, 3) a side really uses: equal on both sides, or no result."""
     lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1)

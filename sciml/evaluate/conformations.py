@@ -7,6 +7,7 @@ RMSD from the unperturbed structure after superposition, before and after.
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Denoiser:
         """The noise (m, 3), in units of its ``level`` [Å], that the model finds at ``positions`` (n, 3)."""
         unlabelled = {key: value for key, value in record.items() if key not in ("forces", "stress")}
         shifted = {**unlabelled, "positions": positions, "noise": np.zeros_like(positions), "noise_level": level}
-        graph = source.domain.graph({"energy": 0.0, **shifted}, self.kind, self.cutoff, self.model.dtype, **self.options)
+        labelled = {"energy": 0.0, **shifted}  # without any label a protein makes no graph of atoms
+        graph = source.domain.graph(labelled, self.kind, self.cutoff, self.model.dtype, **self.options)
         graph.dataset = torch.tensor([source.dataset])
         if self.kind == "atoms" and self.model.far_field:
             graph = add_far_field(graph, self.model.far_field)
@@ -71,7 +73,7 @@ class Denoiser:
         """``positions`` (n, 3) [Å] with noise of ``level``, without it; atoms that the graph lacks stay."""
         chosen, positions = self.chosen(record), positions.copy()
         levels = [*np.geomspace(level, level * _LOWEST, steps)[: max(steps, 1)], 0.0]
-        for now, after in zip(levels, levels[1:]):
+        for now, after in pairwise(levels):
             positions[chosen] -= (now - after) * self.noise(source, record, positions, now)
         return positions
 
@@ -125,13 +127,15 @@ def write(result: dict[str, Any], folder: Path, plots: bool = True) -> str:
     """Write ``conformations.json`` and, with ``plots``, ``conformations.png``; returns a table."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "conformations.json", json.dumps(result, indent=1) + "\n")
-    header = f"{'store':<20}{'kind':<10}{'noise / Å':>10}{'RMSD before':>13}{'after':>8}{'came nearer':>13}{'records':>9}"
+    titles = f"{'noise / Å':>10}{'RMSD before':>13}{'after':>8}{'came nearer':>13}{'records':>9}"
+    header = f"{'store':<20}{'kind':<10}{titles}"
     lines = [header, "-" * len(header)]
     rows = [(store, kind, found) for store, kinds in result.items() for kind, found in kinds.items()]
     for store, kind, found in rows:
         for level, values in found.items():
-            numbers = f"{values['before']:>13.3f}{values['after']:>8.3f}{values['improved']:>13.0%}{values['count']:>9,}"
-            lines.append(f"{store:<20}{kind:<10}{level:>10}{numbers}")
+            distances = f"{values['before']:>13.3f}{values['after']:>8.3f}"
+            shares = f"{values['improved']:>13.0%}{values['count']:>9,}"
+            lines.append(f"{store:<20}{kind:<10}{level:>10}{distances}{shares}")
     if plots:
         drawing, axes = figure(4.2 * len(rows), 3.4, len(rows))
         for axis, (store, kind, found) in zip(axes, rows):

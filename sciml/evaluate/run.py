@@ -50,8 +50,8 @@ class Evaluation:
         return text_table(self.stores)
 
     def write(self, folder: Path, plots: bool = True) -> None:
-        """Write ``metrics.json`` and, with ``plots``, ``parity.png``, ``roc.png`` and ``residues.png`` where they
-        apply; the paths of the plots are kept in ``plots``.
+        """Write ``metrics.json`` and, with ``plots``, ``parity.png``, ``roc.png``, ``reliability.png`` and
+        ``residues.png`` where they apply; the paths of the plots are kept in ``plots``.
         """
         from sciml.evaluate.plots import write_plots
 

@@ -191,9 +191,10 @@ def test_many_classes_are_drawn_with_a_short_legend(tmp_path, monkeypatch):
     rows = 230
     values = Columns(rng.normal(size=(rows, 23)), np.arange(rows) % 23, np.full(rows, 5), np.arange(rows))
     legends = []
-    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, handles, **options: legends.append(handles))
-    assert write_plots({("jets", "label"): values}, classes, tmp_path, {}) == [tmp_path / "roc.png"]
-    assert [len(handles) for handles in legends] == [MOST_NAMES]
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, handles=(), **options: legends.append(handles))
+    paths = write_plots({("jets", "label"): values}, classes, tmp_path, {})
+    assert paths == [tmp_path / "roc.png", tmp_path / "reliability.png"]
+    assert len(legends[0]) == MOST_NAMES
 
 
 def test_plots_are_drawn_once_for_files_and_report(tmp_path, monkeypatch):

@@ -1,0 +1,254 @@
+"""Matbench Discovery (Riebesell et al., Nature Machine Intelligence 7, 836, 2025): its inputs, outputs and metrics.
+
+    matbench_discovery.py relax --package runs/mine --structures wbm-initial-atoms.extxyz.zip --output relaxed.extxyz
+        [--part 1/100]
+    matbench_discovery.py score --relaxed relaxed*.extxyz --summary wbm-summary.csv.gz
+        [--dft-structures wbm-dft.extxyz] [--kappa ours.json dft.json] [--output results/matbench_discovery.json]
+
+``relax`` takes extended XYZ, in a zip of one file per structure too, with a ``material_id`` each, and goes on where it
+was stopped. ``score`` needs no other package. It differs from the leaderboard's own code in two points: the RMSD takes
+the sites in the order of the input, where theirs looks for the best match with pymatgen, so ours is never smaller; and
+mode conductivities for kappa_SRME must come from elsewhere, since they need phono3py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import math
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
+from ase.geometry import cell_to_cellpar, cellpar_to_cell
+from ase.optimize import FIRE
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
+
+from workers import write_result
+
+FORCE, STEPS = 0.05, 500  # eV/Å; as the leaderboard's submissions relax
+UNPHYSICAL = 5.0  # eV/atom: a formation energy that is further away counts as no prediction
+MOST_STABLE = 10_000
+UNMATCHED = 1.0  # RMSD of a structure that is missing or has other sites
+FAILED = 2.0  # kappa_SRME of a material without a conductivity, its largest value
+ENERGY, HULL = "uncorrected_energy", "e_above_hull_mp2020_corrected_ppd_mp"  # columns of the summary
+
+
+def structures(path: Path) -> Iterator[Atoms]:
+    """The frames of an extended XYZ file, or of all such files in a zip."""
+    if path.suffix != ".zip":
+        yield from ase.io.iread(path, index=":", format="extxyz")
+        return
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            text = io.StringIO(archive.read(name).decode())
+            yield from ase.io.iread(text, index=":", format="extxyz")
+
+
+def relax(atoms: Atoms, calculator: Any) -> Atoms:
+    """Positions and cell relaxed by FIRE; ``info`` says in how many steps, and whether they were enough."""
+    moved = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    moved.calc = calculator
+    steps = FIRE(FrechetCellFilter(moved), logfile=None)
+    converged = bool(steps.run(fmax=FORCE, steps=STEPS))
+    result = Atoms(moved.numbers, positions=moved.positions, cell=moved.cell, pbc=True)
+    result.info = {"material_id": atoms.info["material_id"], "steps": steps.nsteps, "converged": converged}
+    result.calc = SinglePointCalculator(result, energy=moved.get_potential_energy())
+    return result
+
+
+def run_relax(options: argparse.Namespace) -> None:
+    """Relax the structures of this part that are not in the output yet; one that fails is left out and named."""
+    import torch
+
+    from sciml.export.ase import calculator
+
+    model = calculator(options.package, options.dataset, options.device, torch.float64)
+    part, parts = (int(number) for number in options.part.split("/"))
+    done = set()
+    if options.output.exists():
+        done = {atoms.info["material_id"] for atoms in structures(options.output)}
+    for index, atoms in enumerate(structures(options.structures)):
+        if index % parts != part - 1 or atoms.info["material_id"] in done:
+            continue
+        try:
+            ase.io.write(options.output, relax(atoms, model), format="extxyz", append=True)
+        except (ValueError, RuntimeError, ArithmeticError) as error:  # an element unknown to the model, a blown-up cell
+            print(f"{atoms.info['material_id']}: {error}", file=sys.stderr)
+
+
+def read_summary(path: Path) -> dict[str, dict[str, Any]]:
+    """{material_id: {energy, hull (eV/atom), sites, prototype}} of the table of the test set."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        return {
+            row["material_id"]: {
+                "energy": float(row[ENERGY]),
+                "hull": float(row[HULL]),
+                "sites": int(row["n_sites"]),
+                "prototype": row["unique_prototype"] == "True",
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def hull_distances(summary: dict[str, dict[str, Any]], energies: dict[str, float]) -> dict[str, float]:
+    """Predicted energy above the hull [eV/atom] of every material, NaN where there is none.
+
+    References of the elements and corrections are those of the DFT energy, so that the distance moves by as much as the
+    energy per atom.
+    """
+    result = {}
+    for name, row in summary.items():
+        difference = (energies.get(name, math.nan) - row["energy"]) / row["sites"]
+        result[name] = row["hull"] + difference if abs(difference) <= UNPHYSICAL else math.nan
+    return result
+
+
+def stability(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Metrics of stable (at or below the hull) against unstable, and of the distances (n,) where there is a prediction.
+
+    A material without prediction counts as predicted unstable. ``DAF`` is precision over prevalence: how many times
+    more stable materials are found than by chance.
+    """
+    stable, called = true <= 0, predicted <= 0  # NaN <= 0 is False
+    positives = int((stable & called).sum())
+    precision, recall = positives / max(int(called.sum()), 1), positives / max(int(stable.sum()), 1)
+    known = np.isfinite(predicted)
+    error, spread = (predicted - true)[known], true[known] - true[known].mean()
+    return {
+        "F1": 2 * precision * recall / (precision + recall) if positives else 0.0,
+        "DAF": precision / stable.mean() if stable.any() else math.nan,
+        "precision": precision,
+        "recall": recall,
+        "accuracy": float((stable == called).mean()),
+        "prevalence": float(stable.mean()),
+        "MAE": float(np.abs(error).mean()),
+        "RMSE": float(np.sqrt(np.square(error).mean())),
+        "R2": float(1 - np.square(error).sum() / np.square(spread).sum()),
+        "materials": len(true),
+        "missing": int((~known).sum()),
+    }
+
+
+def structure_rmsd(first: Atoms, second: Atoms) -> float:
+    """RMS distance of the sites of two crystals in units of (volume per atom)^(1/3), in the mean of their lattices and
+    at the best common shift; UNMATCHED where their sites are others or the result is larger.
+    """
+    if first.numbers.tolist() != second.numbers.tolist():
+        return UNMATCHED
+    lattice = cellpar_to_cell((cell_to_cellpar(first.cell) + cell_to_cellpar(second.cell)) / 2)
+    difference = first.get_scaled_positions(wrap=False) - second.get_scaled_positions(wrap=False)
+    best = math.inf
+    for anchor in difference:  # the shift that one site suggests, then their mean
+        apart = difference - anchor
+        apart -= np.rint(apart)
+        apart -= apart.mean(axis=0)
+        best = min(best, float(np.square(apart @ lattice).sum(axis=1).mean()))
+    scale = (abs(np.linalg.det(lattice)) / len(first)) ** (1 / 3)
+    return min(math.sqrt(best) / scale, UNMATCHED)
+
+
+def kappa_srme(predicted: dict[str, Any] | None, true: dict[str, Any]) -> float:
+    """Symmetric relative mean error of the conductivity's contributions by mode, 0 to 2 (Póta et al., 2024).
+
+    Each side has ``modes`` (q-points, bands) and ``weights`` (q-points,) of the q-points; a material without
+    conductivity, for imaginary frequencies or a broken symmetry, has 2.
+    """
+    if predicted is None or np.shape(predicted["modes"]) != np.shape(true["modes"]):
+        return FAILED
+    ours, theirs = (np.asarray(side["modes"], dtype=float) for side in (predicted, true))
+    weights = np.asarray(true["weights"], dtype=float)[:, None]
+    total = float((weights * (ours + theirs)).sum())
+    if not math.isfinite(total) or total <= 0:
+        return FAILED
+    return min(2 * float((weights * np.abs(ours - theirs)).sum()) / total, FAILED)
+
+
+def score(
+    summary: dict[str, dict[str, Any]],
+    relaxed: dict[str, Atoms],
+    dft: dict[str, Atoms] | None = None,
+    kappa: tuple[dict[str, Any], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Every metric: of all materials, of unique prototypes and of the 10,000 of these predicted most stable."""
+    names = list(summary)
+    distances = hull_distances(summary, {name: atoms.get_potential_energy() for name, atoms in relaxed.items()})
+    true = np.array([summary[name]["hull"] for name in names])
+    predicted = np.array([distances[name] for name in names])
+    unique = np.flatnonzero([summary[name]["prototype"] for name in names])
+    lowest = unique[np.argsort(predicted[unique])][:MOST_STABLE]  # NaN last
+    subsets = {"all": np.arange(len(names)), "unique_prototypes": unique, "most_stable_10k": lowest}
+    result: dict[str, Any] = {
+        name: stability(true[rows], predicted[rows]) for name, rows in subsets.items() if len(rows)
+    }
+    if dft is not None:
+        values = [structure_rmsd(relaxed[name], atoms) if name in relaxed else UNMATCHED for name, atoms in dft.items()]
+        result["RMSD"] = float(np.mean(values))
+    if kappa is not None:
+        ours, theirs = kappa
+        result["kappa_SRME"] = float(np.mean([kappa_srme(ours.get(name), entry) for name, entry in theirs.items()]))
+    return result
+
+
+def by_id(paths: list[Path]) -> dict[str, Atoms]:
+    """{material_id: structure} of several files."""
+    return {atoms.info["material_id"]: atoms for path in paths for atoms in structures(path)}
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Print and write the metrics; what cannot be computed is said."""
+    dft = by_id([options.dft_structures]) if options.dft_structures else None
+    kappa = tuple(json.loads(path.read_text()) for path in options.kappa) if options.kappa else None
+    result = score(read_summary(options.summary), by_id(options.relaxed), dft, kappa)
+    for name, values in result.items():
+        if isinstance(values, dict):
+            print(name, ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+        else:
+            print(name, f"{values:.4g}")
+    if dft is None:
+        print("RMSD: give --dft-structures, the relaxed structures of the test set")
+    if kappa is None:
+        print("kappa_SRME: give --kappa OURS DFT, mode conductivities computed with phono3py")
+    write_result(options.output, result)
+
+
+def main() -> int:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    relaxing = commands.add_parser("relax")
+    relaxing.add_argument("--package", type=Path, required=True)
+    relaxing.add_argument("--structures", type=Path, required=True)
+    relaxing.add_argument("--output", type=Path, required=True)
+    relaxing.add_argument("--part", default="1/1", help="I/N: every Nth structure, from the Ith on")
+    relaxing.add_argument("--dataset", help="level of theory; that of the package where it has one")
+    relaxing.add_argument("--device", default="cpu")
+    relaxing.set_defaults(run=run_relax)
+    scoring = commands.add_parser("score")
+    scoring.add_argument("--relaxed", type=Path, nargs="+", required=True)
+    scoring.add_argument("--summary", type=Path, required=True)
+    scoring.add_argument("--dft-structures", type=Path)
+    scoring.add_argument("--kappa", type=Path, nargs=2)
+    scoring.add_argument(
+        "--output", type=Path, default=Path(__file__).resolve().parents[1] / "results" / "matbench_discovery.json"
+    )
+    scoring.set_defaults(run=run_score)
+    options = parser.parse_args()
+    options.run(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
