@@ -49,6 +49,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "pfnano": "sciml.ingest.formats.pfnano",
         "jetclass_root": "sciml.ingest.formats.jetclass_root",
         "protein": "sciml.ingest.formats.protein",
+        "complexes": "sciml.ingest.formats.complexes",
         "mptrj": "sciml.ingest.formats.mptrj",
         "aselmdb": "sciml.ingest.formats.aselmdb",
         "spice": "sciml.ingest.formats.spice",

@@ -6,7 +6,7 @@ import numpy as np
 
 from sciml.data.datamodule import Source
 from sciml.data.targets import Target
-from sciml.domains.biology.metrics import cross_entropies
+from sciml.domains.biology.metrics import correlations, cross_entropies
 from sciml.domains.materials.metrics import errors
 from sciml.evaluate.predict import Columns
 from sciml.graph import NUM_TYPES
@@ -31,8 +31,8 @@ def baseline_of(target: Target, source: Source, columns: Columns, facts: dict[st
 
 
 def measure_target(target: Target, columns: Columns, baseline: np.ndarray) -> dict[str, Any]:
-    """MAE and RMSE of the components beside those of the baseline, or accuracy, recall of each class and cross-entropy
-    (nats) beside the accuracy of always the most frequent class.
+    """MAE and RMSE of the components beside those of the baseline, and correlations where there is one; or accuracy,
+    recall of each class and cross-entropy (nats) beside the accuracy of always the most frequent class.
     """
     labels = columns.labels
     if not target.classes:
@@ -41,6 +41,7 @@ def measure_target(target: Target, columns: Columns, baseline: np.ndarray) -> di
             **errors(columns.predictions, labels, target.unit),
             "baseline_mae": worse["mae"],
             "baseline_rmse": worse["rmse"],
+            **(correlations(columns.predictions, labels) if target.dimension == 1 else {}),
         }
     guesses = columns.predictions.argmax(axis=1)
     counts = np.bincount(labels, minlength=len(target.classes))

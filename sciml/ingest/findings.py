@@ -13,6 +13,7 @@ import numpy as np
 from sciml.data.records import Record, targets
 from sciml.data.statistics import OUTLIER, composition, fit_reference_energies
 from sciml.data.store import Store
+from sciml.data.targets import stored_targets
 from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.ingest.audit import Audit, nearest_distances
@@ -106,7 +107,8 @@ def _quarantine(store: Store) -> Iterator[Finding]:
 
 
 def _labels(store: Store) -> Iterator[Finding]:
-    present = {name: int(store.has(name).sum()) for name in targets(store.domain)}
+    names = (*targets(store.domain), *(target.name for target in stored_targets(store.manifest)))
+    present = {name: int(store.has(name).sum()) for name in names}
     if not any(present.values()):
         yield Finding("labels", "warning", "no record has any label: it serves pretraining alone")
     for name, number in present.items():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sciml.data.neighbors import neighbors
-from sciml.data.records import Record
+from sciml.data.records import UNKNOWN_RESIDUE, Record
 from sciml.data.store import Store, Subset
 from sciml.errors import UserError
 from sciml.ingest.audit import nearest_distances
@@ -56,7 +56,7 @@ def groups_of(source: Store | Subset, by: str = "auto", identity: float = 0.3) -
         records, labels, how = (_compositions if by == "composition" else _structures)(source)
     # Groups of the source and those found are the nodes of a graph, records its edges.
     edges = zip(own[records].tolist(), (labels + own.max() + 1).tolist())
-    joined = connected(edges, int(own.max() + labels.max() + 2))[own]
+    joined = connected(edges, int(own.max() + labels.max(initial=0) + 2))[own]
     _, owner = np.unique(joined, return_inverse=True)
     return Groups(owner.reshape(-1), "family of sequences" if by == "sequence" else by, how)
 
@@ -66,10 +66,12 @@ def _homologs(source: Store | Subset, identity: float) -> tuple[np.ndarray, np.n
     records, chains = [], []
     for index, record in enumerate(source):
         for chain in np.unique(record["chain"]):
-            records.append(index)
-            chains.append(np.asarray(record["residue_types"])[np.asarray(record["chain"]) == chain])
+            sequence = np.asarray(record["residue_types"])[np.asarray(record["chain"]) == chain]
+            if (sequence != UNKNOWN_RESIDUE).any():  # a ligand is a chain too
+                records.append(index)
+                chains.append(sequence)
     labels, how = homologous_groups(chains, identity)
-    return np.array(records), labels, f"{how}, {identity:.0%} identity"
+    return np.array(records, dtype=int), labels, f"{how}, {identity:.0%} identity"
 
 
 def _compositions(source: Store | Subset) -> tuple[np.ndarray, np.ndarray, str]:

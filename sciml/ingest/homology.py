@@ -53,7 +53,7 @@ def homologous_groups(sequences: Sequence[np.ndarray], identity: float) -> tuple
         if len(unique) > EXHAUSTIVE:
             how = "alignment of pairs with common words of 3 residues (MMseqs2, not installed here, finds remoter ones)"
     groups = connected(pairs, len(unique))
-    return groups[[number[key] for key in keys]], how
+    return groups[np.array([number[key] for key in keys], dtype=int)], how
 
 
 def connected(pairs: Iterable[tuple[int, int]], number: int) -> np.ndarray:

@@ -54,9 +54,9 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     if _suffix(path) in _JSON:
         yield from _read_json(path, options)
         return
-    for name, model in _models(path):
+    for name, model in models_of(path):
         try:
-            yield _record(name, model, options)
+            yield record_of(name, model, options)
         except ValueError as error:
             yield Rejected(name, str(error))
 
@@ -65,7 +65,7 @@ def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _models(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
+def models_of(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
     """Yield (id, atoms) of every model of a structure file."""
     try:
         from biotite.structure.io import pdb, pdbx
@@ -103,11 +103,11 @@ def _models(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
         ) from None
 
 
-def _record(name: str, atoms: "AtomArray", options: Options) -> Record:
+def record_of(name: str, atoms: "AtomArray", options: Options) -> Record:
     """Turn one model into a record; raises ValueError when it has no protein."""
     import biotite.structure as structure
 
-    atoms = atoms[_protein(atoms)]
+    atoms = atoms[protein_atoms(atoms)]
     if len(atoms) == 0:
         raise ValueError("residue_types: the model has no amino acids")
     starts = structure.get_residue_starts(atoms)
@@ -119,7 +119,7 @@ def _record(name: str, atoms: "AtomArray", options: Options) -> Record:
     return {
         "id": name,
         "group": _sequence_key(residue_types, chain),
-        "types": _atomic_numbers(atoms),
+        "types": atomic_numbers_of(atoms),
         "positions": atoms.coord.astype(np.float64) * options.length,
         "atom_names": np.array([codes.get(atom, 0) for atom in atoms.atom_name]),
         "parent": parent,
@@ -128,7 +128,7 @@ def _record(name: str, atoms: "AtomArray", options: Options) -> Record:
     }
 
 
-def _protein(atoms: "AtomArray") -> np.ndarray:
+def protein_atoms(atoms: "AtomArray") -> np.ndarray:
     """Mask of atoms in amino acids of a chain; a modified residue counts when a peptide bond holds it."""
     import biotite.structure as structure
 
@@ -158,7 +158,7 @@ def _near(points: np.ndarray, others: np.ndarray) -> bool:
     return bool(np.linalg.norm(others - points[0], axis=1).min() < _PEPTIDE_BOND)
 
 
-def _atomic_numbers(atoms: "AtomArray") -> np.ndarray:
+def atomic_numbers_of(atoms: "AtomArray") -> np.ndarray:
     from ase.data import atomic_numbers
 
     table = {**atomic_numbers, "D": 1}
