@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sciml import registry
 from sciml.data.corruption import Corruption
@@ -53,6 +52,7 @@ from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.card import model_card, package_config
 from sciml.train.checkpoint import package_of_checkpoint
 from sciml.train.labels import check_classes_seen, check_targets, target_facts
+from sciml.train.loggers import build_loggers
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
@@ -120,7 +120,7 @@ def train(config: Any) -> int:
     if first_process():
         _write_run(folder, config, splits)
     module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
-    finished = fit(module, data, config, folder, start, _loggers(config, folder), checkpoint)
+    finished = fit(module, data, config, folder, start, build_loggers(config.logger, config.name, folder), checkpoint)
     if not finished:
         say(f"stopped before the last step; continue with the same command and run_dir={folder} resume=true")
         return PREEMPTED
@@ -429,20 +429,6 @@ def _write_run(folder: Path, config: Any, splits: Splits) -> None:
     facts = provenance(splits.train + splits.validation + splits.test)
     with open(folder / "provenance.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(facts) + "\n")
-
-
-def _loggers(config: Any, folder: Path) -> list[Logger]:
-    """Weights & Biases as a mirror of ``metrics.jsonl``, offline unless asked otherwise."""
-    if config.logger.wandb == "disabled":
-        return []
-    return [
-        WandbLogger(
-            project=config.logger.project,
-            name=config.name,
-            save_dir=str(folder),
-            offline=config.logger.wandb == "offline",
-        )
-    ]
 
 
 def _device(accelerator: str) -> str:

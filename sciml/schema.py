@@ -459,6 +459,7 @@ class Trainer(Section):
     log_every: Positive = Field(description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive | None = Field(description="steps between checkpoints; null for one at each validation")
     progress: bool = Field(description="show a progress bar")
+    profile: bool = Field(description="write a trace and a table of where the time of three steps goes to profile/")
     threads: Positive | None = Field(description="CPU threads of each process; null leaves torch's choice")
 
     @property

@@ -96,6 +96,16 @@ def measure(model: Model, batch: Batch, kind: str) -> Cost:
     Flops are those of matrix products and tensor products in the forward pass; point-wise functions are left out.
     Activations are what autograd keeps for the backward passes, with those of the forces.
     """
+    with ExitStack() as stack:
+        parts = stack.enter_context(counted_parts(model))
+        kept = stack.enter_context(saved_bytes())
+        model(batch, kind, create_graph=True)
+    return Cost(list(parts.values()), sum(kept.values()))
+
+
+@contextmanager
+def counted_parts(model: Model) -> Iterator[dict[str, Part]]:
+    """Collect the {name: part} of a model with the operations of every forward pass inside the block."""
     parts: dict[str, Part] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
@@ -105,9 +115,7 @@ def measure(model: Model, batch: Batch, kind: str) -> Cost:
             if isinstance(module, nn.Linear | DegreeLinear | Convolution | ManyBodyProduct):
                 hook = module.register_forward_pre_hook(_counting(parts, name))
                 stack.callback(hook.remove)
-        kept = stack.enter_context(saved_bytes())
-        model(batch, kind, create_graph=True)
-    return Cost(list(parts.values()), sum(kept.values()))
+        yield parts
 
 
 def _counting(parts: dict[str, Part], name: str) -> Any:
@@ -117,7 +125,8 @@ def _counting(parts: dict[str, Part], name: str) -> Any:
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         found = flops_of_rows(module, inputs)
-        if found is None:
+        computed_again = torch._C._current_graph_task_id() != -1  # by a backward pass, of checkpointed activations
+        if found is None or computed_again:
             return
         rows, flops = found
         part.total += rows * flops

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.train.process import sum_over_ranks
+from sciml.train.throughput import Throughput
 
 
 class MetricsFile(Callback):
@@ -24,11 +24,12 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
-        self._step, self._clock, self._timed, self._graphs = -1, 0.0, 0, 0
+        self._step = -1
+        self._throughput = Throughput()
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._step = trainer.global_step
-        self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
+        self._throughput.restart(trainer, self._step)
         if trainer.is_global_zero and self.path.exists():
             self._cut(self._step)
 
@@ -38,8 +39,11 @@ class MetricsFile(Callback):
         lines = [line for line in whole if json.loads(line)["step"] <= step]
         write_text(self.path, "".join(line + "\n" for line in lines))
 
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, *_: Any) -> None:
+        self._throughput.before(module, batch)
+
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._graphs += batch.batch.num_graphs
+        self._throughput.after(module, batch)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -50,22 +54,20 @@ class MetricsFile(Callback):
     def _write_training(self, trainer: lightning.Trainer, module: Any) -> None:
         summed = sum_over_ranks(module.step_losses, module.objective.terms, trainer.strategy)
         losses = {f"train/{target}": value for target, value in summed.items()}
-        seconds = time.perf_counter() - self._clock
         line = losses | {
             "train/loss": sum(losses.values()),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "steps_per_second": (self._step - self._timed) / seconds,
-            "graphs_per_second": self._graphs / seconds,
+            **self._throughput.values(trainer, self._step),
         }
-        self._clock, self._timed, self._graphs = time.perf_counter(), self._step, 0
         self.write(trainer, line)
+        self._throughput.restart(trainer, self._step)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.sanity_checking:
             return
         line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
         self.write(trainer, line)
-        self._clock, self._timed, self._graphs = time.perf_counter(), trainer.global_step, 0
+        self._throughput.restart(trainer, trainer.global_step)
 
     def write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
         """Append one line. Raises UserError when a value is no number: the run is lost from there on."""

@@ -21,7 +21,9 @@ from sciml.train.checkpoint import AtomicCheckpointIO, Checkpoints, newest_check
 from sciml.train.metrics_file import MetricsFile
 from sciml.train.module import Module
 from sciml.train.preempt import Interruption, Preemption
+from sciml.train.profile import Profile
 from sciml.train.progress import Progress, say
+from sciml.train.throughput import DataClock
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise
@@ -44,6 +46,7 @@ MAY_CHANGE = (
             "log_every",
             "checkpoint_every",
             "progress",
+            "profile",
             "threads",
             "accelerator",
             "devices",
@@ -154,6 +157,8 @@ def fit(
         MetricsFile(folder / "metrics.jsonl", options.log_every),
         checkpoints,
     ]
+    if options.profile:
+        callbacks.append(Profile(folder / "profile"))
     segment = options.segment_seconds
     limit = TimeLimit(segment, start) if segment is not None else None
     if limit is not None:
@@ -172,6 +177,7 @@ def fit(
             val_check_interval=_validation_interval(module, data, options),
             callbacks=callbacks,
             logger=loggers or False,
+            profiler=DataClock(),
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=False,
             enable_progress_bar=False,
