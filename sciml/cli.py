@@ -19,7 +19,7 @@ from sciml import __version__
 from sciml.errors import UserError
 
 MISTAKE, INTERRUPTED, PREEMPTED = 2, 130, 143
-OPTIONS = ("--help", "--verbose", "--version", "--config-dir")
+OPTIONS = ("--help", "--verbose", "--version", "--config-dir", "--multirun")
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -55,6 +55,7 @@ usage: sciml VERB [group=option] [key=value] [-v] [--config-dir DIR] [--help]
 
   sciml VERB --help     the groups and keys of a verb, with their defaults
   -v, --verbose         print the composed configuration first
+  -m, --multirun        train once for every combination of values, such as model=tiny,small seed=0,1
   --config-dir DIR      add your own options, such as DIR/experiment/mine.yaml
   --version             print the version
 
@@ -71,6 +72,7 @@ class Words:
     help: bool = False
     version: bool = False
     verbose: bool = False
+    multirun: bool = False
     config_dir: str | None = None
 
 
@@ -114,6 +116,10 @@ def _run(words: Words) -> int:
     verb = VERBS[words.verb]
     if verb.announce:
         print(f"sciml {__version__} {words.verb} {' '.join(words.overrides)}".rstrip(), flush=True)
+    if words.multirun:
+        from sciml.sweep import run
+
+        return run(words.verb, words.overrides, words.config_dir)
     from sciml.config import check_inputs, configure, to_yaml
 
     config = configure(words.verb, words.overrides, words.config_dir)
@@ -134,6 +140,8 @@ def _sort(argv: list[str]) -> Words:
             words.version = True
         elif word in ("-v", "--verbose"):
             words.verbose = True
+        elif word in ("-m", "--multirun"):
+            words.multirun = True
         elif word == "--config-dir" or word.startswith("--config-dir="):
             words.config_dir = word.partition("=")[2] or next(rest, None)
             if not words.config_dir:
@@ -146,6 +154,8 @@ def _sort(argv: list[str]) -> Words:
             words.overrides.append(word)
     if words.verb is not None and words.verb not in VERBS:
         raise UserError(f"{words.verb!r} is not a verb, expected one of {', '.join(VERBS)}{_close(words.verb, VERBS)}.")
+    if words.multirun and words.verb != "train":
+        raise UserError(f"-m: found with {words.verb or 'no verb'}, expected with train.")
     return words
 
 

@@ -30,7 +30,8 @@ from sciml.schema import (
 
 __all__ = ["EvaluateConfig", "IngestConfig", "InspectConfig", "TrainConfig", "compose", "configure", "validate"]
 
-FREE_KEYS = ("model.options", "heads", "objective.others", "data.weights", "targets")  # anything may be below these
+# Anything may be below these.
+FREE_KEYS = ("model.options", "heads", "objective.others", "data.weights", "targets", "sweep.slurm")
 _NESTED_PATHS = ("adapt.replay.stores", "adapt.retained.stores")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{1,2}|~)?(?P<key>[^=\s]+?)(=(?P<value>.*))?", re.DOTALL)
 

@@ -503,6 +503,17 @@ class Logger(Section):
     project: Text = Field(description="project name in Weights & Biases")
 
 
+class Sweep(Section):
+    """Several runs of one command, with ``-m``."""
+
+    launcher: Literal["serial", "submitit"] = Field(
+        description="with -m: runs one after the other here, or as jobs of SLURM by submitit (extra sweep)"
+    )
+    folder: Text | None = Field(description="with -m: folder of the runs and their summary; null for sweeps/<name>/<time>")
+    trials: Positive | None = Field(description="with -m: runs whose values Optuna draws (extra sweep); null for all")
+    slurm: dict[str, Any] = Field(description="with -m: parameters of submitit, such as {slurm_partition: gpu}")
+
+
 class TrainConfig(Section):
     """``sciml train``."""
 
@@ -529,6 +540,7 @@ class TrainConfig(Section):
     trainer: Trainer = Field(description="device, precision, duration")
     strategy: Strategy = Field(description="how devices work together")
     logger: Logger = Field(description="mirrors of metrics.jsonl")
+    sweep: Sweep = Field(description="several runs of one command")
 
     @model_validator(mode="after")
     def _combinations(self) -> "TrainConfig":

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli"},
+    {"sweep"},
     {"doctor"},
     {"build"},
     {"ingest", "train", "evaluate", "export", "loop"},

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "run_dir",
     "resume",
     "logger.",
+    "sweep.",
     "strategy.",
     "data.workers",
     "data.cache_mib",
