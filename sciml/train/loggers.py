@@ -24,19 +24,28 @@ def build_loggers(options: Any, name: str, folder: Path) -> list[Logger]:
     """
     if options.wandb == "disabled":
         return []
+    if options.wandb == "online" and first_process() and _ready(folder):
+        logger = _logger(options, name, folder, offline=False)
+        try:
+            logger.experiment  # noqa: B018 (the run begins there where it is first asked for)
+            return [logger]
+        except Exception as error:  # of many kinds: a broken connection, a refused key, a full account
+            say(f"wandb: {' '.join(str(error).split())[:200]}; {_later(folder)}")
+    return [_logger(options, name, folder, offline=True)]
+
+
+def _logger(options: Any, name: str, folder: Path, offline: bool) -> WandbLogger:
     import wandb
 
-    online = options.wandb == "online" and first_process() and _ready(folder)
-    return [
-        WandbLogger(
-            project=options.project,
-            name=name,
-            group=folder.name,
-            save_dir=str(folder),
-            offline=not online,
-            settings=wandb.Settings(init_timeout=2 * PATIENCE, finish_timeout=UPLOAD, finish_timeout_raises=False),
-        )
-    ]
+    settings = wandb.Settings(init_timeout=2 * PATIENCE, finish_timeout=UPLOAD, finish_timeout_raises=False)
+    save_dir = str(folder)
+    return WandbLogger(
+        project=options.project, name=name, group=folder.name, save_dir=save_dir, offline=offline, settings=settings
+    )
+
+
+def _later(folder: Path) -> str:
+    return f"logging offline; send it later with: wandb sync {folder / 'wandb'}/offline-run-*"
 
 
 def _ready(folder: Path) -> bool:
@@ -44,12 +53,11 @@ def _ready(folder: Path) -> bool:
     import wandb
 
     server = os.environ.get("WANDB_BASE_URL", SERVER)
-    later = f"logging offline; send it later with: wandb sync {folder / 'wandb'}/offline-run-*"
     if not reachable(server):
-        say(f"wandb: {server} does not answer, {later}")
+        say(f"wandb: {server} does not answer; {_later(folder)}")
         return False
     if not wandb.api.api_key:
-        say(f"wandb: not logged in to {server} (wandb login), {later}")
+        say(f"wandb: not logged in to {server} (wandb login); {_later(folder)}")
         return False
     return True
 

@@ -3,6 +3,7 @@
 import bisect
 import copy
 import math
+import re
 import time
 import warnings
 from pathlib import Path
@@ -199,8 +200,21 @@ def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, check
         if trainer.interrupted and left.code == 1:
             raise KeyboardInterrupt from None
         raise
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise UserError(_lost_worker(error)) from None
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def _lost_worker(error: RuntimeError) -> str:
+    """A sentence about a process that loads data and died."""
+    number = re.search(r"pid\S* (\d+)", str(error))
+    return (
+        f"a process that loads data{f' ({number[1]})' if number else ''} was killed, probably because memory ran out; "
+        "lower data.workers or data.cache_mib, and continue from the last checkpoint with resume=true."
+    )
 
 
 def resume_point(folder: Path, resume: bool) -> Path | None:
