@@ -509,7 +509,7 @@ class Sweep(Section):
     launcher: Literal["serial", "submitit"] = Field(
         description="with -m: runs one after the other here, or as jobs of SLURM by submitit (extra sweep)"
     )
-    folder: Text | None = Field(description="with -m: folder of the runs and their summary; null for sweeps/<name>/<time>")
+    folder: Text | None = Field(description="with -m: folder of the runs and a summary; null for sweeps/<name>/<time>")
     trials: Positive | None = Field(description="with -m: runs whose values Optuna draws (extra sweep); null for all")
     slurm: dict[str, Any] = Field(description="with -m: parameters of submitit, such as {slurm_partition: gpu}")
 

@@ -165,7 +165,9 @@ def _submit(trials: list[Trial], command: Any, options: Any) -> None:
     try:
         import submitit
     except ImportError:
-        raise UserError("sweep.launcher: submitit is not installed; pip install 'sciml[sweep]', or use serial.") from None
+        raise UserError(
+            "sweep.launcher: submitit is not installed; pip install 'sciml[sweep]', or use serial."
+        ) from None
     executor = submitit.AutoExecutor(folder=trials[0].folder.parent / "jobs")
     executor.update_parameters(**options.slurm)
     due = [trial for trial in trials if not (trial.folder / "package").exists()]

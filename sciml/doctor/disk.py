@@ -44,7 +44,7 @@ def data_folder(path: Path) -> Finding:
     """How fast a store or file can be read."""
     file = max(path.glob("*.arrow"), key=lambda shard: shard.stat().st_size, default=path) if path.is_dir() else path
     size, seconds = read_speed(file)
-    text = f"{path.name} on {filesystem(path)}: {megabytes(size / seconds)}/s read, or from memory where it was read before"
+    text = f"{path.name} on {filesystem(path)}: {megabytes(size / seconds)}/s read (or from memory)"
     if size > PROBE_BYTES // 2 and size / seconds < SLOW:
         return warning("data disk", text, "copy the data to a local disk first")
     return ok("data disk", text)

@@ -24,7 +24,11 @@ def examine_machine(config: Any) -> list[Finding]:
     trainer = config.trainer
     gpu = trainer.accelerator == "gpu" or (trainer.accelerator == "auto" and torch.cuda.is_available())
     found = [_versions(), _requirements(), _gpus(trainer.devices) if gpu else _cpu_only(trainer.accelerator)]
-    return [*found, _kernels(config.model.backend, "cuda" if gpu and torch.cuda.is_available() else "cpu"), _cores(trainer)]
+    return [
+        *found,
+        _kernels(config.model.backend, "cuda" if gpu and torch.cuda.is_available() else "cpu"),
+        _cores(trainer),
+    ]
 
 
 def _versions() -> Finding:
@@ -37,7 +41,9 @@ def _requirements() -> Finding:
     """Whether what is installed is what sciml and torch ask for."""
     wrong = [text for name in ASKING for text in unmet(name)]
     if wrong:
-        return problem("requirements", "; ".join(wrong), "install what is asked for: pip install -c constraints.txt sciml")
+        return problem(
+            "requirements", "; ".join(wrong), "install what is asked for: pip install -c constraints.txt sciml"
+        )
     return ok("requirements", "everything that sciml and torch ask for is installed")
 
 
@@ -82,14 +88,18 @@ def _gpus(devices: int) -> Finding:
             "run where there is one, or with trainer.accelerator=cpu; a build of torch for GPUs may be missing",
         )
     if devices > found:
-        return problem("GPU", f"trainer.devices is {devices}, but there are {found} GPUs", f"use trainer.devices={found}")
+        return problem(
+            "GPU", f"trainer.devices is {devices}, but there are {found} GPUs", f"use trainer.devices={found}"
+        )
     name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
     text = f"{found} x {name}, {megabytes(total)}, driver {driver[1] if driver else 'unknown'}"
     architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
     known = torch.cuda.get_arch_list()
     if torch.version.hip is None and known and not any(_serves(arch, architecture) for arch in known):
         return problem(
-            "GPU", f"{text}: torch {torch.__version__} was built for {', '.join(known)}", "install another build of torch"
+            "GPU",
+            f"{text}: torch {torch.__version__} was built for {', '.join(known)}",
+            "install another build of torch",
         )
     if total - free > BUSY * total:
         return warning("GPU", f"{text}: {megabytes(total - free)} are taken already", "look for other processes on it")

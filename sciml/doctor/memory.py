@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from sciml.data.datamodule import DataModule, GraphDataset, LoadedBatch
 from sciml.data.sampler import Items, MicroBatch, label_counts
-from sciml.evaluate.cost import COPIES
 from sciml.train.module import Module
 
-CUT = {"zero1": ("moments",), "zero2": ("moments", "gradients"), "zero3": ("all",), "fsdp2": ("all",)}
+_ALL = ("parameters", "gradients", "moments", "averages")
+CUT = {"zero1": _ALL[2:3], "zero2": _ALL[1:3], "zero3": _ALL, "fsdp2": _ALL}
 """What each strategy cuts among the ranks; what DeepSpeed holds beside it, such as its buckets, is not counted."""
 SPARSER = 0.8  # of the cutoff: half the edges, so that what nodes and edges take can be told apart
 SMALL = (8, 4)  # parts of the largest micro-batch that are measured
@@ -107,9 +107,10 @@ def estimate(module: Module, data: DataModule, config: Any, device: torch.device
     if precision == "64":
         module.double()
     parameters = list(module.model.parameters())
-    size = sum(parameter.nbytes for parameter in parameters)
+    size, trained = (sum(p.nbytes for p in parameters if p.requires_grad or every) for every in (True, False))
     for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)  # as in every step after the first
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)  # as in every step after the first
     activations, batches, largest = 0.0, 0.0, {}
     for kind in data.kinds:
         sizes = _sizes(data, kind)
@@ -118,22 +119,21 @@ def estimate(module: Module, data: DataModule, config: Any, device: torch.device
         largest[kind] = max(sizes.values(), key=lambda pair: pair[1])
     for parameter in parameters:
         parameter.grad = None
-    averaged = config.optimizer.ema_decay > 0
-    weights = round(size * copies(config.strategy.name, config.trainer.devices, averaged))
-    saved = size * (COPIES - 1 - (not averaged))  # all but the gradients
-    return Memory(weights, round(activations), FETCHED * round(batches), largest, saved)
+    averages = size if config.optimizer.ema_decay > 0 else 0
+    weights = held_bytes(size, trained, averages, config.strategy.name, config.trainer.devices)
+    checkpoint = size + 2 * trained + averages
+    return Memory(weights, round(activations), FETCHED * round(batches), largest, checkpoint)
 
 
-def copies(strategy: str, devices: int, averaged: bool) -> float:
-    """How many times the size of the parameters a device holds for them, their gradients, moments and average."""
-    whole = COPIES - (not averaged)
-    if devices == 1:
-        return whole
-    if strategy == "ddp":
-        return whole + 1  # the buckets in which gradients are summed over the ranks
-    cut = CUT.get(strategy, ())
-    parted = whole if "all" in cut else 2 * ("moments" in cut) + ("gradients" in cut)
-    return whole - parted + parted / devices
+def held_bytes(size: int, trained: int, averages: int, strategy: str, devices: int) -> int:
+    """What one of several ``devices`` holds of parameters of ``size`` bytes, ``trained`` of them, and their
+    ``averages``: gradients and two moments of what is trained.
+    """
+    parts = {"parameters": size, "gradients": trained, "moments": 2 * trained, "averages": averages}
+    cut = CUT.get(strategy, ()) if devices > 1 else ()
+    held = sum(part / devices if name in cut else part for name, part in parts.items())
+    buckets = trained if strategy == "ddp" and devices > 1 else 0  # in which gradients are summed over the ranks
+    return round(held) + buckets
 
 
 def _sizes(data: DataModule, kind: str) -> dict[Items, tuple[int, int]]:

@@ -19,34 +19,41 @@ MOST_VALIDATED = 10  # micro-batches of validation that are timed
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step, those of making its graphs apart (later epochs find them in the cache), and of a validation."""
+    """Seconds of a step whose graphs are made, and of a validation; ``drawn`` {kind: graphs of a step}."""
 
     step: float
-    loading: float
     validation: float
+    drawn: dict[str, float]
 
 
-def time_steps(module: Module, data: DataModule, options: Any, precision: str, device: torch.device, limit: float) -> Pace:
+def time_steps(
+    module: Module, data: DataModule, options: Any, precision: str, device: torch.device, limit: float
+) -> Pace:
     """Take training steps for about ``limit`` seconds on one device; ``options`` are those of the optimizer."""
     trial = copy.deepcopy(module).to(device)
     optimizer = build_optimizer(trial.model, options, trial.widths)
     plan = Plan(data.streams, data.bins_per_step, data.seed, 1, 0, data.training.counts)
-    steps, loading, computing = 0, 0.0, 0.0
+    steps, computing = 0, 0.0
+    drawn = dict.fromkeys(data.kinds, 0)
     end = time.perf_counter() + limit
     while steps < WARM_UP + MOST_STEPS and (steps <= WARM_UP or time.perf_counter() < end):
-        start = time.perf_counter()
         micro_batches = [data.training[planned] for planned in plan.step(steps)]
-        loaded = time.perf_counter()
+        for micro_batch in micro_batches:
+            drawn[micro_batch.kind] += micro_batch.batch.num_graphs
+        start = time.perf_counter()
         _step(trial, optimizer, micro_batches, precision, device)
-        if steps >= WARM_UP:
-            loading, computing = loading + loaded - start, computing + time.perf_counter() - loaded
+        computing += (time.perf_counter() - start) * (steps >= WARM_UP)
         steps += 1
-    timed = steps - WARM_UP
-    return Pace(computing / timed, loading / timed, _validation(trial, data, device))
+    mean = {kind: number / steps for kind, number in drawn.items()}
+    return Pace(computing / (steps - WARM_UP), _validation(trial, data, device), mean)
 
 
 def _step(
-    trial: Module, optimizer: torch.optim.Optimizer, micro_batches: list[LoadedBatch], precision: str, device: torch.device
+    trial: Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list[LoadedBatch],
+    precision: str,
+    device: torch.device,
 ) -> None:
     """One optimizer step over micro-batches, and wait for it."""
     optimizer.zero_grad()

@@ -1,18 +1,21 @@
 """The recipe: heads that learn nothing, time, and how much a kill would lose."""
 
+import bisect
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sciml import registry
 from sciml.data.datamodule import Source
-from sciml.data.records import targets as targets_of
+from sciml.doctor.data import labels_of
 from sciml.doctor.finding import Finding, duration, ok, problem, warning
 from sciml.doctor.pace import Pace
 from sciml.train.run import SAFETY, VALIDATIONS
 
 LONG = 600.0  # seconds, above which a run without a save is worth a word
-LOADING = 0.2  # share of a step, above which data hold the training up
+LOADING = 0.2  # share of the run, above which data hold it up
 
 
 @dataclass(frozen=True)
@@ -27,57 +30,63 @@ class Course:
 def head_labels(heads: dict[str, dict[str, Any]], weighted: dict[str, float], sources: list[Source]) -> list[Finding]:
     """One finding a head: which of its targets have a weight and a label somewhere in the training data.
 
-    Targets that corruption makes (noise, masked types) need none.
+    Targets that no data have, noise and masked types, are made from the samples and need no label.
     """
     found = []
     for key, options in heads.items():
-        head = registry.resolve("heads", options.get("name", key))
-        wanted = [target for target in head.targets if weighted.get(target)]
-        labelled, missing = [], []
-        for target in wanted:
-            shares = [source for source in sources if target in targets_of(source.data.domain)]
-            made = not any(target in targets_of(source.data.domain) for source in sources)
-            has = made or any(source.data.has(target).any() for source in shares)
-            (labelled if has else missing).append(target)
-        if missing and not labelled:
+        _, targets = registry.resolve("heads", options.get("name", key)).facts(key, options)
+        wanted = [target for target in targets if weighted.get(target)]
+        missing = [target for target in wanted if not _is_labelled(target, sources)]
+        learned = ", ".join(target for target in wanted if target not in missing)
+        if missing and not learned:
             text = f"{key} learns {', '.join(missing)}, of which no record of the training data has a label"
             found.append(problem("heads", text, f"leave it out with heads.{key}=null, or give data with labels"))
         elif missing:
-            text = f"{key} learns {', '.join(labelled)}; no record has {', '.join(missing)}"
+            text = f"{key} learns {learned}; no record has {', '.join(missing)}"
             found.append(warning("heads", text, f"set objective.{missing[0]}.weight=0, or give data with it"))
         else:
-            found.append(ok("heads", f"{key} learns {', '.join(labelled)}"))
+            found.append(ok("heads", f"{key} learns {learned or 'nothing, it has no weight'}"))
     return found
 
 
-def course(trainer: Any, pace: Pace) -> Course:
-    """What the run comes to at the measured pace, by the rules of :func:`sciml.train.run.plan_steps`."""
-    step = pace.step + (0.0 if trainer.max_seconds is None else pace.loading)
-    step = pace.step + pace.loading
-    limits = []
-    if trainer.max_steps is not None:
-        limits.append(trainer.max_steps)
+def _is_labelled(target: str, sources: list[Source]) -> bool:
+    data = [source.data for source in sources if target in labels_of(source.data)]
+    return not data or any(one.has(target).any() for one in data)
+
+
+def course(trainer: Any, pace: Pace, building: Callable[[float], float]) -> Course:
+    """What the run comes to at the measured pace, by the rules of :func:`sciml.train.run.plan_steps`.
+
+    ``building(steps)`` are the seconds in which the graphs of so many steps are made.
+    """
+
+    def needed(steps: int) -> float:
+        return steps * pace.step + building(steps) + VALIDATIONS * pace.validation
+
+    steps = trainer.max_steps or sys.maxsize
     if trainer.max_seconds is not None:
-        limits.append(int((SAFETY * trainer.max_seconds - VALIDATIONS * pace.validation) / step))
-    steps = max(1, min(limits))
+        most = range(1 + int(trainer.max_seconds / pace.step))
+        steps = min(steps, bisect.bisect_right(most, SAFETY * trainer.max_seconds, key=needed) - 1)
+    steps = max(1, steps)
     every = trainer.val_every or math.ceil(steps / VALIDATIONS)
-    validation = pace.validation / every
-    saves = min(trainer.checkpoint_every or every, steps)
-    return Course(steps, steps * (step + validation), saves * (step + validation))
+    seconds = steps * pace.step + building(steps) + steps / every * pace.validation
+    return Course(steps, seconds, seconds * min(1.0, (trainer.checkpoint_every or every) / steps))
 
 
-def run_time(trainer: Any, pace: Pace) -> list[Finding]:
+def run_time(trainer: Any, pace: Pace, building: Callable[[float], float]) -> list[Finding]:
     """How long the run takes, whether data hold it up, and how much of it a kill would lose."""
-    planned = course(trainer, pace)
-    shown = f"a step takes {1e3 * (pace.step + pace.loading):,.0f} ms, a validation {pace.validation:,.1f} s"
-    text = f"{shown}: {planned.steps:,} steps in {duration(planned.seconds)}"
-    found = [ok("time", text)]
+    planned = course(trainer, pace, building)
+    share = building(planned.steps) / planned.seconds
+    text = (
+        f"a step takes {1e3 * pace.step:,.0f} ms, a validation {pace.validation:,.1f} s, making the graphs {share:.0%} "
+        f"of the time: {planned.steps:,} steps in {duration(planned.seconds)}"
+    )
     if planned.steps < VALIDATIONS:
         found = [warning("time", text, "give trainer.max_time or trainer.max_steps more")]
-    share = pace.loading / (pace.step + pace.loading)
-    if share > LOADING:
-        text = f"making the graphs of a step takes {share:.0%} of it until they are kept in memory"
-        found.append(warning("data wait", text, "set data.workers, or a larger data.cache_mib"))
+    elif share > LOADING:
+        found = [warning("time", text, "set data.workers, or a larger data.cache_mib")]
+    else:
+        found = [ok("time", text)]
     return [*found, saves(trainer, planned)]
 
 

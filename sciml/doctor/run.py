@@ -4,12 +4,14 @@ import copy
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sciml import build
+from sciml.data.targets import described_targets
 from sciml.doctor.data import examine_data
 from sciml.doctor.disk import examine_disks
 from sciml.doctor.faults.ledger import examine_faults
@@ -20,8 +22,12 @@ from sciml.doctor.pace import time_steps
 from sciml.doctor.recipe import head_labels, run_time
 from sciml.errors import UserError
 from sciml.files import write_text
+from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.package import load
+from sciml.train.adapt.finetuning import FineTuning
+from sciml.train.adapt.strategy import choose_trained
+from sciml.train.labels import check_targets
 from sciml.train.module import Module
 from sciml.train.run import resume_point
 from sciml.train.sources import check_known, open_splits
@@ -75,13 +81,21 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     """Build what would be trained, look at its data, count its memory and time its steps."""
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
-    splits = open_splits(config, open_data, datasets)
+    targets = described_targets(config.heads)
+    open_store = partial(open_data, options=Options(targets=targets))
+    splits = open_splits(config, open_store, datasets)
+    weighted = {target: term["weight"] for target, term in config.objective.terms.items()}
+    found = examine_data(splits, weighted)
+    budgets = build.budgets_of(config.data.batch)
+    tuning = FineTuning(package, config.adapt, splits, open_store, folder, budgets) if package else None
     description = build.describe(config, splits, datasets, package)
     model, description = build.initial_model(description, package)
-    weighted = {target: term["weight"] for target, term in config.objective.terms.items()}
-    found = examine_data(splits, description["context"], weighted)
+    if tuning:
+        description = tuning.adopt(model, description, splits.train)
+        choose_trained(model, config.adapt, model.heads)
     found += head_labels(description["heads"], weighted, splits.train)
     check_known(splits.validation + splits.test, description["context"])
+    check_targets(splits.validation + splits.test, targets)
     data = build.build_data(single, splits, description, model.far_field)
     module = Module(model, build.build_objective(config.objective.terms), config.optimizer, total_steps=0)
     device, paths = _device(config.trainer.accelerator), [Path(path) for path in config.train]
@@ -90,10 +104,15 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     except torch.OutOfMemoryError:
         text = "not even a part of the largest micro-batch fits into the memory of the GPU"
         return [*found, problem("memory", text, "lower data.batch, or take a smaller model")]
-    found += [_memory(memory, device, config), *_host_memory(data, config)]
-    if found[-1].verdict != "problem":
+    fits = _memory(memory, device, config)
+    found += [fits, _cache(data, config)]
+    if fits.verdict != "problem":
         pace = time_steps(module, data, config.optimizer, config.trainer.precision, device, TIMED)
-        found += run_time(config.trainer, pace)
+
+        def building(steps: float) -> float:
+            return sum(data.training.seconds_to_build(kind, steps * pace.drawn[kind]) for kind in data.kinds)
+
+        found += run_time(config.trainer, pace, building)
     return [*found, *examine_disks(folder, paths, memory.checkpoint, config.data.workers)]
 
 
@@ -119,7 +138,7 @@ def _memory(memory: Memory, device: torch.device, config: Any) -> Finding:
     return warning("memory", text, advice) if memory.total > NEARLY * room else ok("memory", text)
 
 
-def _host_memory(data: Any, config: Any) -> list[Finding]:
+def _cache(data: Any, config: Any) -> Finding:
     """Graphs that every process keeps in the memory of the machine."""
     mean = {kind: built.bytes / max(built.graphs, 1) for kind, built in data.training.built.items()}
     cache = config.data.cache_mib * 2**20
@@ -130,10 +149,10 @@ def _host_memory(data: Any, config: Any) -> list[Finding]:
     loaders = max(1, config.data.workers)
     size = config.trainer.devices * (loaders * kept(data.training.sources) + kept(data.validation.sources))
     room = available_memory()
-    text = f"{megabytes(size)} of graphs are kept by {config.trainer.devices * loaders} loaders, {megabytes(room)} are free"
+    text = f"{config.trainer.devices * loaders} loaders keep {megabytes(size)} of graphs, {megabytes(room)} are free"
     if size > room:
-        return [problem("cache", text, "lower data.cache_mib or data.workers")]
-    return [ok("cache", text)]
+        return problem("cache", text, "lower data.cache_mib or data.workers")
+    return ok("cache", text)
 
 
 def available_memory() -> int:

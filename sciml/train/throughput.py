@@ -29,7 +29,7 @@ REPEATS = 5
 
 
 class DataClock(Profiler):
-    """Adds up the seconds in which training waits for its next micro-batch: Lightning tells a profiler of each fetch."""
+    """Adds up the seconds in which training waits for micro-batches: Lightning tells a profiler of each fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def _waited(trainer: lightning.Trainer | None) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest of some products of large square matrices, with the threads of this process."""
+    """Operations a second of the fastest of some products of large matrices, with the threads of this process."""
     size = 8192 if device.type == "cuda" else 1024
     left = torch.ones(size, size, device=device, dtype=dtype)
     seconds = []

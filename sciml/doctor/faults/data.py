@@ -36,7 +36,9 @@ def fault_13_bad_records(folder: Path) -> Row:
     counted = store.manifest["counts"]["quarantined"]
 
     refused = 0
-    (folder / "nanometres.xyz").write_text("".join(_frame(positions=0.1 * WATER) for _ in range(GOOD)), encoding="utf-8")
+    (folder / "nanometres.xyz").write_text(
+        "".join(_frame(positions=0.1 * WATER) for _ in range(GOOD)), encoding="utf-8"
+    )
     (folder / "broken.xyz").write_text("".join(good)[:-40], encoding="utf-8")
     for name in ("nanometres", "broken"):
         refused += _is_refused(lambda name=name: ingest(folder / f"{name}.xyz", folder / name))
@@ -52,9 +54,9 @@ def fault_13_bad_records(folder: Path) -> Row:
     passed = named == counted == len(bad) and len(store) == GOOD and refused == 4 and not left
     return Row(
         13,
-        f"{len(bad)} bad records (NaN, Inf, wrong units, not readable) among {GOOD}; files in nm, truncated, bit-flipped",
+        f"{len(bad)} bad records (NaN, Inf, wrong units, unreadable) among {GOOD}; files in nm, truncated, bit-flipped",
         "bad records are quarantined with id and reason and counted, good ones kept; such files are refused",
-        f"{named} of {len(bad)} quarantined, {counted} counted, {len(store)} of {GOOD} kept, {refused} of 4 files refused",
+        f"{named} of {len(bad)} quarantined, {counted} counted, {len(store)} of {GOOD} kept, {refused} of 4 refused",
         passed,
     )
 
@@ -84,9 +86,7 @@ def fault_14_loader_dies(folder: Path) -> Row:
     )
 
 
-def _frame(
-    positions: np.ndarray = WATER, forces: np.ndarray | None = None, energy: float = -470.0
-) -> str:
+def _frame(positions: np.ndarray = WATER, forces: np.ndarray | None = None, energy: float = -470.0) -> str:
     """A water molecule in extended XYZ."""
     rows = np.concatenate([positions, np.zeros((3, 3)) if forces is None else forces], axis=1)
     atoms = [" ".join([symbol, *(f"{number:.6g}" for number in row)]) for symbol, row in zip("OHH", rows)]

@@ -43,7 +43,9 @@ def make_faults(chosen: Sequence[Fault], thorough: bool = False) -> list[Row]:
                 row = run_fault(fault, Path(folder), thorough)
             except Exception as error:
                 what = (fault.__doc__ or fault.__name__).splitlines()[0]
-                row = Row(number_of(fault), what, "the fault can be made here", f"{type(error).__name__}: {error}", False)
+                row = Row(
+                    number_of(fault), what, "the fault can be made here", f"{type(error).__name__}: {error}", False
+                )
         rows.append(row)
         say(f"{row.number:>2} {'held' if row.passed else 'FAILED'} {row.fault} ({time.perf_counter() - start:.0f} s)")
     return sorted(rows, key=lambda row: row.number)

@@ -84,7 +84,8 @@ def fault_18_malicious_files(folder: Path) -> Row:
         18,
         f"{len(attacks)} hostile files: pickles with code, `_target_`, module paths, a path out of a store",
         "each is refused in one sentence, none of them runs or reaches anything",
-        f"{len(attacks) - len(ran)} of {len(attacks)} refused" + (f" (not {', '.join(ran)})" if ran else "")
+        f"{len(attacks) - len(ran)} of {len(attacks)} refused"
+        + (f" (not {', '.join(ran)})" if ran else "")
         + f", canary {'touched' if touched else 'untouched'}",
         not ran and not touched and not outside,
     )
