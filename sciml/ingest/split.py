@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from sciml.data.store import Store, StoreWriter, Subset
-from sciml.data.targets import stored_targets
 from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.ingest.groups import Groups, groups_of
