@@ -165,10 +165,13 @@ def _several(result: dict[str, Any]) -> str:
 
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ("quickstart.json", "The quickstart, 2 CPU cores", _quickstart),
-    (
-        "mace_step.json",
-        "A training step beside eager mace-torch, 128 atoms, 6,722 edges, 2 layers, 128 channels, 2 CPU cores",
-        _step,
+    *(
+        (
+            f"mace_step{suffix}.json",
+            f"A training step beside eager mace-torch, 128 atoms, 6,722 edges, 2 layers, 128 channels, 2 cores {cores}",
+            _step,
+        )
+        for suffix, cores in (("", "with AVX2"), ("_avx512", "with AVX-512 (an earlier version)"))
     ),
     (
         "mace_ethanol.json",
