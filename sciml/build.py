@@ -4,6 +4,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -50,15 +51,17 @@ from sciml.train.adapt.merge import (
 )
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.card import model_card, package_config
-from sciml.train.checkpoint import package_of_checkpoint
+from sciml.train.checkpoint import is_checkpoint, package_of_checkpoint
 from sciml.train.labels import check_classes_seen, check_targets, target_facts
+from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
 from sciml.train.process import first_process, prepare_process
 from sciml.train.progress import say
 from sciml.train.provenance import provenance
-from sciml.train.run import check_resumed, fit, plan_steps, resume_point
+from sciml.train.resume import check_resumed, resume_point
+from sciml.train.run import fit, plan_steps
 from sciml.train.sources import (
     Splits,
     check_far_field,
@@ -85,6 +88,12 @@ def train(config: Any) -> int:
     start = time.perf_counter()
     folder = Path(config.run_dir or f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
     check_machine(config.trainer.accelerator, config.model.backend, "trainer.accelerator")
+    with run_lock(folder) if first_process() else nullcontext():
+        return _train(config, folder, start)
+
+
+def _train(config: Any, folder: Path, start: float) -> int:
+    """Training in a folder that no other process writes to."""
     checkpoint = resume_point(folder, config.resume or not first_process())
     if config.resume and checkpoint is not None:
         check_resumed(folder, config.model_dump())
@@ -343,7 +352,7 @@ def _output_folder(config: Any, package: Package, verb: str, name: str) -> Path:
         return Path(config.output)
     if package.path.name == "package":
         return package.path.parent / name
-    if package.path.suffix == ".ckpt":
+    if is_checkpoint(package.path):
         return package.path.parent.parent / name
     return Path(f"runs/{verb}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
 

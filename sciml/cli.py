@@ -17,6 +17,7 @@ from typing import Any
 
 from sciml import __version__
 from sciml.errors import UserError
+from sciml.launch import end_with_first_rank, let_first_rank_leave
 
 MISTAKE, INTERRUPTED, PREEMPTED = 2, 130, 143
 OPTIONS = ("--help", "--verbose", "--version", "--config-dir", "--multirun")
@@ -78,6 +79,15 @@ class Words:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one sentence on stderr, without a traceback."""
+    end_with_first_rank()
+    code = _answered(argv)
+    if code:
+        let_first_rank_leave()
+    return code
+
+
+def _answered(argv: Sequence[str] | None) -> int:
+    """Run one command and turn what it raises into sentences and exit codes."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
@@ -180,20 +190,21 @@ def _function(verb: Verb) -> Callable[[Any], int | None]:
 
 @contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that nothing is left half written; training installs its own handler."""
+    """Let SIGTERM and SIGUSR1 unwind the stack, so that nothing is left half written; training has its own handler."""
 
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(PREEMPTED)
 
     try:
-        before = signal.signal(signal.SIGTERM, leave)
+        before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _usage() -> str:

@@ -443,6 +443,17 @@ class Optimizer(Section):
     gradient_clip: PositiveFloat | None = Field(description="largest norm of the gradient; null for no limit")
 
 
+class Guard(Section):
+    """What is done about steps that would harm the model; a loss or gradient that is no number is always left out."""
+
+    window: Count = Field(description="steps whose losses tell what is usual; 0 leaves no step out for its loss")
+    threshold: PositiveFloat = Field(
+        description="a step is left out whose loss is so many deviations (robust, of the window) above the median"
+    )
+    patience: Positive = Field(description="steps left out in a row after which the weights go back to a checkpoint")
+    rewinds: Count = Field(description="how often they may go back in a run before it ends with an error")
+
+
 class Trainer(Section):
     """Where and how long."""
 
@@ -458,6 +469,9 @@ class Trainer(Section):
     val_every: Positive | None = Field(description="steps between validations; null for about ten in the run")
     log_every: Positive = Field(description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive | None = Field(description="steps between checkpoints; null for one at each validation")
+    checkpoint_keep: Positive = Field(description="newest checkpoints that are kept")
+    checkpoint_best: Count = Field(description="checkpoints of lowest validation loss that are kept beside the newest")
+    guard: Guard = Field(description="what is done about steps that would harm the model")
     progress: bool = Field(description="show a progress bar")
     profile: bool = Field(description="write a trace and a table of where the time of three steps goes to profile/")
     threads: Positive | None = Field(description="CPU threads of each process; null leaves torch's choice")

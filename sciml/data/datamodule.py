@@ -285,7 +285,7 @@ def evaluation_loader(
 ) -> DataLoader:
     """A loader over one pass of the dataset."""
     bins = dataset.evaluation_bins(kinds, budgets, world_size, rank)
-    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers)
+    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers, generator=torch.Generator())
 
 
 def _factors(names: list[str], weights: Mapping[str, float]) -> list[float]:
@@ -357,12 +357,23 @@ class DataModule(lightning.LightningDataModule):
             sampler=plan,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # else an iterator takes a number from the global one
         )
 
     def val_dataloader(self) -> DataLoader:
         """One pass over the validation sources."""
         trainer = self._trainer()
         return evaluation_loader(self.validation, self.kinds, self.budgets, trainer.world_size, trainer.global_rank)
+
+    def records_of_step(self, step: int) -> dict[str, list[str]]:
+        """The records of an optimizer step over all ranks: {name of a source: ids}; ``step`` counts from zero."""
+        names = source_names(self.training.sources)
+        found: dict[str, list[str]] = {}
+        for _, items in Plan(self.streams, self.bins_per_step, self.seed).bins(step):
+            for source, record in items:
+                identity = self.training.sources[source].data[record].get("id", record)
+                found.setdefault(names[source], []).append(str(identity))
+        return found
 
     def _trainer(self) -> lightning.Trainer:
         """The trainer that these loaders serve."""

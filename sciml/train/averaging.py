@@ -34,6 +34,8 @@ class ExponentialAverage(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        if module.left_out:
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         parameters = [parameter.detach() for parameter in module.model.parameters()]
@@ -57,6 +59,12 @@ class ExponentialAverage(Callback):
         if self._training is not None:
             _copy(self._training, model)
         self._training = None
+
+    def rewind(self, state: dict[str, Any]) -> None:
+        """Go back to the averages of a checkpoint in the course of training."""
+        self.updates = state["updates"]
+        for average, value in zip(self.averages, state["averages"], strict=True):
+            average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "averages": self.averages}

@@ -25,6 +25,7 @@ class TimeLimit(Callback):
         self._step = trainer.global_step
         over = time.perf_counter() - self.start > self.seconds
         if trainer.strategy.reduce_boolean_decision(over, all=False):
+            trainer.limit_val_batches = 0  # Lightning validates before it stops, due or not
             trainer.should_stop = True
 
 

@@ -26,6 +26,10 @@ class MetricsFile(Callback):
         self.path, self.every = path, every
         self._step = -1
         self._throughput = Throughput()
+        self._validation_due = False
+
+    def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        self._validation_due = checkpoint["validation_due"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._step = trainer.global_step
@@ -34,9 +38,13 @@ class MetricsFile(Callback):
             self._cut(self._step)
 
     def _cut(self, step: int) -> None:
-        """Drop lines past ``step``, and the last one where the process was killed while it wrote it."""
+        """Drop lines past ``step``, the validation there that will be made up for, and the last line where the process
+        was killed while it wrote it.
+        """
         *whole, _ = self.path.read_text(encoding="utf-8").split("\n")
         lines = [line for line in whole if json.loads(line)["step"] <= step]
+        if self._validation_due:
+            lines = [line for line in lines if json.loads(line)["step"] < step or '"val/' not in line]
         write_text(self.path, "".join(line + "\n" for line in lines))
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, *_: Any) -> None:
@@ -54,8 +62,10 @@ class MetricsFile(Callback):
     def _write_training(self, trainer: lightning.Trainer, module: Any) -> None:
         summed = sum_over_ranks(module.step_losses, module.objective.terms, trainer.strategy)
         losses = {f"train/{target}": value for target, value in summed.items()}
+        if module.left_out:
+            losses = {name: value for name, value in losses.items() if math.isfinite(value)} | {"left_out": 1.0}
         line = losses | {
-            "train/loss": sum(losses.values()),
+            **({} if module.left_out else {"train/loss": sum(losses.values())}),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             **self._throughput.values(trainer, self._step),
         }

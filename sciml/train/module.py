@@ -1,7 +1,7 @@
 """The Lightning module: a model, its objective, its optimizer and its schedule."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
@@ -15,6 +15,9 @@ from sciml.train.optimizer import build_optimizer, learning_rate_factor
 from sciml.train.process import sum_over_ranks
 from sciml.train.validation import StoreLosses
 
+if TYPE_CHECKING:
+    from sciml.train.guard import Guard
+
 
 class Module(lightning.LightningModule):
     """Trains a Model on micro-batches.
@@ -24,7 +27,8 @@ class Module(lightning.LightningModule):
     ``step_losses`` holds each target's share of the running optimizer step's loss; ``package`` is what a package of
     the model says beside its weights, kept in every checkpoint. ``widths`` are those of
     :func:`sciml.train.optimizer.relative_widths`, ``factors`` {parameter: its share of the learning rate}. With
-    ``compiled`` the training pass is compiled; validation is not.
+    ``compiled`` the training pass is compiled; validation is not. ``guard`` decides whether the update of a step
+    is made; ``left_out`` tells that it was not.
     """
 
     _forward: Forward
@@ -48,6 +52,8 @@ class Module(lightning.LightningModule):
         self.compiled = compiled
         self.widths, self.factors = widths, factors
         self.validations = 1
+        self.guard: Guard | None = None
+        self.left_out = False
         self.package: dict[str, Any] = {}
         self.step_losses: dict[str, Tensor] = {}
         self._validation_losses: dict[str, Tensor] = {}
@@ -82,6 +88,22 @@ class Module(lightning.LightningModule):
         self.log("val/loss", sum(losses.values()))
         for name, loss in self._store_losses.means(self.trainer.strategy).items():
             self.log(f"val/{name}", loss)
+
+    def optimizer_step(self, epoch: int, index: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Compute the last gradients of the step, and update the parameters where the guard lets it.
+
+        Nothing is multiplied by zero to leave a step out, for zero times NaN is NaN: the optimizer is not called. A
+        strategy whose engine has to hear of that has a method ``leave_out(optimizer)``.
+        """
+        if self.guard is None or self.trainer.fit_loop._should_accumulate():
+            super().optimizer_step(epoch, index, optimizer, optimizer_closure)
+            return
+        loss = optimizer_closure()
+        self.left_out = not self.guard.admits(self.trainer, self)
+        if not self.left_out:
+            optimizer.step(closure=lambda: loss)
+        elif hasattr(self.trainer.strategy, "leave_out"):
+            self.trainer.strategy.leave_out(optimizer)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip the norm of all gradients here: Lightning refuses to with a fused optimizer in mixed precision."""

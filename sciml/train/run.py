@@ -11,50 +11,26 @@ from typing import Any
 
 import lightning
 import torch
-import yaml
 from lightning.pytorch.loggers import Logger
 
 from sciml.data.datamodule import DataModule
 from sciml.errors import UserError
 from sciml.train.averaging import ExponentialAverage
 from sciml.train.budget import StepClock, TimeBudget, TimeLimit
-from sciml.train.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
+from sciml.train.checkpoint import CheckpointReader, read_checkpoint
+from sciml.train.guard import Guard
 from sciml.train.metrics_file import MetricsFile
 from sciml.train.module import Module
-from sciml.train.preempt import Interruption, Preemption
+from sciml.train.preempt import Interruption, Preemption, Stopped
 from sciml.train.profile import Profile
 from sciml.train.progress import Progress, say
+from sciml.train.resume import Resume
+from sciml.train.saving import Checkpoints
 from sciml.train.throughput import DataClock
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 VALIDATIONS = 10  # most validations of a run, where trainer.val_every does not say otherwise
 VALIDATION_SHARE = 0.04  # of the time budget, at most
-# What a resumed run may change: where it lies, how long it takes, what it tells, and the machine.
-MAY_CHANGE = (
-    "run_dir",
-    "resume",
-    "logger.",
-    "sweep.",
-    "strategy.",
-    "data.workers",
-    "data.cache_mib",
-    *(
-        f"trainer.{key}"
-        for key in (
-            "max_steps",
-            "max_time",
-            "segment_time",
-            "val_every",
-            "log_every",
-            "checkpoint_every",
-            "progress",
-            "profile",
-            "threads",
-            "accelerator",
-            "devices",
-        )
-    ),
-)
 SAFETY = 0.97  # of the time budget is planned; the rest covers a slower second half
 
 
@@ -67,7 +43,7 @@ def plan_steps(
     numbers are stored in every checkpoint, so that a resumed run follows the same schedule.
     """
     if checkpoint is not None:
-        stored = AtomicCheckpointIO().load_checkpoint(checkpoint)
+        stored = read_checkpoint(checkpoint)
         return int(stored["total_steps"]), int(stored["validations"])
     budget = options.max_seconds
     if budget is None:
@@ -149,14 +125,19 @@ def fit(
     """Train to ``module.total_steps`` and leave the averaged parameters in the module.
 
     Returns False when ``trainer.segment_time`` or SIGTERM ended the run before its last step; it then can be resumed.
-    Raises KeyboardInterrupt after Ctrl-C.
+    Raises KeyboardInterrupt after Ctrl-C, and UserError where the weights are not finite or a checkpoint could not be
+    written.
     """
     options = config.trainer
     average = ExponentialAverage(config.optimizer.ema_decay)
-    checkpoints = Checkpoints(folder / "checkpoints", options.checkpoint_every)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", options.checkpoint_every, options.checkpoint_keep, options.checkpoint_best
+    )
+    module.guard = Guard(options.guard, folder, checkpoints, average)
     callbacks: list[lightning.Callback] = [
         average,
         MetricsFile(folder / "metrics.jsonl", options.log_every),
+        module.guard,
         checkpoints,
     ]
     if options.profile:
@@ -167,11 +148,12 @@ def fit(
         callbacks.append(limit)
     if options.max_seconds is not None and checkpoint is None:  # a resumed run keeps the steps that it was given
         callbacks.append(TimeBudget(data.training, options.max_seconds, start))
-    preemption = Preemption(checkpoints)
+    preemption = Preemption(checkpoints, average)
     callbacks += [preemption, Interruption()]
     if options.progress:
         callbacks.append(Progress())
-    with _quiet():
+    callbacks.append(Resume(folder, config.seed))
+    with _quiet(), preemption.listening():
         trainer = lightning.Trainer(
             **_hardware(options),
             **_loop(data, options),
@@ -180,16 +162,32 @@ def fit(
             callbacks=callbacks,
             logger=loggers or False,
             profiler=DataClock(),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[CheckpointReader()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        _run_fit(trainer, module, data, checkpoint)
+        # Lightning's own answers to signals save elsewhere, and meet other ranks from inside a handler.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        try:
+            _run_fit(trainer, module, data, checkpoint)
+        except Stopped:
+            return False
     average.swap(module.model)
+    _check_finite(module)
     return trainer.global_step >= module.total_steps and not preemption.signalled
+
+
+def _check_finite(module: Module) -> None:
+    """Raise UserError where a weight is no number: such a model is not published, whatever its losses were."""
+    lost = [name for name, value in module.model.named_parameters() if not bool(torch.isfinite(value).all())]
+    if lost:
+        raise UserError(
+            f"the weights {lost[0]} are not finite after the last step, expected numbers; lower "
+            "optimizer.learning_rate, and resume from a checkpoint or start anew."
+        )
 
 
 def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, checkpoint: Path | None = None) -> None:
@@ -215,46 +213,6 @@ def _lost_worker(error: RuntimeError) -> str:
         f"a process that loads data{f' ({number[1]})' if number else ''} was killed, probably because memory ran out; "
         "lower data.workers or data.cache_mib, and continue from the last checkpoint with resume=true."
     )
-
-
-def resume_point(folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to continue from, None for a fresh start. Raises UserError when the folder holds a run.
-
-    A run is there where it left its configuration or checkpoints; data that a failed command ingested are none.
-    """
-    found = newest_checkpoint(folder / "checkpoints")
-    if resume or not any((folder / name).exists() for name in ("config.yaml", "checkpoints")):
-        return found
-    raise UserError(f"run_dir={folder} holds a run already; give another folder, or resume=true to continue it.")
-
-
-def check_resumed(folder: Path, config: dict[str, Any]) -> None:
-    """Raise UserError where the configuration is not that of the run in ``folder``, apart from :data:`MAY_CHANGE`.
-
-    Data are compared by the names of their files: a run and its data may have moved.
-    """
-    try:
-        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{folder / 'config.yaml'}: not readable, so the run cannot be resumed; restore it.") from None
-    before, now = _flatten(stored if isinstance(stored, dict) else {}), _flatten(config)
-    for key in sorted({*before, *now}):
-        if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key):
-            raise UserError(
-                f"{key}: found {now.get(key)!r}, but the run in {folder} was started with {before.get(key)!r}; "
-                "resume it with the same configuration, or give another run_dir."
-            )
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value}; of paths to data the last part."""
-    if isinstance(values, dict) and values:
-        return {name: v for key, inner in values.items() for name, v in _flatten(inner, f"{prefix}{key}.").items()}
-    key = prefix.removesuffix(".")
-    names = key in ("train", "val", "test") and isinstance(values, list)
-    return {key: [Path(path).name for path in values] if names else values}
 
 
 def _hardware(options: Any) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""Ranks that Lightning starts by itself, one process each, beside the first."""
+
+import ctypes
+import os
+import signal
+import time
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+def started_by_first_rank() -> bool:
+    """Whether this process is a rank that the first one started; torchrun and SLURM tell theirs more."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return rank != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & os.environ.keys()
+
+
+def end_with_first_rank() -> None:
+    """Have the system kill this rank when the first ends: it would wait for it in a collective, on a GPU for hours."""
+    if not started_by_first_rank():
+        return
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def let_first_rank_leave(seconds: float = 10.0) -> None:
+    """Before this rank leaves with an error: the first kills everything, itself included, as soon as it sees that, and
+    it may just be telling the user why, or leaving by the code of a preemption.
+    """
+    if started_by_first_rank():
+        time.sleep(seconds)  # ended by the first rank's end
