@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
@@ -72,7 +72,7 @@ def write_part(folder: Path, name: str, content: dict[str, Any]) -> Part:
     with open(folder / name, "wb") as file:
         hashed = _Hashed(file)
         try:
-            torch.save(content, hashed)
+            torch.save(content, cast(IO[bytes], hashed))
         except Exception:
             if hashed.error is not None:
                 raise hashed.error from None

@@ -87,13 +87,12 @@ class Guard(Callback):
                 return f"the loss {loss:.4g} is a spike, above {limit:.4g}"
         return None
 
-    def _tell(self, trainer: lightning.Trainer, event: str, **facts: Any) -> None:
+    def _tell(self, trainer: Any, event: str, **facts: Any) -> None:
         """A line of events, with the records of the step, and a line for people."""
         if not trainer.is_global_zero:
             return
         step = trainer.global_step + 1  # as it is counted in metrics.jsonl, where the first is 1
-        datamodule: Any = trainer.datamodule
-        records = datamodule.records_of_step(trainer.global_step)
+        records = trainer.datamodule.records_of_step(trainer.global_step)
         add_event(self.folder, step, event, **facts, records=records)
         say(f"step {step}: {event}, {facts['reason']}")
 
