@@ -1,0 +1,99 @@
+"""Commands in processes of their own that start at once, to be sent real signals."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_IMPORTED = ["sciml.build", "sciml.doctor.faults.small"]
+"""What takes seconds to import: a server does it once, and every process is a fork of it."""
+
+
+def start(
+    command: list[str],
+    output: Path,
+    environment: dict[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """Start ``sciml COMMAND`` after ``prepare()``, which a process can be sent: a function of a module.
+
+    What it prints goes to the file ``output``.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    process = context.Process(target=_run, args=(command, output, environment or {}, prepare))
+    process.start()
+    return process
+
+
+def start_ranks(
+    ranks: int, command: list[str], output: Path, prepare: Callable[[], None] | None = None
+) -> list[BaseProcess]:
+    """Start a process per rank, as torchrun does; rank N prints to ``output`` with the suffix ``.N``."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "faults"}
+        environment = {name: str(value) for name, value in {**place, **meeting}.items()}
+        processes.append(start(command, output.with_suffix(f".{rank}"), environment, prepare))
+    return processes
+
+
+def _run(
+    command: list[str], output: Path, environment: dict[str, str], prepare: Callable[[], None] | None
+) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    os.environ.update(environment)
+    if prepare is not None:
+        prepare()
+    from sciml.cli import main
+
+    sys.exit(main(command))
+
+
+@contextmanager
+def ended(processes: Iterable[BaseProcess]) -> Iterator[None]:
+    """Kill what is left of ``processes`` at the end."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def wait_until(condition: Callable[[], bool], processes: Iterable[BaseProcess], seconds: float = 300.0) -> None:
+    """Wait for ``condition``; raises RuntimeError when a process ends before, or after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        gone = [process for process in processes if process.exitcode is not None]
+        if gone or time.monotonic() > end:
+            raise RuntimeError(f"a process left with {gone[0].exitcode}" if gone else f"nothing in {seconds:.0f} s")
+        time.sleep(0.02)
+
+
+def codes(processes: Iterable[BaseProcess], seconds: float = 300.0) -> list[int | None]:
+    """The exit codes of processes that end within ``seconds``, None for those that do not."""
+    end = time.monotonic() + seconds
+    found = []
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+        found.append(process.exitcode)
+    return found
+
+
+def has_step(run: Path, step: int) -> Callable[[], bool]:
+    """Whether ``metrics.jsonl`` of a run has come to ``step``."""
+    path = run / "metrics.jsonl"
+    return lambda: path.exists() and f'"step": {step},' in path.read_text(encoding="utf-8")
