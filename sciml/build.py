@@ -36,6 +36,7 @@ from sciml.files import write_text
 from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
+from sciml.models.recompute import recompute_blocks
 from sciml.objectives.denoise import Denoise
 from sciml.objectives.masked import Masked
 from sciml.objectives.supervised import Supervised, Term
@@ -50,6 +51,7 @@ from sciml.train.adapt.merge import (
     renamed_classes,
 )
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
+from sciml.train.batch_size import find_budgets, with_budgets, with_stored_budgets
 from sciml.train.card import model_card, package_config
 from sciml.train.checkpoint import is_checkpoint, package_of_checkpoint
 from sciml.train.labels import check_classes_seen, check_targets, target_facts
@@ -62,6 +64,7 @@ from sciml.train.progress import say
 from sciml.train.provenance import provenance
 from sciml.train.resume import check_resumed, resume_point
 from sciml.train.run import fit, plan_steps
+from sciml.train.sharding import unsharded
 from sciml.train.sources import (
     Splits,
     check_far_field,
@@ -96,6 +99,8 @@ def _train(config: Any, folder: Path, start: float) -> int:
     """Training in a folder that no other process writes to."""
     checkpoint = resume_point(folder, config.resume or not first_process())
     if config.resume and checkpoint is not None:
+        if config.data.find_batch:
+            config = with_stored_budgets(config, folder)
         check_resumed(folder, config.model_dump())
     elif config.resume:
         say(f"resume: no checkpoint in {folder / 'checkpoints'}, so this run starts afresh")
@@ -121,18 +126,27 @@ def _train(config: Any, folder: Path, start: float) -> int:
     data = build_data(config, splits, description, model.far_field)
     widths = relative_widths(model, description, config.optimizer.reference_channels)
     objective = build_objective(config.objective.terms)
+    if config.trainer.recompute:
+        recompute_blocks(model)
     resumed, first = checkpoint is not None, first_process()
     factors = tuning.start(model, description, objective, data, resumed, first) if tuning else None
-    module = Module(model, objective, config.optimizer, 0, widths, config.trainer.compile, factors)
+    split = config.strategy.out_of_memory == "split"
+    module = Module(model, objective, config.optimizer, 0, widths, config.trainer.compile, factors, split)
     module.package = {"model": description, "datasets_of_domain": _datasets_of_domain(splits, description, package)}
     module.package |= low_rank_of(config.adapt)
+    if config.data.find_batch and not resumed:
+        autocast = config.trainer.precision == "bf16-mixed"
+        found = find_budgets(module, data, _device(config.trainer.accelerator), autocast)
+        config = with_budgets(config, {kind: vars(budget) for kind, budget in found.items()})
+        data = build_data(config, splits, description, model.far_field)
     if first_process():
         _write_run(folder, config, splits)
-    module.total_steps, module.validations = plan_steps(module, data, config.trainer, start, checkpoint)
+    module.total_steps, module.validations = plan_steps(module, data, config, start, checkpoint)
     finished = fit(module, data, config, folder, start, build_loggers(config.logger, config.name, folder), checkpoint)
     if not finished:
         say(f"stopped before the last step; continue with the same command and run_dir={folder} resume=true")
         return PREEMPTED
+    model = unsharded(model, description)
     if first_process():
         merge_low_rank(model)
         model.to(_device(config.trainer.accelerator))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from sciml.combinations import refused
 from sciml.irreps import parse_irreps
 from sciml.registry import BUILTIN, names
 
@@ -122,6 +123,9 @@ class Data(Section):
     batch: Batch = Field(description="limits of a micro-batch, per kind of graph")
     bins_per_step: Annotated[BinsPerStep, BeforeValidator(_every_kind)] = Field(
         description="micro-batches in an optimizer step, per kind of graph; one number sets all"
+    )
+    find_batch: bool = Field(
+        description="grow the limits of `batch` before training until memory or throughput ends it; the run keeps them"
     )
     temperature: PositiveFloat = Field(description="mixing of several stores: 1 by size, larger values towards equal")
     weights: dict[str, PositiveFloat] = Field(
@@ -463,6 +467,9 @@ class Trainer(Section):
         description="32, 64 or bf16-mixed; geometry and reductions are never below 32"
     )
     compile: bool = Field(description="compile the training step with torch.compile, which takes minutes at the start")
+    recompute: bool = Field(
+        description="keep the inputs of each block alone and compute it again in backward passes: less memory, more time"
+    )
     max_steps: Positive | None = Field(description="optimizer steps; null where max_time decides")
     max_time: str | None = Field(description="wall-clock budget HH:MM:SS or DD:HH:MM:SS; null where max_steps decides")
     segment_time: str | None = Field(description="stop resumably (exit code 143) after HH:MM:SS; null runs to the end")
@@ -507,7 +514,13 @@ def seconds(key: str, duration: str) -> float:
 class Strategy(Section):
     """How devices work together."""
 
-    name: Literal["single", "ddp"] = Field(description="single device, or ddp: one process per device")
+    name: Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(
+        description="single device; or a process per device that holds everything (ddp) or a part of the optimizer "
+        "states (zero1), of the gradients too (zero2), of the parameters too (zero3, fsdp2)"
+    )
+    out_of_memory: Literal["split", "stop"] = Field(
+        description="where a step does not fit into memory: all devices compute it again in smaller pieces, or stop"
+    )
 
 
 class Logger(Section):
@@ -564,9 +577,9 @@ class TrainConfig(Section):
             raise ValueError("resume: found true without run_dir, expected run_dir=FOLDER of the run to continue")
         if self.init is None and (problem := self.adapt.without_package()):
             raise ValueError(problem)
+        if refusal := refused(self):
+            raise ValueError(refusal)
         devices = self.trainer.devices
-        if self.strategy.name == "single" and devices > 1:
-            raise ValueError(f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp")
         for kind in KINDS:
             bins = getattr(self.data.bins_per_step, kind)
             if bins % devices:
@@ -576,13 +589,10 @@ class TrainConfig(Section):
                 )
         if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
             raise ValueError(
-                "run_dir and trainer.max_steps: found null with strategy=ddp, expected values that all processes share"
+                f"run_dir and trainer.max_steps: found null with strategy={self.strategy.name}, expected values that all processes share"
             )
         if not any(getattr(self.data.bins_per_step, kind) for kind in KINDS):
             raise ValueError("data.bins_per_step: found 0 for every kind, expected at least one above 0")
-        backend, accelerator = self.model.backend, self.trainer.accelerator
-        if (backend, accelerator) in {("cpu", "gpu"), ("triton", "cpu")}:
-            raise ValueError(f"model.backend: found {backend} with trainer.accelerator={accelerator}, expected auto")
         return self
 
 

@@ -1,11 +1,13 @@
 """The batch plan: which records make up which optimizer step, as a pure function of (seed, kind, epoch, step).
 
 Each kind of graph has an endless stream of bins. An epoch of a stream is one Philox permutation over all its stores,
-packed greedily by node, edge and graph budget on the **global** order; a step takes the next bins of every stream and
-deals them to the ranks. So a step holds the same records on any number of ranks and workers, and resuming needs nothing
-but the step.
+packed greedily by node, edge and graph budget on the **global** order; a step takes the next bins of every stream, makes
+their edges equal and deals them to the ranks. So a step holds the same records in the same bins on any number of ranks
+and workers, no rank waits long for another, and resuming needs nothing but the step.
 """
 
+import copy
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ Counts = Callable[[str, int, np.ndarray, int], Mapping[str, float]]
 
 _LOOK_AHEAD = 16  # records tried after the first that does not fit
 _GAP = 0.03  # share of the budget below which a gap is not worth filling
+_EVEN = 1.01  # most edges of a bin / mean, below which bins are even
+_MOST_SWAPS = 32  # between the bins of a step
 _MAX_WAITING = 64  # records that may wait for a gap before filling becomes mere draining
 
 
@@ -104,6 +108,16 @@ class Stream:
             edges.append(e)
         return cls(kind, nodes, edges, budget, seed, temperature)
 
+    def with_budget(self, budget: Budget) -> "Stream":
+        """The same records in bins of another ``budget``."""
+        other = copy.copy(self)
+        other.budget, other._ends, other._epoch = budget, [], (-1, [])
+        return other
+
+    def edges(self, items: Items) -> int:
+        """Return the edges of the records ``items``."""
+        return sum(int(self._costs[store][record][2]) for store, record in items)
+
     def order(self, epoch: int) -> np.ndarray:
         """Return the global order of one epoch: (draws, 2) of store index and record index."""
         parts = []
@@ -129,6 +143,17 @@ class Stream:
         epoch, first = self.locate(index)
         return self.epoch_bins(epoch)[index - first]
 
+    def step_bins(self, first: int, count: int) -> list[Items]:
+        """Return bins ``first`` to ``first + count``, their records dealt anew so that all have nearly as many edges."""
+        bins = [self.bins(index) for index in range(first, first + count)]
+        if count == 1:
+            return bins
+        pairs = [pair for items in bins for pair in items]
+        costs = np.stack([self._costs[store][record] for store, record in pairs])
+        ends = np.cumsum([0, *map(len, bins)]).tolist()
+        members = [list(range(*between)) for between in itertools.pairwise(ends)]
+        return [tuple(pairs[i] for i in dealt) for dealt in balance(costs, members, self.budget)]
+
     def locate(self, index: int) -> tuple[int, int]:
         """Return the epoch that holds bin ``index``, and the index of that epoch's first bin."""
         while not self._ends or self._ends[-1] <= index:
@@ -150,9 +175,9 @@ class Stream:
 class Plan:
     """The micro-batches of one rank, step by step; a sampler for a DataLoader with ``batch_size=None``.
 
-    ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}; rank r takes bins r, r + R, ... of each
-    kind, so every rank runs as many micro-batches of every kind (collectives need that) and their union is the same for
-    any world size R. ``counts`` (kind, store index, record indices, step) gives the labels per target for the
+    ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}, of nearly equal edges; rank r takes bins
+    r, r + R, ... of each kind, so every rank runs as many micro-batches of every kind (collectives need that) and their
+    union is the same for any world size R. ``counts`` (kind, store index, record indices, step) gives the labels per target for the
     denominators.
     Iterates from ``start_step`` to ``stop_step`` (endless when None). Raises UserError when bins cannot be shared.
     """
@@ -182,9 +207,9 @@ class Plan:
     def bins(self, step: int) -> list[tuple[str, Items]]:
         """Return every bin of optimizer step ``step``, over all ranks."""
         return [
-            (kind, stream.bins(step * self.bins_per_step[kind] + position))
+            (kind, items)
             for kind, stream in self.streams.items()
-            for position in range(self.bins_per_step[kind])
+            for items in stream.step_bins(step * self.bins_per_step[kind], self.bins_per_step[kind])
         ]
 
     def step(self, step: int) -> list[MicroBatch]:
@@ -288,6 +313,65 @@ def pack(costs: np.ndarray, budget: Budget, look_ahead: int = _LOOK_AHEAD) -> li
             end = ahead[-1] + 1
         bins.append(members)
         cursor = end
+    return bins
+
+
+def balance(costs: np.ndarray, bins: list[list[int]], budget: Budget) -> list[list[int]]:
+    """Deal the records of ``bins`` anew so that each has nearly as many edges; all stay within ``budget``.
+
+    ``costs`` (n, 3: graphs, nodes, edges) of the records, which the bins hold by index.
+    """
+    limits = np.array([np.inf if x is None else x for x in (budget.max_graphs, budget.max_nodes, budget.max_edges)])
+    return _even_out(_largest_first(costs, len(bins), limits) or bins, costs, limits)
+
+
+def _largest_first(costs: np.ndarray, count: int, limits: np.ndarray) -> list[list[int]] | None:
+    """The record with the most edges first, each into the bin with the fewest that has room (Graham, 1969).
+
+    A record that is larger than the limits alone needs an empty bin. None where a record finds no room.
+    """
+    members: list[list[int]] = [[] for _ in range(count)]
+    loads = [[0, 0, 0] for _ in range(count)]
+    table, most = costs.tolist(), limits.tolist()
+    for record in sorted(range(len(table)), key=lambda i: (-table[i][2], -table[i][1], i)):
+        for target in sorted(range(count), key=lambda i: (loads[i][2], loads[i][0], i)):
+            load = [have + more for have, more in zip(loads[target], table[record])]
+            if not members[target] or all(value <= limit for value, limit in zip(load, most)):
+                members[target].append(record)
+                loads[target] = load
+                break
+        else:
+            return None
+    return members
+
+
+def _even_out(bins: list[list[int]], costs: np.ndarray, limits: np.ndarray) -> list[list[int]]:
+    """Swap records of the bin with the most edges for smaller ones of others, or move them, while that helps."""
+    bins = [list(members) for members in bins]
+    none = np.zeros((1, costs.shape[1]), dtype=costs.dtype)
+    for _ in range(_MOST_SWAPS):
+        loads = np.stack([costs[members].sum(axis=0) for members in bins])
+        order = np.argsort(loads[:, 2], kind="stable").tolist()
+        most = order[-1]
+        if loads[most, 2] <= _EVEN * loads[:, 2].mean():
+            break
+        for other in order[:-1]:
+            # what bin `most` would give away, by its record and the one it gets (the last: none)
+            given = costs[bins[most]][:, None] - np.concatenate([costs[bins[other]], none])[None]
+            worst = np.maximum(loads[most, 2] - given[..., 2], loads[other, 2] + given[..., 2]).astype(float)
+            fits = (loads[other] + given <= limits) & (loads[most] - given <= np.maximum(limits, loads[most]))
+            worst[~fits.all(axis=-1)] = np.inf
+            if len(bins[most]) == 1:
+                worst[:, -1] = np.inf
+            give, get = np.unravel_index(int(worst.argmin()), worst.shape)
+            if worst[give, get] < loads[most, 2]:
+                record = bins[most].pop(int(give))
+                if get < len(bins[other]):
+                    bins[most].append(bins[other].pop(int(get)))
+                bins[other].append(record)
+                break
+        else:
+            break
     return bins
 
 

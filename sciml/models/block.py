@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sciml.models.layers import DegreeLinear, FeedForward, lmax_of
 from sciml.models.radial import RadialNetwork
+from sciml.models.recompute import recomputed
 from sciml_kernels import EdgeEmbedding, Edges, Spec, conv_radial, product
 
 
@@ -114,8 +116,11 @@ class Block(nn.Module):
     """norm -> linear -> convolution -> linear -> product -> linear -> residual; norm -> feed-forward -> residual.
 
     ``lmax_in`` is the highest degree of the senders' features, ``lmax_out`` that of the result; ``radial`` {basis,
-    hidden}; ``edge_scalars`` {kind: their number}.
+    hidden}; ``edge_scalars`` {kind: their number}. With ``recompute`` set nothing inside is kept for a backward pass,
+    which computes it again.
     """
+
+    recompute = False
 
     def __init__(
         self,
@@ -151,6 +156,19 @@ class Block(nn.Module):
 
         ``senders`` holds features and embedding of the other side where the edges are bipartite.
         """
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._forward(x, embedding, along, kind, senders)
+
+        def again(x: Tensor, embedding: Tensor, harmonics: Tensor, basis: Tensor, envelope: Tensor, *sent: Any) -> Tensor:
+            edges = dataclasses.replace(along, embedding=EdgeEmbedding(harmonics, basis, envelope))
+            return self._forward(x, embedding, edges, kind, sent or None)
+
+        tensors = [x, embedding, *along.embedding, *(senders or ())]
+        return recomputed(again, tensors, list(self.parameters()))
+
+    def _forward(
+        self, x: Tensor, embedding: Tensor, along: EdgeSet, kind: str, senders: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         sent, of_sender = (x, embedding) if senders is None else senders
         hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)
         sent = self.linear_in(sent, norm=True)

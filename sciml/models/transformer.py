@@ -13,6 +13,7 @@ from sciml.models.backbone import Backbone, edge_vectors, edges_of
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import SiLU, full_precision, multilayer_perceptron, num_components
 from sciml.models.readout import Features, pool_mean, pool_sum
+from sciml.models.recompute import recomputed
 from sciml_kernels import edge_embedding
 
 
@@ -95,7 +96,12 @@ class Transformer(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """norm -> attention along the edges -> residual; norm -> feed-forward -> residual."""
+    """norm -> attention along the edges -> residual; norm -> feed-forward -> residual.
+
+    With ``recompute`` set nothing inside is kept for a backward pass, which computes it again.
+    """
+
+    recompute = False
 
     def __init__(self, channels: int, heads: int, edge_hidden: int, expansion: int) -> None:
         super().__init__()
@@ -117,6 +123,15 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, hidden: Tensor, envelope: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """x (n, C), hidden (E, edge_hidden), envelope (E, 1) -> (n, C)."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._forward(x, hidden, envelope, senders, receivers)
+
+        def again(x: Tensor, hidden: Tensor, envelope: Tensor) -> Tensor:
+            return self._forward(x, hidden, envelope, senders, receivers)
+
+        return recomputed(again, [x, hidden, envelope], list(self.parameters()))
+
+    def _forward(self, x: Tensor, hidden: Tensor, envelope: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         nodes, channels = x.shape
         width = channels // self.heads
         query, key, value = self.query_key_value(self.norm(x)).view(nodes, 3, self.heads, width).unbind(dim=1)

@@ -6,10 +6,13 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from sciml.train.sharding import copy_parts, is_cut, part, part_of, whole
+
 
 class ExponentialAverage(Callback):
     """Exponential moving average of the parameters, used for validation and for what is published.
 
+    Where the parameters are cut among the ranks, each rank averages its own part, which is the same.
     The decay follows min(decay, (1 + n) / (10 + n)) after n updates, so that the average forgets the initial weights.
     """
 
@@ -18,17 +21,16 @@ class ExponentialAverage(Callback):
         self.updates = 0
         self.averages: list[torch.Tensor] = []
         self._step = -1
+        self._parameters: list[torch.Tensor] = []
         self._training: list[torch.Tensor] | None = None
 
-    def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        parameters = [parameter.detach() for parameter in module.model.parameters()]
-        if self.averages:
-            self.averages = [a.to(p.device) for a, p in zip(self.averages, parameters, strict=True)]
-        else:
-            self.averages = [parameter.clone() for parameter in parameters]
-
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._step = trainer.global_step  # on_fit_start comes before Lightning restores the step
+        self._step = trainer.global_step
+        self._parameters = list(module.model.parameters())
+        if self.averages:  # of a checkpoint, which holds them whole
+            self.averages = [part_of(p, a).clone() for p, a in zip(self._parameters, self.averages, strict=True)]
+        else:
+            self.averages = [part(parameter).clone() for parameter in self._parameters]
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if trainer.global_step == self._step:
@@ -38,8 +40,7 @@ class ExponentialAverage(Callback):
             return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        parameters = [parameter.detach() for parameter in module.model.parameters()]
-        torch._foreach_lerp_(self.averages, parameters, 1.0 - decay)
+        torch._foreach_lerp_(self.averages, [part(parameter) for parameter in self._parameters], 1.0 - decay)
 
     def on_validation_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.state.fn == "fit" and self.averages:
@@ -51,13 +52,13 @@ class ExponentialAverage(Callback):
 
     def swap(self, model: torch.nn.Module) -> None:
         """Put the averages into the model; :meth:`restore` takes them out again."""
-        self._training = [parameter.detach().clone() for parameter in model.parameters()]
-        _copy(self.averages, model)
+        self._training = [part(parameter).clone() for parameter in model.parameters()]
+        copy_parts(self.averages, model.parameters())
 
     def restore(self, model: torch.nn.Module) -> None:
         """Put the trained parameters back."""
         if self._training is not None:
-            _copy(self._training, model)
+            copy_parts(self._training, model.parameters())
         self._training = None
 
     def rewind(self, state: dict[str, Any]) -> None:
@@ -67,13 +68,9 @@ class ExponentialAverage(Callback):
             average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "averages": self.averages}
+        """The averages are whole, on every rank, however the parameters are cut: every rank must call it."""
+        averages = [whole(p, a) if is_cut(p) else a for p, a in zip(self._parameters, self.averages, strict=True)]
+        return {"updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates, self.averages = state["updates"], state["averages"]
-
-
-def _copy(values: list[torch.Tensor], model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), values, strict=True):
-            parameter.copy_(value)

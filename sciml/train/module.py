@@ -13,6 +13,8 @@ from sciml.objectives.supervised import Supervised
 from sciml.train.compiled import Forward, compiled_forward
 from sciml.train.optimizer import build_optimizer, learning_rate_factor
 from sciml.train.process import sum_over_ranks
+from sciml.train.split import SplitStep
+from sciml.train.strategy import clips_gradients
 from sciml.train.validation import StoreLosses
 
 if TYPE_CHECKING:
@@ -28,10 +30,12 @@ class Module(lightning.LightningModule):
     the model says beside its weights, kept in every checkpoint. ``widths`` are those of
     :func:`sciml.train.optimizer.relative_widths`, ``factors`` {parameter: its share of the learning rate}. With
     ``compiled`` the training pass is compiled; validation is not. ``guard`` decides whether the update of a step
-    is made; ``left_out`` tells that it was not.
+    is made; ``left_out`` tells that it was not. With ``split`` a
+    step that does not fit into memory is computed again in pieces (:mod:`sciml.train.split`).
     """
 
     _forward: Forward
+    _split: SplitStep | None
     _store_losses: StoreLosses
 
     def __init__(
@@ -43,13 +47,14 @@ class Module(lightning.LightningModule):
         widths: dict[str, float] | None = None,
         compiled: bool = False,
         factors: dict[str, float] | None = None,
+        split: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.options = options
         self.total_steps = total_steps
-        self.compiled = compiled
+        self.compiled, self.split = compiled, split
         self.widths, self.factors = widths, factors
         self.validations = 1
         self.guard: Guard | None = None
@@ -60,15 +65,47 @@ class Module(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self._forward = compiled_forward(self.model) if self.compiled else partial(self.model, create_graph=True)
+        anywhere = partial(self.trainer.strategy.reduce_boolean_decision, all=False)
+        self._split = SplitStep(self._backward, self._forget, anywhere) if self.split else None
+
+    def configure_model(self) -> None:
+        """Let a strategy that cuts the model among the ranks do so."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self.model)
 
     def training_step(self, micro_batch: LoadedBatch, index: int) -> Tensor:
+        if self._split is not None:
+            if index % self.trainer.accumulate_grad_batches == 0:
+                self._split.begin()
+            self._split.add(micro_batch)
+            return zero_of_all(self.model)  # its backward pass makes the ranks sum what each has by itself
+        loss = self._loss(micro_batch)
+        if self.trainer.world_size > 1:
+            loss = loss + zero_of_all(self.model)
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def _loss(self, micro_batch: LoadedBatch) -> Tensor:
         predictions = self._forward(micro_batch.batch, micro_batch.kind)
         loss, shares = self.objective(self.model, predictions, micro_batch)
         _accumulate(self.step_losses, shares)
-        if self.trainer.world_size > 1:
-            # Every parameter takes part in every backward pass, as DistributedDataParallel expects.
-            loss = loss + 0.0 * torch.stack([p.sum() for p in self.model.parameters()]).sum()
-        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        return loss
+
+    def _backward(self, micro_batch: LoadedBatch) -> None:
+        """Add the gradients of a micro-batch to those of this rank, outside of mixed precision as Lightning would."""
+        loss = self._loss(micro_batch) * self.trainer.world_size
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward()
+
+    def _forget(self) -> None:
+        """Drop what the running optimizer step has summed."""
+        self.model.zero_grad(set_to_none=True)
+        self.step_losses = {}
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning calls this after the first training step, when there are gradients already where steps are split."""
+        if self._split is None:
+            super().optimizer_zero_grad(*args, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
         self._validation_losses = {}
@@ -107,7 +144,7 @@ class Module(lightning.LightningModule):
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip the norm of all gradients here: Lightning refuses to with a fused optimizer in mixed precision."""
-        if self.options.gradient_clip is not None:
+        if self.options.gradient_clip is not None and not clips_gradients(self.trainer.strategy):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
 
     def configure_optimizers(self) -> Any:
@@ -128,6 +165,15 @@ class Module(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.total_steps = checkpoint["total_steps"]
+
+
+def zero_of_all(model: torch.nn.Module) -> Tensor:
+    """A zero () that every parameter takes part in, as those who sum gradients over ranks expect of a backward pass.
+
+    Parameters that ZeRO-3 has put away take no part: it sums what there is, which is the same on every rank.
+    """
+    present = [parameter.sum() for parameter in model.parameters() if not hasattr(parameter, "ds_tensor")]
+    return 0.0 * torch.stack(present).sum() if present else torch.zeros((), device=next(model.buffers()).device)
 
 
 def _accumulate(totals: dict[str, Tensor], shares: dict[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from sciml.train.profile import Profile
 from sciml.train.progress import Progress, say
 from sciml.train.resume import Resume
 from sciml.train.saving import Checkpoints
+from sciml.train.strategy import build_strategy
 from sciml.train.throughput import DataClock
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
@@ -35,7 +36,7 @@ SAFETY = 0.97  # of the time budget is planned; the rest covers a slower second 
 
 
 def plan_steps(
-    module: Module, data: DataModule, options: Any, start: float, checkpoint: Path | None
+    module: Module, data: DataModule, config: Any, start: float, checkpoint: Path | None
 ) -> tuple[int, int]:
     """Optimizer steps and validations of the run: ``trainer.max_steps``, or what fits into ``trainer.max_time``.
 
@@ -45,10 +46,11 @@ def plan_steps(
     if checkpoint is not None:
         stored = read_checkpoint(checkpoint)
         return int(stored["total_steps"]), int(stored["validations"])
+    options = config.trainer
     budget = options.max_seconds
     if budget is None:
         return int(options.max_steps), VALIDATIONS
-    clock, validation_seconds = _time_steps(module, data, options, limit=min(20.0, 0.05 * budget))
+    clock, validation_seconds = _time_steps(module, data, config, limit=min(20.0, 0.05 * budget))
     step_seconds = clock.seconds()
     validations = max(2, min(VALIDATIONS, int(VALIDATION_SHARE * budget / validation_seconds)))
     remaining = SAFETY * (budget - (time.perf_counter() - start)) - validations * validation_seconds
@@ -73,14 +75,14 @@ def _steps_in(seconds: float, clock: StepClock, data: DataModule) -> int:
     return bisect.bisect_right(range(int(seconds / step_seconds) + 1), seconds, key=needed) - 1
 
 
-def _time_steps(module: Module, data: DataModule, options: Any, limit: float) -> tuple[StepClock, float]:
+def _time_steps(module: Module, data: DataModule, config: Any, limit: float) -> tuple[StepClock, float]:
     """A clock that has seen optimizer steps, and the seconds of a validation, on a copy of the module."""
     clock = StepClock(data.training, warmup=5, limit=limit)
     trial = copy.deepcopy(module)
     with _quiet(), torch.random.fork_rng(devices=[]):
         trainer = lightning.Trainer(
-            **_hardware(options),
-            **_loop(data, options),
+            **_hardware(config),
+            **_loop(data, config.trainer),
             max_steps=1_000_000,
             limit_val_batches=0,
             callbacks=[clock, Interruption()],
@@ -155,7 +157,7 @@ def fit(
     callbacks.append(Resume(folder, config.seed))
     with _quiet(), preemption.listening():
         trainer = lightning.Trainer(
-            **_hardware(options),
+            **_hardware(config),
             **_loop(data, options),
             max_steps=module.total_steps,
             val_check_interval=_validation_interval(module, data, options),
@@ -194,6 +196,12 @@ def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, check
     """``trainer.fit``, which answers Ctrl-C by leaving the process with the code of a failed check."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"memory: a step does not fit ({reason}); set trainer.recompute=true, or give smaller limits in data.batch, "
+            "which data.find_batch=true finds."
+        ) from None
     except SystemExit as left:
         if trainer.interrupted and left.code == 1:
             raise KeyboardInterrupt from None
@@ -215,11 +223,13 @@ def _lost_worker(error: RuntimeError) -> str:
     )
 
 
-def _hardware(options: Any) -> dict[str, Any]:
+def _hardware(config: Any) -> dict[str, Any]:
+    options = config.trainer
+    clip = config.optimizer.gradient_clip
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,
-        "strategy": "auto" if options.devices == 1 else "ddp",
+        "strategy": build_strategy(config.strategy.name, options.devices, options.accelerator, clip),
         "precision": PRECISIONS[options.precision],
     }
 

@@ -32,7 +32,6 @@ def test_the_average_is_the_formula_and_counts_steps_not_micro_batches():
     model = torch.nn.Linear(1, 1, bias=False)
     module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=0)
     average = ExponentialAverage(0.3)
-    average.on_fit_start(trainer, module)
     average.on_train_start(trainer, module)
     expected = float(model.weight.detach())
     for step in range(1, 20):
@@ -55,10 +54,9 @@ def test_the_average_survives_a_checkpoint():
     model = torch.nn.Linear(2, 2)
     module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=3)
     first, second = ExponentialAverage(0.9), ExponentialAverage(0.9)
-    first.on_fit_start(trainer, module)
+    first.on_train_start(SimpleNamespace(global_step=0), module)
     first.on_train_batch_end(trainer, module)
     second.load_state_dict(first.state_dict())
-    second.on_fit_start(SimpleNamespace(global_step=0), module)  # Lightning restores the step only later
     second.on_train_start(trainer, module)
     second.on_train_batch_end(trainer, module)
     assert second.updates == first.updates
