@@ -91,8 +91,8 @@ def _find_batch(config: Any) -> str | None:
         return None
     if config.trainer.devices > 1:
         return (
-            f"data.find_batch: found true with trainer.devices={config.trainer.devices}, expected one device to measure "
-            "on; find the limits there, and give them in data.batch"
+            f"data.find_batch: found true with trainer.devices={config.trainer.devices}, expected one device to "
+            "measure on; find the limits there, and give them in data.batch"
         )
     for kind, bins in config.data.bins_per_step.model_dump().items():
         if bins and getattr(config.data.batch, kind).max_edges is None:

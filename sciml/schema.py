@@ -468,7 +468,7 @@ class Trainer(Section):
     )
     compile: bool = Field(description="compile the training step with torch.compile, which takes minutes at the start")
     recompute: bool = Field(
-        description="keep the inputs of each block alone and compute it again in backward passes: less memory, more time"
+        description="keep only the inputs of each block and compute it again in backward passes: less memory, more time"
     )
     max_steps: Positive | None = Field(description="optimizer steps; null where max_time decides")
     max_time: str | None = Field(description="wall-clock budget HH:MM:SS or DD:HH:MM:SS; null where max_steps decides")
@@ -589,7 +589,8 @@ class TrainConfig(Section):
                 )
         if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
             raise ValueError(
-                f"run_dir and trainer.max_steps: found null with strategy={self.strategy.name}, expected values that all processes share"
+                f"run_dir and trainer.max_steps: found null with strategy={self.strategy.name}, expected values that "
+                "all processes share"
             )
         if not any(getattr(self.data.bins_per_step, kind) for kind in KINDS):
             raise ValueError("data.bins_per_step: found 0 for every kind, expected at least one above 0")

@@ -1,9 +1,9 @@
 """The batch plan: which records make up which optimizer step, as a pure function of (seed, kind, epoch, step).
 
 Each kind of graph has an endless stream of bins. An epoch of a stream is one Philox permutation over all its stores,
-packed greedily by node, edge and graph budget on the **global** order; a step takes the next bins of every stream, makes
-their edges equal and deals them to the ranks. So a step holds the same records in the same bins on any number of ranks
-and workers, no rank waits long for another, and resuming needs nothing but the step.
+packed greedily by node, edge and graph budget on the **global** order; a step takes the next bins of every stream,
+makes their edges equal and deals them to the ranks. So a step holds the same records in the same bins on any number of
+ranks and workers, no rank waits long for another, and resuming needs nothing but the step.
 """
 
 import copy
@@ -144,7 +144,7 @@ class Stream:
         return self.epoch_bins(epoch)[index - first]
 
     def step_bins(self, first: int, count: int) -> list[Items]:
-        """Return bins ``first`` to ``first + count``, their records dealt anew so that all have nearly as many edges."""
+        """Return bins ``first`` to ``first + count``, their records dealt anew so that all have about as many edges."""
         bins = [self.bins(index) for index in range(first, first + count)]
         if count == 1:
             return bins
@@ -175,10 +175,10 @@ class Stream:
 class Plan:
     """The micro-batches of one rank, step by step; a sampler for a DataLoader with ``batch_size=None``.
 
-    ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}, of nearly equal edges; rank r takes bins
+    ``bins_per_step`` {kind: micro-batches of an optimizer step over all ranks}, of about equal edges; rank r takes bins
     r, r + R, ... of each kind, so every rank runs as many micro-batches of every kind (collectives need that) and their
-    union is the same for any world size R. ``counts`` (kind, store index, record indices, step) gives the labels per target for the
-    denominators.
+    union is the same for any world size R. ``counts`` (kind, store index, record indices, step) gives the labels per
+    target for the denominators.
     Iterates from ``start_step`` to ``stop_step`` (endless when None). Raises UserError when bins cannot be shared.
     """
 

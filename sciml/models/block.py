@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from e3nn import o3
@@ -159,15 +158,15 @@ class Block(nn.Module):
         if not (self.recompute and torch.is_grad_enabled()):
             return self._forward(x, embedding, along, kind, senders)
 
-        def again(x: Tensor, embedding: Tensor, harmonics: Tensor, basis: Tensor, envelope: Tensor, *sent: Any) -> Tensor:
-            edges = dataclasses.replace(along, embedding=EdgeEmbedding(harmonics, basis, envelope))
-            return self._forward(x, embedding, edges, kind, sent or None)
+        def again(x: Tensor, embedding: Tensor, *others: Tensor) -> Tensor:
+            edges = dataclasses.replace(along, embedding=EdgeEmbedding(*others[:3]))
+            return self._forward(x, embedding, edges, kind, others[3:] or None)
 
         tensors = [x, embedding, *along.embedding, *(senders or ())]
         return recomputed(again, tensors, list(self.parameters()))
 
     def _forward(
-        self, x: Tensor, embedding: Tensor, along: EdgeSet, kind: str, senders: tuple[Tensor, Tensor] | None
+        self, x: Tensor, embedding: Tensor, along: EdgeSet, kind: str, senders: tuple[Tensor, ...] | None
     ) -> Tensor:
         sent, of_sender = (x, embedding) if senders is None else senders
         hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)

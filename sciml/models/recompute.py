@@ -88,7 +88,11 @@ class _Derivative(torch.autograd.Function):
         grad = grad.detach().requires_grad_()
         wanted, found = ctx.again.derivative(inputs, ctx.needed, grad, create_graph=True)
         asked = [second for second, need in zip(seconds, ctx.needed, strict=True) if need]
-        pairs = [(f, s) for f, s in zip(found, asked, strict=True) if f is not None and s is not None and f.requires_grad]
+        pairs = [
+            (first, second)
+            for first, second in zip(found, asked, strict=True)
+            if first is not None and second is not None and first.requires_grad
+        ]
         if not pairs:
             return (None,) * (3 + len(inputs))
         outputs, weights = zip(*pairs, strict=True)

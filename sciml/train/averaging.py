@@ -64,8 +64,8 @@ class ExponentialAverage(Callback):
     def rewind(self, state: dict[str, Any]) -> None:
         """Go back to the averages of a checkpoint in the course of training."""
         self.updates = state["updates"]
-        for average, value in zip(self.averages, state["averages"], strict=True):
-            average.copy_(value)
+        for parameter, average, value in zip(self._parameters, self.averages, state["averages"], strict=True):
+            average.copy_(part_of(parameter, value))
 
     def state_dict(self) -> dict[str, Any]:
         """The averages are whole, on every rank, however the parameters are cut: every rank must call it."""

@@ -1,4 +1,4 @@
-"""FSDP2 (Zhao et al., 2023, in its second form): parameters, gradients and optimizer states cut along their first axis."""
+"""FSDP2 (Zhao et al., 2023, in its second form): parameters, gradients and moments cut along their first axis."""
 
 from typing import Any
 

@@ -103,7 +103,7 @@ class Module(lightning.LightningModule):
         self.step_losses = {}
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning calls this after the first training step, when there are gradients already where steps are split."""
+        """Lightning does this after the first training step, when there are gradients already where steps are split."""
         if self._split is None:
             super().optimizer_zero_grad(*args, **kwargs)
 

@@ -199,8 +199,8 @@ def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, check
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"memory: a step does not fit ({reason}); set trainer.recompute=true, or give smaller limits in data.batch, "
-            "which data.find_batch=true finds."
+            f"memory: a step does not fit ({reason}); set trainer.recompute=true, or give smaller limits in "
+            "data.batch, which data.find_batch=true finds."
         ) from None
     except SystemExit as left:
         if trainer.interrupted and left.code == 1:

@@ -1,5 +1,6 @@
 """A step that does not fit into memory is computed again in smaller pieces, as all ranks agree."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,7 +22,7 @@ def pieces_of(micro_batch: LoadedBatch, count: int) -> Iterator[LoadedBatch]:
         return
     device = micro_batch.batch.positions.device
     ends = [round(index * graphs / count) for index in range(count + 1)]
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in itertools.pairwise(ends):
         batch = collate(micro_batch.batch.get_example(index) for index in range(first, last)).to(device)
         yield micro_batch._replace(batch=batch, items=micro_batch.items[first:last])
 

@@ -1,5 +1,6 @@
 """ZeRO by DeepSpeed (Rajbhandari et al., 2020): optimizer states, gradients and parameters cut among the ranks."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """As in Lightning, without its refusal of CPUs."""
-        assert self.accelerator is not None and self.parallel_devices is not None
+        assert self.parallel_devices is not None
         if self.parallel_devices[0].type == "cpu":
             self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
         self.precision_plugin = Unchanged()
@@ -123,6 +124,25 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
                 else:
                     safe_set_full_optimizer_state(parameter, value, key)
 
+    def gradient_norm(self, module: Any) -> Tensor:
+        """The norm of all gradients of a step (), of which each rank keeps a part; every rank must call it."""
+        squares = torch.zeros((), dtype=torch.float64, device=self.root_device)
+        for gradient in self._gradients():
+            squares += gradient.double().square().sum()
+        torch.distributed.all_reduce(squares)
+        return squares.sqrt()
+
+    def leave_out(self, optimizer: Any) -> None:
+        """Drop the gradients of a step: what is not finite DeepSpeed leaves out by itself, and counts on."""
+        for gradient in self._gradients():
+            gradient.fill_(torch.nan)
+        self.deepspeed_engine.step()
+
+    def _gradients(self) -> Iterator[Tensor]:
+        """This rank's parts of the summed gradients, between the last backward pass of a step and its update."""
+        for gradients in self.deepspeed_engine.optimizer.averaged_gradients.values():
+            yield from gradients or ()
+
     def _base(self) -> torch.optim.Optimizer:
         """The optimizer of the flat parts, inside DeepSpeed's."""
         return self.deepspeed_engine.optimizer.optimizer
@@ -139,5 +159,6 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         for part in flat:
             base.state[part] = {"step": step.clone(), **{key: torch.zeros_like(part) for key in MOMENTS}}
         if self.stage < 3:
+            optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 

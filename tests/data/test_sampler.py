@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.sampler import Budget, Plan, Stream, evaluation_bins, pack
+from sciml.data.datamodule import Source
+from sciml.data.sampler import Budget, Plan, Stream, balance, evaluation_bins, pack
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
+from sciml.schema import SAMPLES
 from tests.data.examples import molecule
 
 
@@ -195,3 +197,38 @@ def test_bins_that_ranks_cannot_share_are_refused():
 def test_wrong_budgets(budget):
     with pytest.raises(UserError, match="batch: "):
         Budget(*budget)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 80), min_size=2, max_size=60), st.integers(2, 8), st.integers(60, 200))
+def test_dealing_anew_keeps_the_records_and_the_budget_and_evens_the_edges(nodes, count, max_nodes):
+    costs = np.stack([np.ones(len(nodes), int), np.array(nodes), np.array(nodes) * 12], axis=1)
+    budget = Budget(max_nodes=max_nodes)
+    bins = pack(costs, budget)[:count]
+    dealt = balance(costs, bins, budget)
+    assert sorted(i for members in dealt for i in members) == sorted(i for members in bins for i in members)
+    assert len(dealt) == len(bins)
+    assert all(dealt)
+    assert all(costs[members, 1].sum() <= max_nodes or len(members) == 1 for members in dealt)
+    most = [max(costs[members, 2].sum() for members in found) for found in (dealt, bins)]
+    assert most[0] <= most[1]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(
+    ("kind", "names", "cutoff", "budget"),
+    [
+        ("atoms", ["molecules", "crystals", "metals", "peptides"], 5.0, Budget(64, 512, 16384)),
+        ("jets", ["jets"], 2.5, Budget(32, 1024, 32768)),
+        ("residues", ["peptides"], 8.0, Budget(16, 1024, 24576)),
+    ],
+)
+def test_ranks_have_equal_edges_on_the_embedded_samples(kind, names, cutoff, budget, world_size):
+    costs = [Source(Store(SAMPLES / name), 0).costs(kind, cutoff) for name in names]
+    nodes, edges = [n for n, _ in costs], [e for _, e in costs]
+    for bins in (world_size, 2 * world_size):
+        stream = Stream(kind, nodes, edges, budget, seed=0)
+        ranks = [Plan({kind: stream}, {kind: bins}, 0, world_size, rank) for rank in range(world_size)]
+        for step in range(8):
+            loads = [sum(stream.edges(batch.items) for batch in rank.step(step)) for rank in ranks]
+            assert max(loads) < 1.05 * np.mean(loads), (bins, step, loads)
