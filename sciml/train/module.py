@@ -30,8 +30,8 @@ class Module(lightning.LightningModule):
     the model says beside its weights, kept in every checkpoint. ``widths`` are those of
     :func:`sciml.train.optimizer.relative_widths`, ``factors`` {parameter: its share of the learning rate}. With
     ``compiled`` the training pass is compiled; validation is not. ``guard`` decides whether the update of a step
-    is made; ``left_out`` tells that it was not. With ``split`` a
-    step that does not fit into memory is computed again in pieces (:mod:`sciml.train.split`).
+    is made; ``left_out`` tells that it was not. With ``split`` a step that does not fit into memory is
+    computed again in pieces (:mod:`sciml.train.split`).
     """
 
     _forward: Forward
