@@ -13,18 +13,20 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 
 import sciml
 from sciml import build, registry
 from sciml.config import configure
 from sciml.data.datamodule import GraphDataset, Source
 from sciml.data.sampler import MicroBatch
-from sciml.data.store import Store
+from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.evaluate.plots import MOST_NAMES, figure, write_plots
 from sciml.evaluate.predict import Columns
 from sciml.evaluate.report import write_report
 from sciml.evaluate.run import Evaluation
+from sciml.evaluate.table import text_table
 from sciml.files import file_sha256
 from sciml.models.model import build_model
 from sciml.package import FILES, Package, save
@@ -97,6 +99,38 @@ def check(found: dict, errors: np.ndarray) -> None:
     assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-4)
     assert found["rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-4)
     assert found["count"] == errors.size
+
+
+def test_errors_of_elements_and_configuration_types(place, tmp_path):
+    """Each is the error of the rows of that kind alone, and all together are the whole."""
+    with StoreWriter(tmp_path / "typed", "materials", "first") as writer:
+        for index, record in enumerate(Store(place / "first")):
+            kind = {"config_type": ("bulk", "surface")[index % 2]} if index < 10 else {}
+            assert writer.add({**record, **kind})
+    found = evaluate(place, tmp_path / "out", tmp_path / "typed", plots="false")["targets"]
+    package = sciml.load(place / "package")
+    pairs = direct(package, Store(tmp_path / "typed"), 0, "atoms")
+    types = np.concatenate([record["types"] for record, _ in pairs])
+    errors = np.concatenate([predicted["forces"] - record["forces"] for record, predicted in pairs])
+    by_element = found["forces"]["by_element"]
+    assert set(by_element) == {chemical_symbols[number] for number in set(types.tolist())}
+    for symbol, values in by_element.items():
+        check(values, errors[types == chemical_symbols.index(symbol)])
+    counts = [values["count"] for values in by_element.values()]
+    assert sum(counts) == found["forces"]["count"]
+    assert counts == sorted(counts, reverse=True)
+    by_type = found["energy_per_atom"]["by_config_type"]
+    assert {name: values["count"] for name, values in by_type.items()} == {"bulk": 5, "surface": 5}
+    energies = [
+        (predicted["energy"] - record["energy"]) / len(record["types"])
+        for record, predicted in pairs
+        if record.get("config_type") == "surface"
+    ]
+    check(by_type["surface"], np.concatenate(energies))
+    assert "by_config_type" not in found["energy"]
+    text = text_table({"typed": found})
+    assert "forces MAE of" in text
+    assert "energy_per_atom MAE of surface" in text
 
 
 def test_baselines_are_zero_forces_and_the_composition_fit(place, tmp_path):

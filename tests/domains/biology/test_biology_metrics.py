@@ -43,3 +43,18 @@ def test_one_sequence_has_no_interval():
     result = metrics.bootstrap_difference(np.array([1.0, np.nan]), np.zeros(2), np.array(["a", "b"]))
     assert result["difference"] == 1.0
     assert math.isnan(result["low"])
+
+
+def test_correlations_against_scipy():
+    from scipy.stats import pearsonr, spearmanr
+
+    rng = np.random.default_rng(0)
+    reference = np.round(rng.normal(size=200), 1)  # with ties
+    predicted = np.round(reference**3 + rng.normal(size=200), 1)
+    reference[::17] = np.nan
+    known = np.isfinite(reference)
+    found = metrics.correlations(predicted[:, None], reference[:, None])
+    assert found["pearson"] == pytest.approx(pearsonr(predicted[known], reference[known]).statistic)
+    assert found["spearman"] == pytest.approx(spearmanr(predicted[known], reference[known]).statistic)
+    assert np.isnan(metrics.correlations(np.ones(5), np.arange(5.0))["pearson"])
+    assert np.isnan(metrics.correlations(np.zeros(0), np.zeros(0))["spearman"])
