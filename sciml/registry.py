@@ -54,6 +54,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "aselmdb": "sciml.ingest.formats.aselmdb",
         "spice": "sciml.ingest.formats.spice",
         "toptagging": "sciml.ingest.formats.toptagging",
+        "quarkgluon": "sciml.ingest.formats.quarkgluon",
     },
 }
 

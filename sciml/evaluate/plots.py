@@ -93,10 +93,12 @@ def _roc(values: Columns, classes: list[str], path: Path) -> Path:
         if index != background and signal.any() and not signal.all():
             colour = COLOURS[index % len(COLOURS)]
             if len(axis.get_lines()) < MOST_BANDS:
-                low, high = (np.maximum(side, 1e-4) for side in roc_band(scores, signal, grid, resamplings=100))
+                low, high = roc_band(scores, signal, grid, resamplings=100)
+                least = 0.5 / (~signal).sum()  # below what one jet is
+                low, high = np.maximum(low, least), np.maximum(high, least)
                 axis.fill_between(grid, low, high, color=colour, alpha=0.25, linewidth=0)
             curve = roc(scores, signal)
-            shown = np.maximum(curve.background, 1e-4)
+            shown = np.where(curve.background > 0, curve.background, np.nan)  # where no jet passes nothing is known
             axis.plot(curve.signal, shown, label=f"{name} / {classes[background]}", color=colour)
     axis.set_yscale("log")
     axis.set_xlabel("signal efficiency", fontsize=8)

@@ -19,8 +19,8 @@ from sciml.ingest.formats.mlearn import load_json
 
 # Narrow formats first: ASE would try to read almost anything.
 _ORDER = (
-    "mptrj", "mlearn", "aselmdb", "spice", "toptagging", "jetclass", "pfnano", "jetclass_root", "protein", "complexes",
-    "ase",
+    "mptrj", "mlearn", "aselmdb", "spice", "toptagging", "quarkgluon", "jetclass", "pfnano", "jetclass_root", "protein",
+    "complexes", "ase",
 )  # fmt: skip
 _SHOWN = 5  # refused records that are printed; the file has all
 

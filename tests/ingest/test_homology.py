@@ -23,7 +23,7 @@ def relative(rng: np.random.Generator, parent: np.ndarray, kept: float) -> np.nd
     return np.concatenate([child[:cut], child[cut + 2 : put], sequence(rng, 3), child[put:]]).astype(np.uint8)
 
 
-def families(rng: np.random.Generator, count: int, size: int, kept: float = 0.5) -> list[np.ndarray]:
+def families(rng: np.random.Generator, count: int, size: int, kept: float = 0.7) -> list[np.ndarray]:
     parents = [sequence(rng, int(rng.integers(80, 160))) for _ in range(count)]
     return [relative(rng, parent, kept) for parent in parents for _ in range(size)]
 

@@ -74,7 +74,7 @@ def test_zero_share_stays_empty():
 @pytest.mark.parametrize(
     ("groups", "fractions", "match"),
     [
-        (["a"], [0.9, 0.1], "data: the part val would be empty: 1 records in 1 groups"),
+        (["a"], [0.9, 0.1], "data: the part train would be empty: 1 records in 1 groups"),
         (["a", "b"], [0.9, 0.2], "split: fractions .* expected numbers of 0 or more that sum to 1"),
     ],
 )
@@ -191,7 +191,7 @@ def test_groups_of_the_file_are_never_cut(tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["fractions.train=0.9"], "fractions: train \\+ val \\+ test: found 1.1, expected 1"),
+        (["fractions.train=0.9"], "fractions.train \\+ val \\+ test: found 1.1, expected 1"),
         (["by=sequence"], "by: found sequence, but .* holds hep records; use group"),
         (["by=sequences"], "by: found 'sequences', expected"),
         (["source=missing.xyz"], "source: 'missing.xyz' does not exist"),
