@@ -97,5 +97,5 @@ def _shared(source: Source, other: Source) -> str:
     """A sentence on what two sources share, empty where they share nothing."""
     if source.data.base != other.data.base:
         return ""
-    found = shared_records(source.data, other.data)  # type: ignore[arg-type]  (a part of a store reads like one)
+    found = shared_records(source.data, other.data)
     return "; ".join(f"{one.text} (such as {', '.join(one.records[:SHOWN])})" for one in found)

@@ -57,7 +57,7 @@ def relaxed(atoms: Atoms, cell: bool = False, force: float = FORCE) -> Atoms:
     result = atoms.copy()
     result.calc = atoms.calc
     with warnings.catch_warnings(action="ignore"):  # of logarithms of matrices
-        moving = FrechetCellFilter(result) if cell else result
+        moving: Any = FrechetCellFilter(result) if cell else result
         steps = BFGS(moving, logfile=None)
         if not steps.run(fmax=force, steps=_STEPS):
             raise UserError(
@@ -73,19 +73,20 @@ def equation_of_state(atoms: Atoms, strain: float = 0.02, points: int = 9) -> Eq
 
     In x = V^(-2/3) the energy is a polynomial of third degree, so the fit is linear and needs no start.
     """
-    volumes, energies = [], []
+    volumes: list[float] = []
+    energies: list[float] = []
     for factor in np.linspace(1 - strain, 1 + strain, points):
         scaled = atoms.copy()
         scaled.set_cell(atoms.cell[:] * factor, scale_atoms=True)
         scaled.calc = atoms.calc
         scaled = relaxed(scaled)
-        volumes.append(scaled.get_volume() / len(atoms))
-        energies.append(scaled.get_potential_energy() / len(atoms))
-    volume, energy = np.array(volumes), np.array(energies)
+        volumes.append(float(scaled.get_volume()) / len(atoms))
+        energies.append(float(scaled.get_potential_energy()) / len(atoms))
+    volume, energy = np.array(volumes, dtype=float), np.array(energies, dtype=float)
     polynomial = np.polynomial.Polynomial.fit(volume ** (-2 / 3), energy, 3)
     slope, curvature, third = (polynomial.deriv(order) for order in (1, 2, 3))
     roots = [float(root.real) for root in slope.roots() if abs(root.imag) < 1e-12 and root.real > 0]
-    inside = [root for root in roots if curvature(root) > 0 and volume[0] < root**-1.5 < volume[-1]]
+    inside = [root for root in roots if curvature(root) > 0 and min(volumes) < root**-1.5 < max(volumes)]
     if not inside:
         raise UserError(
             f"{atoms.get_chemical_formula()}: the energy has no minimum between {volume[0]:.3g} and {volume[-1]:.3g} "

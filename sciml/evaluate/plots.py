@@ -117,16 +117,16 @@ def _reliability(values: Columns, path: Path) -> Path:
     drawing, rows = figure(4.2, 4.4, rows=2)
     above, below = (row[0] for row in rows)
     above.plot([0, 1], [0, 1], color=INK, linewidth=0.7)
-    used = found.count > 0
-    errors = np.sqrt(found.accuracy * (1 - found.accuracy) / np.maximum(found.count, 1))
+    used = found.jets > 0
+    errors = np.sqrt(found.accuracy * (1 - found.accuracy) / np.maximum(found.jets, 1))
     above.errorbar(
         found.confidence[used], found.accuracy[used], errors[used], fmt="o-", markersize=4, linewidth=1,
         color=COLOURS[0], label=f"expected calibration error {found.error:.3f}",
     )  # fmt: skip
     above.set_ylabel("share that is right", fontsize=8)
     above.legend(fontsize=8, frameon=False)
-    edges = np.linspace(0, 1, len(found.count) + 1)
-    below.bar(edges[:-1], found.count, np.diff(edges), align="edge", color=COLOURS[0])
+    edges = np.linspace(0, 1, len(found.jets) + 1)
+    below.bar(edges[:-1], found.jets, np.diff(edges), align="edge", color=COLOURS[0])
     below.set_ylabel("jets", fontsize=8)
     below.set_xlabel("probability of the predicted class", fontsize=8)
     for axis in (above, below):

@@ -100,9 +100,9 @@ def _check_curve(name: str, curve: Any, where: str) -> None:
     elements = name.split("-")
     if len(elements) != 2 or any(element not in atomic_numbers for element in elements):
         raise UserError(f"{where}: {name!r} found, expected two elements such as Si-Si.")
-    columns = [curve.get(key) for key in ("distances", "energies")] if isinstance(curve, dict) else [None]
+    columns: list[Any] = [curve.get(key) for key in ("distances", "energies")] if isinstance(curve, dict) else [None]
     sound = all(isinstance(column, list) and len(column) > 2 for column in columns)
-    if not sound or len({len(column) for column in columns}) > 1 or (np.diff(columns[0]) <= 0).any():
+    if not sound or len({len(column) for column in columns}) > 1 or np.min(np.diff(columns[0])) <= 0:
         raise UserError(f"{where}: expected distances in ascending order and as many energies, three or more.")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sciml.data.records import Record, targets
 from sciml.data.statistics import OUTLIER, composition, fit_reference_energies
-from sciml.data.store import Store
+from sciml.data.store import Store, Subset
 from sciml.data.targets import stored_targets
 from sciml.errors import UserError
 from sciml.files import write_text
@@ -64,7 +64,7 @@ def audit(store: Store) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 
-def shared_records(store: Store, other: Store) -> list[Finding]:
+def shared_records(store: Store | Subset, other: Store | Subset) -> list[Finding]:
     """What two stores that should be apart have in common: records, or groups (trajectories, events, sequences)."""
     if store.base != other.base:
         raise UserError(
@@ -129,7 +129,7 @@ def _groups(store: Store) -> Iterator[Finding]:
         yield Finding("groups", "warning", "all records are of one group: a split cuts it, so its parts are alike")
 
 
-def _keys(store: Store) -> list[str]:
+def _keys(store: Store | Subset) -> list[str]:
     """What makes records the same: types and coordinates to some digits, not labels."""
     return [_key(record) for record in store]
 

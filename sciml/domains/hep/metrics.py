@@ -160,14 +160,14 @@ class Reliability(NamedTuple):
 
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    jets: np.ndarray
 
     @property
     def error(self) -> float:
         """Expected calibration error (Guo et al., 2017): the mean of |accuracy - confidence|, bins by their jets."""
-        used = self.count > 0
+        used = self.jets > 0
         gaps = np.abs(self.accuracy - self.confidence)[used]
-        return float((gaps * self.count[used]).sum() / self.count.sum()) if used.any() else float("nan")
+        return float((gaps * self.jets[used]).sum() / self.jets.sum()) if used.any() else float("nan")
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:

@@ -44,8 +44,8 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """
     refuse_unused(path, options, ("length_unit", "targets", "unlabelled"))
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter=EXTENSIONS[path.suffix.lower()])
+        with open(path, encoding="utf-8", newline="") as table:
+            rows = csv.DictReader(table, delimiter=EXTENSIONS[path.suffix.lower()])
             _check_columns(path, list(rows.fieldnames or ()), options)
             entries = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

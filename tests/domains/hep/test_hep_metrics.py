@@ -162,7 +162,7 @@ def test_calibration_of_an_honest_and_of_a_boastful_tagger():
     gap = confidence.mean() - metrics.accuracy(logits, labels)
     assert boastful.error == pytest.approx(gap, abs=0.01)  # boastful in every bin
     assert boastful.error > 0.15
-    assert honest.count.sum() == 20000
+    assert honest.jets.sum() == 20000
     by_hand = 0.0
     for low in np.arange(15) / 15:
         inside = (confidence >= low) & (confidence < low + 1 / 15)
