@@ -248,6 +248,34 @@ def test_plots_are_drawn_once_for_files_and_report(tmp_path, monkeypatch):
     assert "Jet classes: store" in page
 
 
+def test_properties_of_a_package_need_no_store(place, tmp_path):
+    """Dimers of the file by the level of theory that is named, in double precision, and nothing else."""
+    first, second = (chemical_symbols[number] for number in ELEMENTS[:2])
+    curve = {"distances": [0.9, 1.3, 2.0, 4.0], "energies": [1.0, -2.0, -1.0, 0.0]}
+    (tmp_path / "dimers.json").write_text(json.dumps({"diatomics": {f"{first}-{second}": curve}}))
+    words = [f"package={place / 'package'}", f"properties={tmp_path / 'dimers.json'}", f"output={tmp_path / 'out'}"]
+    assert build.evaluate(configure("evaluate", [*words, "device=cpu", "dataset=second"])) == 0
+    (found,) = json.loads((tmp_path / "out" / "properties.json").read_text())["diatomics"].values()
+    calculator = sciml.calculator(place / "package", dataset="second", dtype=torch.float64)
+    atoms = Atoms([first, second], positions=np.zeros((2, 3)), calculator=calculator)
+    energies = []
+    for distance in curve["distances"]:
+        atoms.positions[1, 2] = distance
+        energies.append(atoms.get_potential_energy())
+    assert found["curve"]["energies"] == pytest.approx(np.array(energies) - energies[-1], abs=1e-9)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"properties.json", "diatomics.png"}
+    with pytest.raises(UserError, match=r"dataset=None: .* give one of them"):
+        build.evaluate(configure("evaluate", words))
+
+
+def test_denoising_without_its_head_and_evaluation_of_nothing_are_refused(place, tmp_path):
+    words = [f"package={place / 'package'}", f"store={place / 'peptides'}", f"output={tmp_path}", "device=cpu"]
+    with pytest.raises(UserError, match="denoise_levels: the model has no head that finds noise"):
+        build.evaluate(configure("evaluate", [*words, "denoise_levels=[0.1]", "plots=false"]))
+    with pytest.raises(UserError, match="store: found nothing, expected store=FILE_OR_STORE, or properties="):
+        configure("evaluate", words[:1])
+
+
 def test_another_level_of_theory_is_refused(place, tmp_path):
     molecules_store(tmp_path / "other", dataset="pbe")
     with pytest.raises(

@@ -13,6 +13,7 @@ from sciml.data.statistics import joint_statistics, statistics
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
 from sciml.ingest.ingest import open_data
+from sciml.ingest.split import split_records
 from sciml.train.sources import check_far_field, check_known, context_of, joined, open_splits
 from tests.helpers import random_jet
 from tests.small import CLASSES, jets_store, molecules_store, train_config
@@ -166,3 +167,17 @@ def test_a_slab_is_refused_by_name_where_the_model_sums_over_charges(tmp_path):
     check_far_field(sources, FarField(radius=9.0))
     with pytest.raises(UserError, match="slabs.*record slab2 is periodic along a and b alone"):
         check_far_field(sources, FarField(ewald=True))
+
+
+def test_training_splits_as_the_verb_does(tmp_path):
+    """Molecules of one formula lie on one side where ``data.split_by`` says so; by default each is its own group."""
+    store = atoms_store(tmp_path / "s", [[1, 1], [1, 8], [6, 8], [8, 8]] * 8)
+    words = [f"train={store.path}", "model=tiny", "data.val_fraction=0.25", "data.split_by=composition"]
+    config = configure("train", words)
+    splits = open_splits(config, open_data, [])
+    sides = [{tuple(sorted(r["types"].tolist())) for r in part[0].data} for part in (splits.train, splits.validation)]
+    assert not sides[0] & sides[1]
+    assert [len(side) for side in sides] == [3, 1]
+    assert any("split by composition (by reduced formula): 32 records of 4 groups" in note for note in splits.notes)
+    whole, _ = split_records(store, [0.75, 0.25, 0.0], config.seed, by="composition")
+    assert splits.validation[0].data.indices.tolist() == whole[1].tolist()
