@@ -72,6 +72,7 @@ def run_relax(options: argparse.Namespace) -> None:
     """Relax the structures of this part that are not in the output yet; one that fails is left out and named."""
     import torch
 
+    from sciml.errors import UserError
     from sciml.export.ase import calculator
 
     model = calculator(options.package, options.dataset, options.device, torch.float64)
@@ -84,7 +85,7 @@ def run_relax(options: argparse.Namespace) -> None:
             continue
         try:
             ase.io.write(options.output, relax(atoms, model), format="extxyz", append=True)
-        except (ValueError, RuntimeError, ArithmeticError) as error:  # an element unknown to the model, a blown-up cell
+        except (UserError, ValueError, RuntimeError, ArithmeticError) as error:  # an unknown element, a blown-up cell
             print(f"{atoms.info['material_id']}: {error}", file=sys.stderr)
 
 

@@ -49,6 +49,8 @@ def homologous_groups(sequences: Sequence[np.ndarray], identity: float) -> tuple
     if program:
         pairs, how = _found_by_mmseqs(unique, identity, program), "MMseqs2"
     else:
+        if len(unique) > EXHAUSTIVE:
+            print(f"aligning {len(unique):,} sequences; this takes minutes, and less where MMseqs2 is installed")
         pairs, how = _aligned(unique, identity), "alignment of all pairs"
         if len(unique) > EXHAUSTIVE:
             how = "alignment of pairs with common words of 3 residues (MMseqs2, not installed here, finds remoter ones)"

@@ -1,5 +1,6 @@
 """Leaderboards on a few records: metrics against computations by hand, files in the published formats."""
 
+import argparse
 import csv
 import gzip
 import importlib
@@ -15,10 +16,17 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from sciml.data.datamodule import Source
+from sciml.models.model import build_model
+from sciml.package import save
+from sciml.train.card import package_config
+from tests.small import describe_model, jets_store
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -187,3 +195,49 @@ def test_copies_of_training_configurations_leave_the_test_set(monkeypatch, tmp_p
     known = {content(frame) for name in ("train", "val") for frame in frames[name]}
     assert not known & {content(frame) for frame in frames["test"]}
     assert len(structures.read_frames(files["isolated"])) == 4
+
+
+def test_relaxation_goes_on_where_it_was_stopped(discovery, monkeypatch, tmp_path, capsys):
+    """Every structure once, in parts or not; one that the model cannot take is named and left out."""
+    monkeypatch.setattr("sciml.export.ase.calculator", lambda *words: EMT())
+    write_inputs(tmp_path, dict.fromkeys(metals(), 0.0), [0.0] * 4)
+    iron = bulk("Fe", "bcc", a=2.9, cubic=True)  # EMT has no iron
+    iron.info = {"material_id": "wbm-2-1"}
+    text = io.StringIO()
+    ase.io.write(text, iron, format="extxyz")
+    with zipfile.ZipFile(tmp_path / "initial.extxyz.zip", "a") as archive:
+        archive.writestr("wbm-2-1.extxyz", text.getvalue())
+    options = argparse.Namespace(
+        package=tmp_path, dataset=None, device="cpu", structures=tmp_path / "initial.extxyz.zip",
+        output=tmp_path / "relaxed.extxyz", part="1/2",
+    )  # fmt: skip
+    discovery.run_relax(options)
+    first = list(discovery.by_id([options.output]))
+    assert first == ["wbm-1-1", "wbm-1-3"]
+    options.part = "1/1"
+    discovery.run_relax(options)
+    discovery.run_relax(options)
+    names = [atoms.info["material_id"] for atoms in discovery.structures(options.output)]
+    assert sorted(names) == [f"wbm-1-{index}" for index in range(1, 5)]
+    assert "wbm-2-1: " in capsys.readouterr().err
+
+
+def test_top_tagging_reads_packages_and_stores(tagging, monkeypatch, tmp_path, capsys):
+    torch.manual_seed(0)
+    store = jets_store(tmp_path / "jets", records=60)
+    description = describe_model(("jets",))
+    description["context"]["datasets"] = ["toy"]
+    baselines = {"residue_counts": [1.0] * 20, "mass_windows": {}}
+    package = package_config(description, [Source(store, 0, "jets")], baselines)
+    for name in ("a", "b"):
+        save(tmp_path / name, build_model(description), package, "# card\n")
+    words = ["--store", store.path, "--packages", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "row.json"]
+    monkeypatch.setattr(sys, "argv", ["top_tagging.py", *map(str, [*words, "--scores", tmp_path / "scores"])])
+    assert tagging.main() == 0
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert row["jets"] == 60
+    scores = np.load(tmp_path / "scores" / "scores-0.npz")
+    assert scores["top"].shape == scores["label"].shape == (60,)
+    assert 0 <= row["runs"][0]["auc"] <= 1
+    assert row["runs"][0]["accuracy"] != row["runs"][1]["accuracy"] or row["runs"][0]["auc"] != row["runs"][1]["auc"]
+    assert "LorentzNet" in capsys.readouterr().out
