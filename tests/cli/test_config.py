@@ -28,7 +28,8 @@ def test_each_group_has_options() -> None:
 
 @pytest.mark.parametrize(("verb", "group", "option"), OPTIONS)
 def test_each_option_composes_and_validates(verb: str, group: str, option: str) -> None:
-    config = configure(verb, [*REQUIRED[verb], f"{group}={option}"])
+    starts = ["init=p"] if group == "adapt" or option.startswith("finetune") else []
+    config = configure(verb, [*REQUIRED[verb], *starts, f"{group}={option}"])
     assert isinstance(config, CONFIGS[verb])
     assert CONFIGS[verb].model_validate(yaml.safe_load(to_yaml(config))) == config
 

@@ -19,6 +19,7 @@ MEASURES = {
     "recovery": "recovery",
 }
 """Metrics of an evaluation that the table shows, of those that a target has."""
+MOST = 100  # records of a test set that the table of both is measured on, where no forgetting is
 HIGHER = ("accuracy", "recovery", "AUC")
 Measure = Callable[[list[Source]], dict[str, dict[str, dict[str, Any]]]]
 
@@ -48,7 +49,7 @@ class Forgetting:
 
     def __init__(self, test: Sequence[Source], retained: Sequence[Source], records: int, folder: Path) -> None:
         self.sources = {
-            NEW: [s for source in test if (s := limited(source, max(records, 1)))],
+            NEW: [s for source in test if (s := limited(source, records or MOST))],
             RETAINED: list(retained),
         }
         self.folder = folder

@@ -1,0 +1,74 @@
+"""The benchmark of fine-tuning: every cell is a configuration, its tables say what the cells found, a small one runs."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sciml.config import configure
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def finetune(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, which imports its neighbours as scripts do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("finetune")
+
+
+def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: Any, tmp_path: Path) -> None:
+    settings = replace(finetune.Settings(), seeds=(3,), label_counts=(40,))
+    options = SimpleNamespace(runs=tmp_path, threads=1)
+    found = {cell.name: cell for cell in finetune.cells(settings, options, tmp_path / "base", finetune.TABLES)}
+    assert len(found) == 11
+    configs = {name: configure("train", cell.words) for name, cell in found.items()}
+    assert {config.trainer.max_time for config in configs.values()} == {"00:05:00"}
+    for table in finetune.MEASURES:
+        base, scratch = (configs[f"{table}-{start}-3"] for start in ("base", "scratch"))
+        assert (base.init, scratch.init) == (str(tmp_path / "base"), None)
+        assert (base.train, base.test, base.optimizer) == (scratch.train, scratch.test, scratch.optimizer)
+        assert scratch.model.channels == 32
+    assert configs["strategies-lora-40-3"].adapt.name == "lora"
+    assert configs["lithium-replay-3"].adapt.replay.fraction == settings.replay
+    assert configs["lithium-alone-3"].adapt.replay.fraction == 0.0
+    assert configs["lithium-replay-3"].init == str(tmp_path / "lithium-si-3")
+
+
+def row(table: str, start: str, seed: int, value: float, after: float = 2.0) -> dict[str, Any]:
+    kept = [{"part": "retained", "store": "a", "measure": "forces MAE", "before": 1.0, "after": after}]
+    targets = {"forces": {"rmse": value}, "energy_per_atom": {"mae": value / 10}}
+    facts = {"table": table, "start": start, "seed": seed, "labels": 20, "seconds": 10.0, "trained": 1234}
+    return {**facts, "targets": targets, "adaptation": kept}
+
+
+def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
+    rows = [row("silicon", "base", seed, 0.1 + 0.02 * seed) for seed in (0, 1)] + [row("silicon", "scratch", 0, 0.3)]
+    rows += [row("strategies", "lora", 0, 0.2, after=1.5), row("lithium", "replay", 0, 0.2, after=1.2)]
+    tables = finetune.text(rows)
+    assert set(tables) == {"silicon", "strategies", "lithium"}
+    assert tables["silicon"][1:] == [
+        ["base", "20", "110.0 ± 14.1", "11.00 ± 1.41", "10", "2"],
+        ["scratch", "20", "300.0", "30.00", "10", "1"],
+    ]
+    assert tables["strategies"][1] == ["lora", "20", "200.0", "1,234", "1.50", "10", "1"]
+    assert tables["lithium"][1] == ["replay", "200.0", "1.20", "10", "1"]
+    readme = importlib.import_module("readme")
+    assert "*lithium*" in readme._several({"text": tables})
+
+
+@pytest.mark.slow
+def test_a_small_benchmark_runs_and_goes_on_where_it_was(finetune: Any, tmp_path: Path, shared_data: Path) -> None:
+    words = ["--small", "--runs", str(tmp_path), "--tables", "silicon,lithium"]
+    assert finetune.main(words) == 0
+    found = json.loads((tmp_path / "finetune.json").read_text())
+    assert found["complete"]
+    assert set(found["text"]) == {"silicon", "lithium"}
+    assert found["text"]["lithium"][1][2]
+    made = (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns
+    assert finetune.main(words) == 0
+    assert (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns == made
