@@ -1,4 +1,4 @@
-"""The benchmark of fine-tuning: every cell is a configuration, its tables say what the cells found, a small one runs."""
+"""The benchmark of fine-tuning: every cell is a configuration, tables say what the cells found, a small one runs."""
 
 import importlib
 import json

@@ -52,7 +52,9 @@ def stages(model: Model) -> list[str]:
 
 
 def learning_rate_factors(model: Model, decay: float) -> dict[str, float]:
-    """{parameter: its share of the learning rate}, ``decay`` to the number of stages behind it (Howard & Ruder, 2018)."""
+    """{parameter: its share of the learning rate}: ``decay`` to the number of stages behind it (Howard & Ruder,
+    2018).
+    """
     order = stages(model)[::-1]
     return {
         name: decay ** next((depth for depth, stage in enumerate(order) if name.startswith(f"{stage}.")), 0)
