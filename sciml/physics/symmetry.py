@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sciml.data.records import Record
 from sciml.graph import FOUR_MOMENTA, Graph
+from sciml.irreps import parse_irreps
 from sciml.physics import lorentz
 
 NOISE = ("clean_forces", "noise_atoms", "noise_residues")
@@ -100,11 +101,24 @@ def turn(value: Tensor, rotation: Tensor, rank: int | str) -> Tensor:
     The energy of a four-vector (..., 4) stays.
     """
     if isinstance(rank, str):
-        return value @ o3.Irreps(rank).D_from_matrix(rotation.cpu().double()).to(value).T
+        return value @ representation(rank, rotation.cpu().double()).to(value).T
     if rank == 0:
         return value
     rotation = (lorentz.lorentz_of_rotation(rotation) if value.shape[-1] == 4 else rotation).to(value)
     return value @ rotation.T if rank == 1 else rotation @ value @ rotation.T
+
+
+def representation(irreps: str, rotation: Tensor) -> Tensor:
+    """The matrix (d, d) float64 by which components of ``irreps``, of natural parity, turn with ``rotation`` (3, 3).
+
+    From harmonics of the same points before and after, to rounding; by Euler angles it would have seven digits.
+    """
+    points = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    blocks = []
+    for copies, degree in parse_irreps(irreps):
+        before, after = (o3.spherical_harmonics(degree, x, normalize=True) for x in (points, points @ rotation.T))
+        blocks += [torch.linalg.lstsq(before, after).solution.T] * copies
+    return torch.block_diag(*blocks)
 
 
 def rotate(sample: Graph | Record, rotation: Tensor) -> tuple[Any, Action]:

@@ -44,7 +44,7 @@ def test_every_degree_turns_with_space(level, lmax):
         for name, irreps in names.items():
             assert float(first[name].abs().max()) > 1e-4
             expected = Action(rotation)(first, ranks={name: irreps})[name]
-            assert relative_rms(turned[name], expected) < 1e-6, name
+            assert relative_rms(turned[name], expected) < 1e-9, name
             assert relative_rms(moved[name], first[name][order] if level == "fine" else first[name]) < 1e-9, name
 
 

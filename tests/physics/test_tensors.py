@@ -47,7 +47,7 @@ def test_components_turn_as_their_irreps_say(seed):
     turned = np.einsum("ai,bj,ck,dl,ijkl->abcd", r, r, r, r, tensor)
     for irreps, before, after in ((SYMMETRIC, matrix, r @ matrix @ r.T), (STIFFNESS, tensor, turned)):
         expected = turn(torch.from_numpy(to_irreps(before, irreps)), rotation, irreps).numpy()
-        np.testing.assert_allclose(to_irreps(after, irreps), expected, atol=1e-7)
+        np.testing.assert_allclose(to_irreps(after, irreps), expected, atol=1e-12)
         assert o3.Irreps(irreps).dim == len(expected)
 
 
