@@ -50,13 +50,13 @@ def test_what_measures_forgetting_is_never_replayed(tmp_path):
 
 @pytest.fixture
 def package(tmp_path):
-    config = {"model": describe_model(), "elements": [1, 6, 7, 8, 14]}
+    config = {"model": describe_model(), "elements": [1, 6, 7, 8, 29]}
     config["datasets_of_domain"] = {"materials": ["second"], "hep": ["first"]}
     return Package(random_model(torch.float32), config, tmp_path)
 
 
 def test_pseudo_labels_are_what_the_base_model_says_of_records_that_it_can_read(package, tmp_path):
-    atoms = Source(molecules_store(tmp_path / "structures", records=8, dataset="unheard"), 0, "structures")
+    atoms = Source(molecules_store(tmp_path / "structures", records=24, dataset="unheard"), 0, "structures")
     found = pseudo_labelled(atoms, package, tmp_path / "data", BUDGETS)
     assert found.data.dataset == "second"
     assert found.dataset == 1
