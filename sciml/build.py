@@ -129,7 +129,8 @@ def _train(config: Any, folder: Path, start: float) -> int:
     if config.trainer.recompute:
         recompute_blocks(model)
     resumed, first = checkpoint is not None, first_process()
-    factors = tuning.start(model, description, objective, data, resumed, first) if tuning else None
+    whole = config.strategy.name not in ("single", "ddp")
+    factors = tuning.start(model, description, objective, data, resumed, first, whole) if tuning else None
     split = config.strategy.out_of_memory == "split"
     module = Module(model, objective, config.optimizer, 0, widths, config.trainer.compile, factors, split)
     module.package = {"model": description, "datasets_of_domain": _datasets_of_domain(splits, description, package)}

@@ -13,7 +13,8 @@ CUT = ("zero3", "fsdp2")  # strategies that cut the parameters themselves
 
 def refused(config: Any) -> str | None:
     """The sentence, without its full stop, that refuses a training configuration; None where all of it works."""
-    for rule in (_devices, _conservative, _precision, _compile, _recompute, _out_of_memory, _find_batch, _kernels):
+    rules = (_devices, _conservative, _precision, _compile, _recompute, _out_of_memory, _find_batch, _kernels, _adapt)
+    for rule in rules:
         if sentence := rule(config):
             return sentence
     return None
@@ -97,6 +98,16 @@ def _find_batch(config: Any) -> str | None:
     for kind, bins in config.data.bins_per_step.model_dump().items():
         if bins and getattr(config.data.batch, kind).max_edges is None:
             return f"data.batch.{kind}.max_edges: found null with data.find_batch=true, expected a number to begin with"
+    return None
+
+
+def _adapt(config: Any) -> str | None:
+    """What cuts parameters or their states counts on all of them having a gradient, and on their plain names."""
+    name, adapt = config.strategy.name, config.adapt.name
+    if adapt != "full" and name in (*ZERO, *CUT):
+        return f"adapt: found {adapt} with strategy={name}, expected adapt=full, or strategy=ddp"
+    if adapt == "lora" and config.trainer.recompute:
+        return "trainer.recompute: found true with adapt=lora, expected false, or adapt=full"
     return None
 
 

@@ -51,3 +51,17 @@ def test_two_ranks_give_the_weights_and_losses_of_one(tmp_path):
         for name, value in alone.items():
             if name.startswith(("train/", "val/")):
                 assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-7), (name, alone["step"])
+
+
+@pytest.mark.slow
+def test_two_ranks_fine_tune_with_updates_of_low_rank_as_one(tmp_path):
+    stores(tmp_path)
+    train(tmp_path, "base", 1, "trainer.max_steps=1")
+    words = ("init=base", "adapt=lora", "adapt.rank=2", "adapt.layer_decay=0.8", "trainer.max_steps=3")
+    train(tmp_path, "one", 1, *words)
+    train(tmp_path, "two", 2, *words)
+    first, second, base = (
+        load_file(tmp_path / name / "package" / "weights.safetensors") for name in ("one", "two", "base")
+    )
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
+    assert not (first["backbone.blocks.0.linear_in.weights"] == base["backbone.blocks.0.linear_in.weights"]).all()

@@ -60,15 +60,16 @@ class FineTuning:
         data: DataModule,
         resumed: bool,
         first: bool,
+        whole: bool = False,
     ) -> dict[str, float]:
         """Choose what is trained, check that the model is the package's, measure it where this is the ``first``
-        process.
+        process. ``whole`` freezes nothing, for strategies that want a gradient of every parameter.
 
         Returns {parameter: its share of the learning rate}. Raises UserError where the model is not the package's.
         """
         learned = objective.terms.keys()
         heads = {key for key, head in model.heads.items() if head.kind in data.kinds and learned & set(head.targets)}
-        choose_trained(model, self.options, heads)
+        choose_trained(model, self.options, set(model.heads) if whole else heads)
         say(f"adapt={self.options.name}: {trained_parameters(model):,} parameters are trained")
         if self.options.parity and not resumed:
             graphs = assert_parity(model, self.package, data.training.sources, description)
