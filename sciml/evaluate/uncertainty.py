@@ -20,7 +20,6 @@ from sciml.data.datamodule import GraphDataset, Source, evaluation_loader
 from sciml.data.sampler import Budget
 from sciml.data.store import Subset
 from sciml.data.targets import described_targets
-from sciml.graph import graph_of_rows
 from sciml.models.model import Model
 from sciml.models.readout import Head
 from sciml.objectives.supervised import error_unit
@@ -123,7 +122,7 @@ def labelled_rows(
             label = batch[target]
             known = label >= 0 if not label.is_floating_point() else label.isfinite()
             known = known.reshape(len(label), -1).all(dim=1)
-            unit = error_unit(target, batch, found[target][0].scale(target, batch))[graph_of_rows(batch, label)]
+            unit = error_unit(target, label, batch, found[target][0].scale(target, batch))
             columns = (features_of(found, target, batch), predictions[target], label, unit)
             parts.setdefault(target, []).append(tuple(column[known].detach().cpu() for column in columns))
     joined = {name: Rows(*(torch.cat(column) for column in zip(*part, strict=True))) for name, part in parts.items()}

@@ -87,18 +87,20 @@ class Supervised:
             losses = loss(prediction[labelled], label[labelled].long(), **options)
             return losses, torch.ones_like(losses), graph[labelled]
         label = label.to(prediction.dtype)
-        unit = error_unit(target, batch, head.scale(target, batch)).to(prediction.dtype)
-        unit = unit[graph].view(-1, *([1] * (label.dim() - 1)))
+        unit = error_unit(target, label, batch, head.scale(target, batch)).to(prediction.dtype)
+        unit = unit.view(-1, *([1] * (label.dim() - 1)))
         labelled = torch.isfinite(label)
         error = head.error(target, prediction, label, batch) / unit
         error = torch.where(labelled, error, torch.zeros_like(error))
         return loss(error, torch.zeros_like(error), **options), labelled.to(error.dtype), graph
 
 
-def error_unit(target: str, batch: Batch, scale: Tensor | None) -> Tensor:
-    """Unit (B,) of the error of a target in every graph; ``scale`` is what its head gives."""
-    unit = torch.ones(batch.num_graphs, device=batch.ptr.device) if scale is None else scale
-    return unit * batch.ptr.diff() if target in PER_ATOM else unit
+def error_unit(target: str, label: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
+    """Unit (m,) of the error in every row of a label; ``scale`` (B,) is what the head of the target gives."""
+    unit = torch.ones(batch.num_graphs, device=label.device) if scale is None else scale
+    if target in PER_ATOM:
+        unit = unit * batch.ptr.diff()
+    return unit[graph_of_rows(batch, label)]
 
 
 def _denominator(target: str, micro_batch: LoadedBatch) -> float:

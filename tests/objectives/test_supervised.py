@@ -8,7 +8,7 @@ from sciml.data.datamodule import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.objectives.losses import absolute_error, cross_entropy, huber, squared_error
-from sciml.objectives.supervised import Supervised, Term
+from sciml.objectives.supervised import Supervised, Term, error_unit
 from tests.helpers import random_crystal, random_jet, random_molecule, random_peptide, relative_rms
 from tests.small import graph_of, random_model
 
@@ -136,8 +136,8 @@ def test_errors_of_numbers_on_the_coarse_level_are_in_the_unit_of_their_graph():
     first, second = (graph_of(random_peptide(np.random.default_rng(0), residues=n), "residues") for n in (1, 3))
     batch = collate([first, second])
     label = torch.zeros(batch.coarse_types.shape[0], 2)
-    unit = Supervised._unit("exposure", label, batch, torch.tensor([2.0, 3.0]))
-    assert unit[:, 0].tolist() == [{0: 2.0, 1: 3.0}[int(graph)] for graph in batch.coarse_batch]
+    unit = error_unit("exposure", label, batch, torch.tensor([2.0, 3.0]))
+    assert unit.tolist() == [{0: 2.0, 1: 3.0}[int(graph)] for graph in batch.coarse_batch]
 
 
 def test_weights_multiply():
