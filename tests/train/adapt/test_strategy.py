@@ -182,7 +182,7 @@ def test_a_low_rank_run_resumes_to_the_bit_and_publishes_plain_weights(workplace
     shutil.move(run, workplace / "whole")
     shutil.copytree(workplace / "whole", run)
     shutil.rmtree(run / "package")
-    newest_checkpoint(run / "checkpoints").unlink()
+    shutil.rmtree(newest_checkpoint(run / "checkpoints"))
     assert build.train(train_config(workplace, *words, "resume=true", stores=("new",))) == 0
     resumed = load_file(run / "package" / "weights.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in resumed.items())
