@@ -161,6 +161,13 @@ def _written(result: dict[str, Any]) -> str:
 def _several(result: dict[str, Any]) -> str:
     """Several tables under their names."""
     return "\n\n".join(f"*{name}*\n\n{_table(lines[0], lines[1:])}" for name, lines in result["text"].items())
+def _faults(result: dict[str, Any]) -> str:
+    """One line a fault; a short suite says that its sweeps were short."""
+    rows = [
+        [str(row["number"]), row["fault"], row["expectation"], row["figure"], "yes" if row["passed"] else "no"]
+        for row in result["rows"]
+    ]
+    return _table(["", "fault", "expected", "found", "holds"], rows)
 
 
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
@@ -213,6 +220,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "Learning rate and width: the loss at the rate that is best for 32 channels over that at the width's own best",
         _written,
     ),
+    ("faults.json", "Faults, made in real processes (`sciml doctor faults=true`)", _faults),
 ]
 
 if __name__ == "__main__":
