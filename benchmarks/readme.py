@@ -161,6 +161,8 @@ def _written(result: dict[str, Any]) -> str:
 def _several(result: dict[str, Any]) -> str:
     """Several tables under their names."""
     return "\n\n".join(f"*{name}*\n\n{_table(lines[0], lines[1:])}" for name, lines in result["text"].items())
+
+
 def _faults(result: dict[str, Any]) -> str:
     """One line a fault; a short suite says that its sweeps were short."""
     rows = [

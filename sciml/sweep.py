@@ -89,14 +89,14 @@ def parse(overrides: Sequence[str]) -> Space:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     space = Space([], {}, {})
     parser = OverridesParser.create()
     for word in overrides:
         try:
             parsed = parser.parse_override(word)
-        except OverrideParseException:  # a path that Hydra cannot read is one value
+        except HydraException:  # a path that Hydra cannot read is one value
             space.shared.append(word)
             continue
         if not parsed.is_sweep_override():

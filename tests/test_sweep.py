@@ -58,7 +58,7 @@ def test_every_combination_runs_in_a_folder_of_its_own(data, commands, tmp_path,
     assert [command[:4] for command in commands] == [[sys.executable, "-m", "sciml", "train"]] * 4
     assert {path.name for path in folder.iterdir()} == {"000", "001", "002", "003", "summary.json"}
     rows = json.loads((folder / "summary.json").read_text())
-    assert [row["words"] for row in rows][0] == ["seed=3", "model.channels=4"]
+    assert rows[0]["words"] == ["seed=3", "model.channels=4"]
     ranked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("00")]
     assert ranked[0].startswith("002  seed=1 model.channels=4  val/loss 1")
     assert main(["train", "-m", *words]) == 0

@@ -23,8 +23,16 @@ def prepare_process(seed: int, threads: int | None) -> None:
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes files and talks to the user: the first of its node's ranks."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Whether this is the process that writes files and talks to the user: the first of all ranks.
+
+    torchrun tells a process its rank, Lightning its rank in its node and the node's, SLURM the number of its task.
+    """
+    environment = os.environ
+    if "RANK" in environment:
+        return environment["RANK"] == "0"
+    if "LOCAL_RANK" in environment:
+        return environment["LOCAL_RANK"] == environment.get("NODE_RANK", "0") == "0"
+    return environment.get("SLURM_PROCID", "0") == "0" or environment.get("SLURM_NTASKS", "1") == "1"
 
 
 def sum_over_ranks(losses: dict[str, torch.Tensor], targets: Iterable[str], strategy: Any) -> dict[str, float]:

@@ -6,17 +6,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from sciml import build
+from sciml.data.datamodule import LoadedBatch
 from sciml.evaluate.cost import measure
+from sciml.graph import collate
 from sciml.train.loggers import build_loggers, reachable
 from sciml.train.throughput import CLOCKED, PASSES, PASSES_WITH_FORCES, DataClock, Throughput, peak_flops
-from tests.small import graph_of, random_model, stores, train_config
 from tests.helpers import random_jet, random_molecule
-from sciml.data.datamodule import LoadedBatch
-from sciml.graph import collate
+from tests.small import graph_of, random_model, stores, train_config
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_a_profile_is_a_trace_and_a_table(run):
 
 def test_operations_are_those_of_the_model_times_its_passes():
     """On a batch that was not counted itself: linear in nodes and edges."""
-    generator = __import__("numpy").random.default_rng(0)
+    generator = np.random.default_rng(0)
     model = random_model(torch.float32)
     module = SimpleNamespace(model=model, compiled=False)
     for kind, make, passes in (("atoms", random_molecule, PASSES_WITH_FORCES), ("jets", random_jet, PASSES)):
