@@ -86,7 +86,7 @@ def test_a_run_that_fails_does_not_end_the_sweep(data, commands, tmp_path, capsy
     ("words", "sentence"),
     [
         (["seed=1,2", "run_dir=mine"], "run_dir=mine: found with -m, expected sweep.folder=FOLDER"),
-        (["seed=interval(1,2)"], "found an interval, expected sweep.trials=N"),
+        (["optimizer.learning_rate=interval(1e-4,1e-2)"], "found an interval, expected sweep.trials=N"),
         (["seed=1,2", "sweep.launcher=submitit"], "submitit is not installed"),
         (["seed=1,2", "sweep.trials=2"], "optuna is not installed"),
     ],
@@ -125,7 +125,7 @@ def test_jobs_are_submitted_with_the_parameters_of_the_user(data, commands, tmp_
     stub.core = SimpleNamespace(utils=SimpleNamespace(FailedJobError=RuntimeError))
     monkeypatch.setitem(sys.modules, "submitit", stub)
     folder = tmp_path / "sweep"
-    words = ["seed=1,2", f"sweep.folder={folder}", "sweep.launcher=submitit", "sweep.slurm={slurm_partition: gpu}"]
+    words = ["seed=1,2", f"sweep.folder={folder}", "sweep.launcher=submitit", "sweep.slurm.slurm_partition=gpu"]
     assert main(["train", "-m", data, *SHORT, *words]) == 0
     assert given == {"folder": folder / "jobs", "slurm_partition": "gpu"}
     assert len(commands) == 2
