@@ -59,7 +59,7 @@ from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
-from sciml.train.process import first_process, prepare_process
+from sciml.train.process import check_launch, first_process, prepare_process
 from sciml.train.progress import say
 from sciml.train.provenance import provenance
 from sciml.train.resume import check_resumed, resume_point
@@ -91,6 +91,7 @@ def train(config: Any) -> int:
     start = time.perf_counter()
     folder = Path(config.run_dir or f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}")
     check_machine(config.trainer.accelerator, config.model.backend, "trainer.accelerator")
+    check_launch(config.trainer.devices, config.trainer.nodes)
     with run_lock(folder) if first_process() else nullcontext():
         return _train(config, folder, start)
 

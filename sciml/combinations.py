@@ -21,9 +21,11 @@ def refused(config: Any) -> str | None:
 
 
 def _devices(config: Any) -> str | None:
-    devices, name = config.trainer.devices, config.strategy.name
-    if name == "single" and devices > 1:
-        return f"trainer.devices: found {devices} with strategy=single, expected 1, or strategy=ddp"
+    if config.strategy.name != "single":
+        return None
+    for key in ("devices", "nodes"):
+        if (found := getattr(config.trainer, key)) > 1:
+            return f"trainer.{key}: found {found} with strategy=single, expected 1, or strategy=ddp"
     return None
 
 
@@ -90,9 +92,9 @@ def _out_of_memory(config: Any) -> str | None:
 def _find_batch(config: Any) -> str | None:
     if not config.data.find_batch:
         return None
-    if config.trainer.devices > 1:
+    if config.trainer.ranks > 1:
         return (
-            f"data.find_batch: found true with trainer.devices={config.trainer.devices}, expected one device to "
+            f"data.find_batch: found true with {config.trainer.ranks} ranks, expected one device to "
             "measure on; find the limits there, and give them in data.batch"
         )
     for kind, bins in config.data.bins_per_step.model_dump().items():

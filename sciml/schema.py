@@ -462,7 +462,8 @@ class Trainer(Section):
     """Where and how long."""
 
     accelerator: Accelerator = Field(description="cpu, gpu, or auto for a gpu where there is one")
-    devices: Positive = Field(description="number of devices (processes)")
+    devices: Positive = Field(description="devices of a machine, each with a process")
+    nodes: Positive = Field(description="machines that train together; SLURM or torchrun starts their processes")
     precision: Annotated[Literal["32", "64", "bf16-mixed"], BeforeValidator(_text)] = Field(
         description="32, 64 or bf16-mixed; geometry and reductions are never below 32"
     )
@@ -482,6 +483,11 @@ class Trainer(Section):
     progress: bool = Field(description="show a progress bar")
     profile: bool = Field(description="write a trace and a table of where the time of three steps goes to profile/")
     threads: Positive | None = Field(description="CPU threads of each process; null leaves torch's choice")
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.nodes
 
     @property
     def max_seconds(self) -> float | None:
@@ -579,15 +585,16 @@ class TrainConfig(Section):
             raise ValueError(problem)
         if refusal := refused(self):
             raise ValueError(refusal)
-        devices = self.trainer.devices
+        ranks = self.trainer.ranks
         for kind in KINDS:
             bins = getattr(self.data.bins_per_step, kind)
-            if bins % devices:
+            if bins % ranks:
+                nodes = f" x trainer.nodes={self.trainer.nodes}" if self.trainer.nodes > 1 else ""
                 raise ValueError(
-                    f"data.bins_per_step.{kind}: found {bins}, expected a multiple of trainer.devices={devices}, "
-                    f"such as data.bins_per_step={devices}"
+                    f"data.bins_per_step.{kind}: found {bins}, expected a multiple of "
+                    f"trainer.devices={self.trainer.devices}{nodes}, such as data.bins_per_step={ranks}"
                 )
-        if devices > 1 and (self.run_dir is None or self.trainer.max_steps is None):
+        if ranks > 1 and (self.run_dir is None or self.trainer.max_steps is None):
             raise ValueError(
                 f"run_dir and trainer.max_steps: found null with strategy={self.strategy.name}, expected values that "
                 "all processes share"

@@ -22,7 +22,7 @@ TWO = ("train=x", "run_dir=y", "trainer.max_steps=5", "trainer.devices=2", "data
         (["strategy=zero3", "heads=direct", "trainer.recompute=true"], "recompute: found true with strategy=zero3"),
         (["strategy=ddp", "trainer.recompute=true", "trainer.compile=true"], "recompute: found true with trainer.c"),
         (["strategy=fsdp2", "strategy.out_of_memory=split"], "strategy.out_of_memory: found split with strategy=fsdp2"),
-        (["strategy=ddp", "data.find_batch=true"], "data.find_batch: found true with trainer.devices=2"),
+        (["strategy=ddp", "data.find_batch=true"], "data.find_batch: found true with 2 ranks"),
         (["strategy=fsdp2", "init=p", "adapt=lora"], "adapt: found lora with strategy=fsdp2, expected adapt=full"),
         (["strategy=ddp", "init=p", "adapt=lora", "trainer.recompute=true"], "recompute: found true with adapt=lora"),
         (["strategy=ddp", "model.backend=triton"], "model.backend: found triton with trainer.accelerator=cpu"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sciml.train.process import first_process
+from sciml.errors import UserError
+from sciml.train.process import check_launch, first_process
 from tests.small import molecules_store
 
 WORDS = (
@@ -29,6 +30,50 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3], "one rank writes, once"
     assert (tmp_path / "run" / "package" / "weights.safetensors").is_file()
     assert done.stdout.count("report  ") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_train_together(tmp_path: Path) -> None:
+    """Two launchers, each as on a machine of its own."""
+    store = molecules_store(tmp_path / "molecules").path
+    nodes = ("strategy=ddp", "trainer.devices=1", "trainer.nodes=2")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher += ["--master-addr", "127.0.0.1", "--master-port", "29574", "--node-rank"]
+    words = [f"train={store}", f"run_dir={tmp_path / 'run'}", *WORDS[:-2], *nodes]
+    kept = {key: value for key, value in os.environ.items() if not key.endswith("RANK")}
+    started = [
+        subprocess.Popen([*launcher, str(rank), "-m", "sciml", "train", *words], env=kept, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=600)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert [text.count("report  ") for text in told] == [1, 0], "one rank writes"
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "nodes", "refusal"),
+    [
+        ({}, 2, 1, None),
+        ({}, 2, 2, "nothing has started processes on other machines"),
+        ({"NODE_RANK": "0"}, 2, 2, None),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, 2, 2, None),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, 2, 1, "torchrun has started 4 processes"),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, 4, 2, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, 4, 1, "SLURM has started 8 processes"),
+    ],
+)
+def test_what_was_launched_is_what_was_asked_for(
+    variables: dict[str, str], devices: int, nodes: int, refusal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NODE_RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if refusal is None:
+        check_launch(devices, nodes)
+    else:
+        with pytest.raises(UserError, match=refusal):
+            check_launch(devices, nodes)
 
 
 @pytest.mark.parametrize(

@@ -120,19 +120,19 @@ def estimate(module: Module, data: DataModule, config: Any, device: torch.device
     for parameter in parameters:
         parameter.grad = None
     averages = size if config.optimizer.ema_decay > 0 else 0
-    weights = held_bytes(size, trained, averages, config.strategy.name, config.trainer.devices)
+    weights = held_bytes(size, trained, averages, config.strategy.name, config.trainer.ranks)
     checkpoint = size + 2 * trained + averages
     return Memory(weights, round(activations), FETCHED * round(batches), largest, checkpoint)
 
 
-def held_bytes(size: int, trained: int, averages: int, strategy: str, devices: int) -> int:
-    """What one of several ``devices`` holds of parameters of ``size`` bytes, ``trained`` of them, and their
+def held_bytes(size: int, trained: int, averages: int, strategy: str, ranks: int) -> int:
+    """What one of several ``ranks`` holds of parameters of ``size`` bytes, ``trained`` of them, and their
     ``averages``: gradients and two moments of what is trained.
     """
     parts = {"parameters": size, "gradients": trained, "moments": 2 * trained, "averages": averages}
-    cut = CUT.get(strategy, ()) if devices > 1 else ()
-    held = sum(part / devices if name in cut else part for name, part in parts.items())
-    buckets = trained if strategy == "ddp" and devices > 1 else 0  # in which gradients are summed over the ranks
+    cut = CUT.get(strategy, ()) if ranks > 1 else ()
+    held = sum(part / ranks if name in cut else part for name, part in parts.items())
+    buckets = trained if strategy == "ddp" and ranks > 1 else 0  # in which gradients are summed over the ranks
     return round(held) + buckets
 
 

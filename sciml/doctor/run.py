@@ -24,12 +24,13 @@ from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
+from sciml.models.recompute import recompute_blocks
 from sciml.package import load
 from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.strategy import choose_trained
 from sciml.train.labels import check_targets
 from sciml.train.module import Module
-from sciml.train.run import resume_point
+from sciml.train.resume import resume_point
 from sciml.train.sources import check_known, open_splits
 
 FULL, NEARLY = 0.95, 0.8  # of the memory
@@ -71,9 +72,9 @@ def examine(config: Any) -> list[Finding]:
 
 def _on_one_device(config: Any) -> Any:
     """The configuration of what one of several devices does."""
-    devices = config.trainer.devices
+    ranks = config.trainer.ranks
     bins = config.data.bins_per_step
-    share = bins.model_copy(update={kind: number // devices for kind, number in bins.model_dump().items()})
+    share = bins.model_copy(update={kind: number // ranks for kind, number in bins.model_dump().items()})
     return config.model_copy(update={"data": config.data.model_copy(update={"bins_per_step": share})})
 
 
@@ -97,6 +98,8 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     check_known(splits.validation + splits.test, description["context"])
     check_targets(splits.validation + splits.test, targets)
     data = build.build_data(single, splits, description, model.far_field)
+    if config.trainer.recompute:
+        recompute_blocks(model)
     module = Module(model, build.build_objective(config.objective.terms), config.optimizer, total_steps=0)
     device, paths = _device(config.trainer.accelerator), [Path(path) for path in config.train]
     try:

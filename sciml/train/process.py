@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sciml.errors import UserError
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from malloc.h
 
 
@@ -33,6 +35,27 @@ def first_process() -> bool:
     if "LOCAL_RANK" in environment:
         return environment["LOCAL_RANK"] == environment.get("NODE_RANK", "0") == "0"
     return environment.get("SLURM_PROCID", "0") == "0" or environment.get("SLURM_NTASKS", "1") == "1"
+
+
+def check_launch(devices: int, nodes: int) -> None:
+    """Raise UserError where what started this process has made other ranks than ``devices`` on each of ``nodes``."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:  # of torchrun
+        found, launcher = int(environment["WORLD_SIZE"]), "torchrun"
+    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        found, launcher = int(environment["SLURM_NTASKS"]), "SLURM"
+    elif nodes > 1 and "NODE_RANK" not in environment:
+        raise UserError(
+            f"trainer.nodes: found {nodes}, but nothing has started processes on other machines; use scripts/slurm, or "
+            "torchrun on each of them."
+        )
+    else:
+        return
+    if found != devices * nodes:
+        raise UserError(
+            f"trainer.devices and trainer.nodes: found {devices} and {nodes}, but {launcher} has started {found} "
+            "processes; let their product be that."
+        )
 
 
 def sum_over_ranks(losses: dict[str, torch.Tensor], targets: Iterable[str], strategy: Any) -> dict[str, float]:

@@ -41,6 +41,7 @@ MAY_CHANGE = (
             "threads",
             "accelerator",
             "devices",
+            "nodes",
             "recompute",
         )
     ),

@@ -229,7 +229,8 @@ def _hardware(config: Any) -> dict[str, Any]:
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,
-        "strategy": build_strategy(config.strategy.name, options.devices, options.accelerator, clip),
+        "num_nodes": options.nodes,
+        "strategy": build_strategy(config.strategy.name, options.ranks, options.accelerator, clip),
         "precision": PRECISIONS[options.precision],
     }
 
@@ -241,7 +242,7 @@ def _loop(data: DataModule, options: Any) -> dict[str, Any]:
     """
     return {
         "max_epochs": -1,
-        "accumulate_grad_batches": data.micro_batches_per_step // options.devices,
+        "accumulate_grad_batches": data.micro_batches_per_step // options.ranks,
         "use_distributed_sampler": False,
         "check_val_every_n_epoch": None,
     }
@@ -250,7 +251,7 @@ def _loop(data: DataModule, options: Any) -> dict[str, Any]:
 def _validation_interval(module: Module, data: DataModule, options: Any) -> int:
     """Micro-batches between validations."""
     every = options.val_every or math.ceil(module.total_steps / module.validations)
-    return int(every) * (data.micro_batches_per_step // options.devices)
+    return int(every) * (data.micro_batches_per_step // options.ranks)
 
 
 class _quiet(warnings.catch_warnings):

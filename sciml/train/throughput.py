@@ -69,7 +69,8 @@ class Throughput:
         """Count the operations of the coming pass where it is the first of its kind."""
         if micro_batch.kind in self._of_kind:
             return
-        if module.compiled:  # the compiler would take the hooks of the counting for a part of the model
+        # A compiler would take the hooks of the counting for a part of the model; split steps are computed later.
+        if module.compiled or module.split:
             self._note(module.model, micro_batch, measure(module.model, micro_batch.batch, micro_batch.kind).parts)
         else:
             self._parts = self._counting.enter_context(counted_parts(module.model))

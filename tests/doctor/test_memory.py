@@ -119,7 +119,7 @@ def test_bytes_are_linear_in_nodes_and_edges():
 
 def test_what_the_ranks_share_is_counted_once():
     size = 1000
-    parts = {"trained": size, "averages": size, "devices": 4}
+    parts = {"trained": size, "averages": size, "ranks": 4}
     assert held_bytes(size, size, size, "single", 1) == 5 * size
     assert held_bytes(size, strategy="ddp", **parts) == 6 * size
     assert held_bytes(size, strategy="zero1", **parts) == 3 * size + 2 * size / 4

@@ -53,7 +53,7 @@ def test_operations_are_those_of_the_model_times_its_passes():
     """On a batch that was not counted itself: linear in nodes and edges."""
     generator = np.random.default_rng(0)
     model = random_model(torch.float32)
-    module = SimpleNamespace(model=model, compiled=False)
+    module = SimpleNamespace(model=model, compiled=False, split=False)
     for kind, make, passes in (("atoms", random_molecule, PASSES_WITH_FORCES), ("jets", random_jet, PASSES)):
         batches = [
             LoadedBatch(collate([graph_of(make(generator), kind, torch.float32) for _ in range(number)]), kind, {}, ())
