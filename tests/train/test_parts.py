@@ -2,10 +2,6 @@
 
 import itertools
 import math
-import os
-import random
-import signal
-import time
 from types import SimpleNamespace
 
 import lightning
@@ -16,11 +12,9 @@ import torch
 from sciml import build
 from sciml.data.datamodule import GraphDataset
 from sciml.data.sampler import Plan
-from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import build_model
 from sciml.train.averaging import ExponentialAverage
-from sciml.train.checkpoint import AtomicCheckpointIO, newest_checkpoint
 from sciml.train.module import Module
 from sciml.train.optimizer import build_optimizer, learning_rate_factor, relative_widths
 from sciml.train.sources import open_splits
@@ -145,61 +139,6 @@ def test_with_the_rule_a_first_step_moves_wide_models_as_far_as_narrow_ones():
     narrow = moved(8, None)
     assert moved(128, None) > 4.0 * narrow
     assert moved(128, 8) < 2.5 * narrow
-
-
-def test_a_kill_during_a_save_leaves_only_readable_checkpoints(tmp_path):
-    """A process saves over and over and is killed with SIGKILL at random moments, many times."""
-    payload = {"weights": torch.arange(400_000.0), "step": 0}
-    writer, seen = AtomicCheckpointIO(), 0
-    generator = random.Random(0)
-    for attempt in range(12):
-        child = os.fork()
-        if child == 0:
-            step = 0
-            while True:
-                step += 1
-                payload["step"] = attempt * 10_000 + step
-                writer.save_checkpoint(payload, tmp_path / f"step={payload['step']:09d}.ckpt")
-        time.sleep(generator.uniform(0.01, 0.12))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        for file in tmp_path.glob("step=*.ckpt"):
-            loaded = writer.load_checkpoint(file)
-            assert loaded["step"] == int(file.stem.partition("=")[2])
-            assert torch.equal(loaded["weights"], payload["weights"])
-            seen += 1
-            file.unlink()
-    assert seen > 12
-    assert newest_checkpoint(tmp_path) is None
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated archive"])
-def test_something_else_is_no_checkpoint(tmp_path, content):
-    file = tmp_path / "step=000000001.ckpt"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match="is not a readable checkpoint"):
-        AtomicCheckpointIO().load_checkpoint(file)
-    with pytest.raises(UserError, match="no such checkpoint"):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / "absent")
-
-
-def test_a_checkpoint_runs_no_code(tmp_path):
-    class Canary:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'canary'}",)
-
-    torch.save({"state": Canary()}, tmp_path / "step=000000001.ckpt")
-    with pytest.raises(UserError, match="is not a readable checkpoint"):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / "step=000000001.ckpt")
-    assert not (tmp_path / "canary").exists()
-
-
-def test_checkpoints_are_ordered_by_their_step(tmp_path):
-    assert newest_checkpoint(tmp_path / "absent") is None
-    for step in (9, 1000, 200):
-        (tmp_path / f"step={step:09d}.ckpt").write_text("")
-    (tmp_path / ".step=000009999.ckpt.partial-1").write_text("")
-    assert newest_checkpoint(tmp_path).name == "step=000001000.ckpt"
 
 
 class Gradients(lightning.Callback):

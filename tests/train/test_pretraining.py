@@ -14,6 +14,7 @@ from sciml import build
 from sciml.config import configure
 from sciml.data.store import StoreWriter
 from sciml.errors import UserError
+from sciml.train.checkpoint import remove
 from sciml.train.throughput import CLOCKED
 from sciml.train.validation import validation_lines
 from tests.helpers import random_jet, random_molecule
@@ -110,7 +111,7 @@ def test_every_group_of_heads_serves_pretraining(group):
 
 def test_a_run_with_noise_resumes_to_the_same_bits(pretrained, tmp_path):
     folder = Path(shutil.copytree(pretrained, tmp_path / "copy"))
-    (folder / "run" / "checkpoints" / "step=000000004.ckpt").unlink()
+    remove(folder / "run" / "checkpoints" / "step=000000004")
     shutil.rmtree(folder / "run" / "package")
     assert build.train(train_config(folder, *EVERY, *KEPT, "resume=true", stores=STORES)) == 0
     first, second = (load_file(one / "run" / "package" / "weights.safetensors") for one in (pretrained, folder))

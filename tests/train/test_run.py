@@ -18,7 +18,7 @@ from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.train import run as run_module
 from sciml.train.budget import TimeLimit
-from sciml.train.checkpoint import Checkpoints, package_of_checkpoint
+from sciml.train.checkpoint import checkpoints_in, package_of_checkpoint, read_checkpoint, remove, step_of
 from sciml.train.throughput import CLOCKED
 from tests.helpers import random_crystal
 from tests.small import graph_of, molecules_store, outputs, train_config
@@ -31,7 +31,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def checkpoint(run: Path, step: int) -> dict:
-    return torch.load(run / "checkpoints" / f"step={step:09d}.ckpt", weights_only=True)
+    return read_checkpoint(run / "checkpoints" / f"step={step:09d}")
 
 
 def lines(run: Path) -> list[dict]:
@@ -44,10 +44,10 @@ def same(first: dict, second: dict) -> bool:
 
 def test_a_checkpoint_is_a_model_with_the_weights_that_are_published(finished):
     run = finished / "run"
-    for path in (run, run / "checkpoints", run / "checkpoints" / "step=000000006.ckpt"):
+    for path in (run, run / "checkpoints", run / "checkpoints" / "step=000000006"):
         found = package_of_checkpoint(path)
         assert same(dict(found.model.state_dict()), weights(run)), path
-        assert found.path.name == "step=000000006.ckpt"
+        assert found.path.name == "step=000000006"
     published = sciml.load(run).config
     assert found.config == {key: published[key] for key in ("model", "datasets_of_domain")}
     assert package_of_checkpoint(finished) is None
@@ -65,7 +65,8 @@ def test_a_run_folder_holds_everything(finished):
     run = finished / "run"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["trainer"]["max_steps"] == 6
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step=000000003.ckpt", "step=000000006.ckpt"]
+    assert [step_of(path) for path in checkpoints_in(run / "checkpoints")] == [6, 3]
+    assert (run / "checkpoints" / "latest").read_text() == "step=000000006\n"
     assert {p.name for p in (run / "evaluation").iterdir()} >= {"metrics.json", "parity.png"}
     facts = json.loads((run / "provenance.jsonl").read_text())
     assert set(facts) >= {"command", "versions", "commit", "data", "machine", "started"}
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished, 
 
 def test_a_run_lost_after_three_steps_resumes_to_the_same_bits(finished, workplace):
     run = workplace / "run"
-    (run / "checkpoints" / "step=000000006.ckpt").unlink()
+    remove(run / "checkpoints" / "step=000000006")
     shutil.rmtree(run / "package")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "trai')  # the line at which the process was killed
@@ -174,7 +175,7 @@ def test_segments_join_to_the_same_bits_wherever_time_runs_out(finished, workpla
     assert build.train(train_config(workplace, *segment)) == 143
     assert "resume=true" in capsys.readouterr().err
     assert not (workplace / "run" / "package").exists()
-    stored = torch.load(sorted((workplace / "run" / "checkpoints").glob("*.ckpt"))[-1], weights_only=True)
+    stored = read_checkpoint(checkpoints_in(workplace / "run" / "checkpoints")[0])
     assert stored["total_steps"] == 6
     assert stored["global_step"] == -(-micro_batches // 3)
     monkeypatch.undo()
@@ -195,13 +196,6 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(workplace):
     assert same(weights(workplace / "run"), before)
 
 
-def test_a_damaged_checkpoint_is_named_when_it_is_resumed_from(workplace):
-    file = workplace / "run" / "checkpoints" / "step=000000006.ckpt"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"step=000000006\.ckpt is not a readable checkpoint"):
-        build.train(train_config(workplace, "resume=true"))
-
-
 def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, monkeypatch, capsys):
     """Steps are timed once; schedule, checkpoint and a resumed run all follow the number."""
     shutil.rmtree(workplace / "run")
@@ -210,7 +204,7 @@ def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, mo
     monkeypatch.setattr(run_module, "SAFETY", 1.0)
     budget = ("trainer.max_steps=null", "trainer.max_time=00:01:45", "optimizer.final_fraction=0.1")
     assert build.train(train_config(workplace, *budget, "trainer.checkpoint_every=6", stores=("molecules",))) == 0
-    stored = torch.load(sorted((workplace / "run" / "checkpoints").glob("*.ckpt"))[0], weights_only=True)
+    stored = read_checkpoint(checkpoints_in(workplace / "run" / "checkpoints")[-1])
     steps = stored["total_steps"]
     assert steps in (12, 13, 14)  # (105 s - the start - 10 * 0.5 s) / 7 s
     assert "7000 ms" in capsys.readouterr().err
@@ -219,8 +213,8 @@ def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, mo
     rates = {line["step"]: line["learning_rate"] for line in found if "learning_rate" in line}
     assert rates[steps] == pytest.approx(0.1 * 0.003)
     monkeypatch.setattr(run_module, "_time_steps", lambda *a, **k: pytest.fail("timed twice"))
-    for file in sorted((workplace / "run" / "checkpoints").glob("*.ckpt"))[1:]:
-        file.unlink()
+    for path in checkpoints_in(workplace / "run" / "checkpoints")[:-1]:
+        remove(path)
     resumed = (*budget, "trainer.checkpoint_every=6", "resume=true")
     before = weights(workplace / "run")
     assert build.train(train_config(workplace, *resumed, stores=("molecules",))) == 0
@@ -282,19 +276,3 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(workplace):
     assert not (workplace / "run" / "package").exists()
     text = (workplace / "run" / "metrics.jsonl").read_text()
     assert all(math.isfinite(value) for line in text.splitlines() for value in json.loads(line).values())
-
-
-def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    class Trainer:
-        global_step, is_global_zero, sanity_checking = 0, True, False
-
-        def save_checkpoint(self, path):
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("")
-
-    trainer, saver = Trainer(), Checkpoints(tmp_path / "checkpoints", every=2, keep=2)
-    for trainer.global_step in range(1, 11):
-        saver.on_train_batch_end(trainer, None)
-    saver.on_train_end(trainer, None)
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["step=000000008.ckpt", "step=000000010.ckpt"]

@@ -99,6 +99,6 @@ def fault_12_spikes(folder: Path) -> Row:
         12,
         "two spikes of the loss in a row; the run is lost between them and resumed",
         "both steps are left out, weights and moments go back to the last good checkpoint, resuming does the same",
-        f"{len(events)} events, {len(touched)} values touched, {len(differing)} differ after resuming, exit code {code}",
+        f"{len(events)} events, {len(touched)} values touched, {len(differing)} differ when resumed, exit code {code}",
         code == 0 and told == expected and not touched and not differing and same_events,
     )
