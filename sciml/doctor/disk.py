@@ -9,7 +9,7 @@ from sciml.doctor.finding import Finding, megabytes, ok, problem, warning
 
 PROBE_BYTES = 64 * 2**20
 SLOW = 20 * 2**20  # bytes a second, below which a disk holds training up
-KEPT = 3  # checkpoints at once: two are kept while the next one is written
+KEPT = 5  # checkpoints at once, at most: two newest, the best, the last in good order, and one that is being written
 ROOM = 2.0  # times what is needed, below which a disk that others fill too is called short
 SMALL_TEMPORARY = 2**30  # bytes
 SHARED_PER_WORKER = 64 * 2**20  # bytes of shared memory: the batches that a worker has ready
