@@ -67,23 +67,24 @@ def test_an_interrupt_has_its_own_code(verb: Any, capsys: pytest.CaptureFixture[
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_termination_unwinds_and_leaves_with_143(verb: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_termination_unwinds_and_leaves_with_143(verb: Any, number: signal.Signals) -> None:
     cleaned = []
 
     def run(config: Any) -> int:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             signal.pause()
         finally:
             cleaned.append(True)
         return 0
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         main(verb(run))
     assert caught.value.code == 143
     assert cleaned == [True]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_verbose_prints_the_composed_configuration(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
