@@ -7,6 +7,7 @@ ranks and workers, no rank waits long for another, and resuming needs nothing bu
 """
 
 import copy
+import heapq
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -331,17 +332,22 @@ def _largest_first(costs: np.ndarray, count: int, limits: np.ndarray) -> list[li
     A record that is larger than the limits alone needs an empty bin. None where a record finds no room.
     """
     members: list[list[int]] = [[] for _ in range(count)]
-    loads = [[0, 0, 0] for _ in range(count)]
     table, most = costs.tolist(), limits.tolist()
+    lightest = [(0, 0, 0, target) for target in range(count)]  # a heap of (edges, graphs, nodes, bin)
     for record in sorted(range(len(table)), key=lambda i: (-table[i][2], -table[i][1], i)):
-        for target in sorted(range(count), key=lambda i: (loads[i][2], loads[i][0], i)):
-            load = [have + more for have, more in zip(loads[target], table[record])]
+        graphs, nodes, edges = table[record]
+        full = []
+        while lightest:
+            had_edges, had_graphs, had_nodes, target = heapq.heappop(lightest)
+            load = (had_graphs + graphs, had_nodes + nodes, had_edges + edges)
             if not members[target] or all(value <= limit for value, limit in zip(load, most)):
-                members[target].append(record)
-                loads[target] = load
                 break
+            full.append((had_edges, had_graphs, had_nodes, target))
         else:
             return None
+        members[target].append(record)
+        for entry in (*full, (load[2], load[0], load[1], target)):
+            heapq.heappush(lightest, entry)
     return members
 
 

@@ -95,7 +95,8 @@ def _measure(training_pass: Callable[[], None], device: str) -> tuple[float, int
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    with _SavedBytes() as saved:
+    saved = _SavedBytes()
+    with saved:
         training_pass()
     used = torch.cuda.max_memory_allocated() - before if device == "cuda" else saved.bytes
     times = []

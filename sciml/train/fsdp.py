@@ -36,11 +36,12 @@ class FullyShard(WholeCheckpoints, ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The state of the optimizer as without any cut; every rank must call it."""
-        state = getattr(optimizer, "optimizer", optimizer).state_dict()
-        for values in state["state"].values():
-            for key, value in values.items():
-                values[key] = value.full_tensor().cpu() if isinstance(value, DTensor) else value
-        return state
+        saved = getattr(optimizer, "optimizer", optimizer).state_dict()
+        state = {
+            number: {key: value.full_tensor().cpu() if isinstance(value, DTensor) else value for key, value in own.items()}
+            for number, own in saved["state"].items()  # of which nothing may be changed: it is the optimizer's own
+        }
+        return {**saved, "state": state}
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         """Cut the whole state of a checkpoint among the ranks."""

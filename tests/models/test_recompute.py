@@ -26,7 +26,8 @@ def batch_of(kind: str, size: int = 7):
 def step(model, kind: str) -> tuple[dict, torch.Tensor, int]:
     """Predictions, gradients of a loss on all of them, and the bytes that the graph kept."""
     model.zero_grad(set_to_none=True)
-    with _SavedBytes() as saved:
+    saved = _SavedBytes()
+    with saved:
         predictions = model(batch_of(kind), kind, create_graph=True)
     loss = sum(value.nan_to_num().square().sum() for value in predictions.values())
     loss.backward()
@@ -46,7 +47,7 @@ def test_gradients_are_those_of_blocks_that_keep_everything(kind, name):
         assert relative_rms(found[key].nan_to_num(), value.nan_to_num()) < 1e-12, key
     assert float(expected_gradients.abs().max()) > 0
     assert relative_rms(gradients, expected_gradients) < 1e-9
-    assert kept < 0.7 * expected_bytes, (kept, expected_bytes)
+    assert kept < 0.8 * expected_bytes, (kept, expected_bytes)
 
 
 def test_single_precision_agrees_to_rounding():
