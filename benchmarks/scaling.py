@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "peers"))  # holds the helpers of all benchmarks
 from workers import machine, say, versions, write_result
 
@@ -33,6 +32,7 @@ from sciml.data.store import Store
 from sciml.doctor.faults.launch import errors_of, run_ranks
 from sciml.schema import SAMPLES
 
+ROOT = Path(__file__).parent.parent
 OUTPUT = Path(__file__).parent / "results" / "scaling.json"
 STRATEGIES = ("ddp", "zero1", "zero2", "fsdp2")
 COLLECTIVES = {  # name: bytes that a rank sends in a ring of N ranks, per byte of the call's largest tensor

@@ -37,10 +37,7 @@ class FullyShard(WholeCheckpoints, ModelParallelStrategy):
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The state of the optimizer as without any cut; every rank must call it."""
         saved = getattr(optimizer, "optimizer", optimizer).state_dict()
-        state = {
-            number: {key: value.full_tensor().cpu() if isinstance(value, DTensor) else value for key, value in own.items()}
-            for number, own in saved["state"].items()  # of which nothing may be changed: it is the optimizer's own
-        }
+        state = {number: {key: _whole(value) for key, value in own.items()} for number, own in saved["state"].items()}
         return {**saved, "state": state}
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
@@ -52,6 +49,10 @@ class FullyShard(WholeCheckpoints, ModelParallelStrategy):
                 for number, values in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": state})
+
+
+def _whole(value: Any) -> Any:
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from deepspeed.ops import __compatible_ops__ as compatible_ops
 from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_get_local_optimizer_state,
@@ -75,6 +76,8 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         assert self.parallel_devices is not None
         if self.parallel_devices[0].type == "cpu":
             self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
+            # gloo does all there is to do; DeepSpeed would compile a library of its own for a minute first.
+            compatible_ops["deepspeed_shm_comm"] = False
         self.precision_plugin = Unchanged()
         DDPStrategy.setup_environment(self)
 
