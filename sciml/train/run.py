@@ -26,6 +26,7 @@ from sciml.train.profile import Profile
 from sciml.train.progress import Progress, say
 from sciml.train.resume import Resume
 from sciml.train.saving import Checkpoints
+from sciml.train.sharding import part
 from sciml.train.strategy import build_strategy
 from sciml.train.throughput import DataClock
 
@@ -184,7 +185,8 @@ def fit(
 
 def _check_finite(module: Module) -> None:
     """Raise UserError where a weight is no number: such a model is not published, whatever its losses were."""
-    lost = [name for name, value in module.model.named_parameters() if not bool(torch.isfinite(value).all())]
+    parts = {name: part(value) for name, value in module.model.named_parameters()}
+    lost = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
     if lost:
         raise UserError(
             f"the weights {lost[0]} are not finite after the last step, expected numbers; lower "

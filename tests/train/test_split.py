@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sciml.data.datamodule import GraphDataset, Source
 from sciml.data.sampler import MicroBatch
 from sciml.doctor.faults.launch import errors_of, run_ranks
-from sciml.doctor.faults.toy import TINY_RUN
+from sciml.doctor.faults.strategies import SHORT_RUN
 from sciml.errors import UserError
 from sciml.train.split import SplitStep, pieces_of
 from tests.helpers import relative_rms
@@ -92,7 +92,7 @@ def test_a_graph_that_does_not_fit_alone_ends_the_run_with_a_sentence(loaded):
 
 def test_two_ranks_of_which_one_was_short_of_memory_end_with_the_weights_of_an_undisturbed_run(tmp_path):
     molecules_store(tmp_path / "molecules")
-    words = ["train", "train=[molecules]", *TINY_RUN, "strategy=ddp", "trainer.devices=2", "trainer.max_steps=3"]
+    words = ["train", "train=[molecules]", *SHORT_RUN, "strategy=ddp", "trainer.devices=2"]
     for name, prelude in (("calm", ""), ("short", SHORT)):
         assert run_ranks(2, [[*words, f"run_dir={name}"]], tmp_path, prelude) == [0, 0], errors_of(tmp_path)
     calm, short = (load_file(tmp_path / name / "package" / "weights.safetensors") for name in ("calm", "short"))

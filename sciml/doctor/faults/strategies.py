@@ -13,17 +13,33 @@ from sciml.data.sampler import Budget
 from sciml.data.store import Store
 from sciml.doctor.faults.launch import errors_of, run_ranks
 from sciml.doctor.faults.row import Row
-from sciml.doctor.faults.toy import TINY_RUN, write_molecules
+from sciml.doctor.faults.small import small_store
 from sciml.errors import UserError
 from sciml.schema import SAMPLES
 
 EXACT = 1e-6
 CONSERVATIVE = ("ddp", "zero1", "zero2", "fsdp2")
+SHORT_RUN = (
+    "model=tiny",
+    "model.channels=4",
+    "model.radial.hidden=[8]",
+    "heads.energy.hidden=8",
+    "data.val_fraction=0.25",
+    "data.bins_per_step=4",
+    "data.batch.atoms.max_graphs=2",
+    "optimizer.warmup_steps=0",
+    "optimizer.learning_rate=0.003",
+    "trainer.progress=false",
+    "trainer.log_every=1",
+    "trainer.max_steps=5",
+    "logger=disabled",
+)
+"""Words of the command line for a run of five optimizer steps of a tiny model."""
 
 
 def fault_16_strategies(folder: Path) -> Row:
     """Train forces for five clipped steps on two ranks under every strategy, and in one process."""
-    write_molecules(folder / "molecules")
+    small_store(folder / "molecules")
     alone = [_command("single"), _command("single_direct", "heads=direct")]
     shared = [_command(name, f"strategy={name}", "trainer.devices=2") for name in CONSERVATIVE]
     shared.append(_command("zero3", "strategy=zero3", "trainer.devices=2", "heads=direct"))
@@ -55,7 +71,7 @@ def fault_09_elastic(folder: Path) -> Row:
 
 def _command(name: str, *words: str) -> list[str]:
     common = ("train=[molecules]", f"run_dir={name}", "optimizer.ema_decay=0.5", "optimizer.gradient_clip=0.1")
-    return ["train", *common, *TINY_RUN, *words]
+    return ["train", *common, *SHORT_RUN, *words]
 
 
 def _row(figure: str, passed: bool) -> Row:
