@@ -1,11 +1,12 @@
 """Compile the Triton kernels of problems 1-4 without a GPU and write benchmarks/results/kernels_compile.json.
 
-    python benchmarks/kernels/compile.py [--problems 1 2 3 4] [--targets sm_80 sm_90 gfx942] [--output FILE]
+    python benchmarks/kernels/compile.py [--operations conv conv_radial] [--problems 1 2 3 4]
+                                         [--targets sm_80 sm_90 gfx942] [--output FILE]
 
 For every pass (forward, backward with all gradients, double backward with all tangents; fp32, default configuration) of
 the convolution, and of those of a loss on forces of the convolution with the radial layer inside (64 hidden features):
 registers, bytes spilled and seconds of processor time of each kernel, and what a launch costs at N = 5,000 nodes and
-E = 250,000 edges. Nothing here is a measured time of a GPU.
+E = 250,000 edges. Nothing here is a measured time of a GPU. Rows of the file that were not asked for stay as they are.
 
 Bytes: every input is read once, every output written once; rows of edges that are summed at their nodes, and partial
 gradients to y, are written and read. What is read again at every edge (rows of the other node) is counted apart: it
@@ -45,29 +46,46 @@ RADIAL, HIDDEN = ("1", "2", "4"), 64
 def main() -> int:
     """Compile, write the report, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--operations", nargs="+", choices=list(REPORTS), default=list(REPORTS))
     parser.add_argument("--problems", nargs="+", choices=CONVOLUTIONS, default=CONVOLUTIONS)
     parser.add_argument("--targets", nargs="+", default=list(aot.TARGETS))
     default = Path(__file__).resolve().parents[1] / "results" / "kernels_compile.json"
     parser.add_argument("--output", type=Path, default=default)
     arguments = parser.parse_args()
-    rows = []
-    for make, problem, name in itertools.product((report, radial_report), arguments.problems, PASSES):
-        if make is report or problem in RADIAL:
-            rows.append(make(problem, name, arguments.targets))
-            print(_line(rows[-1]), flush=True)
+    rows = _rows_of(arguments.output)
+    for operation, problem, name in itertools.product(arguments.operations, arguments.problems, PASSES):
+        if operation == "conv" or problem in RADIAL:
+            row = REPORTS[operation](problem, name, arguments.targets)
+            rows[operation, row["problem"], name] = row
+            _write(arguments.output, [rows[place] for place in sorted(rows, key=_order)])
+            print(_line(row), flush=True)
+    return 0 if all(kernel["spills"] == 0 for row in rows.values() for kernel in row["kernels"]) else 1
+
+
+def _rows_of(path: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """The rows that a file has, by operation, problem and pass."""
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return {(row["operation"], row["problem"], row["pass"]): row for row in rows}
+
+
+def _order(place: tuple[str, int, str]) -> tuple[int, int, int]:
+    operation, problem, name = place
+    return list(REPORTS).index(operation), problem, list(PASSES).index(name)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     result = {
         "nodes": NODES,
         "edges": EDGES,
         "dtype": "float32",
         "triton": triton.__version__,
         "configuration": vars(DEFAULT),
-        "radial_configuration": vars(tiles.DEFAULT),
+        "radial_configuration": vars(tiles.Config()),
         "copy_bytes_per_s": COPY_BYTES,
         "flops_per_s": FLOPS,
         "rows": rows,
     }
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if all(kernel["spills"] == 0 for row in rows for kernel in row["kernels"]) else 1
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
@@ -107,10 +125,10 @@ def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
         walks.append(choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True))
         for target in targets:
             exact = "ieee" if target.startswith("gfx") else "tf32x3"
-            plan = fused.build(spec, HIDDEN, torch.float32, exact, walks[-1], todo, tiles.DEFAULT)
+            plan = fused.build(spec, HIDDEN, torch.float32, exact, walks[-1], todo, tiles.default(todo))
             for kernel in plan.kernels:
                 types = fused.signature(kernel.text, torch.float32)
-                found = aot.report(kernel.function, types, {}, target, kernel.warps)
+                found = aot.report(kernel.function, types, {}, target, kernel.warps, maxnreg=kernel.maxnreg)
                 lines = len(kernel.text.source.splitlines())
                 kernels.append({"target": target, "wants": todo.wants, "lines": lines, **vars(found)})
     moved, cached = radial_traffic(spec, HIDDEN, name, NODES, EDGES)
@@ -145,6 +163,9 @@ def _line(row: dict[str, Any]) -> str:
         f"registers, {sum(kernel['spills'] for kernel in kernels)} bytes spilled, "
         f"{max(kernel['seconds'] for kernel in kernels)} s"
     )
+
+
+REPORTS = {"conv": report, "conv_radial": radial_report}
 
 
 if __name__ == "__main__":

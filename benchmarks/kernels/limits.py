@@ -118,7 +118,7 @@ def radial_traffic(spec: Any, hidden: int, name: str, nodes: int, edges: int) ->
     for todo in fused.split(Pass(*RADIAL[name])):
         walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True)
         other, held = OTHER[walk], HELD[walk]
-        kernels = fused.build(spec, hidden, torch.float32, "tf32", walk, todo, tiles.DEFAULT)
+        kernels = fused.build(spec, hidden, torch.float32, "tf32", walk, todo, tiles.default(todo))
         reads = sorted({array for kernel in kernels.kernels for array in kernel.text.reads})
         numbers += sum(sizes[array[-1]] for array in (*reads, *todo.wants))
         slabs = {"y": kernels.slabs, "h": kernels.slabs, "W": fused.programs_of(nodes, edges, hidden)}
@@ -127,7 +127,7 @@ def radial_traffic(spec: Any, hidden: int, name: str, nodes: int, edges: int) ->
         index += 8 * edges * (1 + (held == "x") + (other in todo.wants))
         rows = {"x": spec.dim_x, "g": spec.dim_out}[other] * sum(array[-1] == other for array in reads)
         matrices = sum(array[-1] == "W" for array in reads)
-        cached += edges * rows + sizes["W"] * matrices * edges // tiles.DEFAULT.tile
+        cached += edges * rows + sizes["W"] * matrices * edges // tiles.Config().tile
     return int(4 * numbers + index), 4 * cached
 
 

@@ -39,11 +39,10 @@ CANDIDATES = [tuned.DEFAULT] + [
     if config != tuned.DEFAULT
 ]
 HIDDEN = 64
-RADIAL_CANDIDATES = [tiles.DEFAULT] + [
-    config
-    for tile, block, warps in ((16, 16, 1), (16, 32, 2), (16, 32, 4), (16, 64, 4), (32, 32, 4))
-    for values in (96, 128, 160)
-    if (config := tiles.Config(tile, block, warps, values)) != tiles.DEFAULT
+RADIAL_CANDIDATES = [
+    tiles.Config(block=block, warps=warps, values=values, maxnreg=maxnreg)
+    for warps, block, maxnreg in ((8, 32, 80), (8, 32, 128), (8, 32, 255), (4, 16, 128), (4, 32, 255), (16, 64, 128))
+    for values in (56, 80)
 ]
 TOLERANCE = 1e-4  # of the largest entry, fp32
 
@@ -98,7 +97,8 @@ def tune_radial(problem: str, name: str, device: torch.device, end: float) -> di
             kernels = fused.build(spec, HIDDEN, torch.float32, exact, walk, todo, config)
             return lambda: fused.execute(kernels, arrays, tables, todo.wants)
 
-        best = _fastest(f"{problem} radial {name} {todo.wants}", RADIAL_CANDIDATES, prepare, end)
+        candidates = list(dict.fromkeys([tiles.default(todo), *RADIAL_CANDIDATES]))
+        best = _fastest(f"{problem} radial {name} {todo.wants}", candidates, prepare, end)
         if best:
             found[tiles.entry(spec.key, HIDDEN, torch.float32, walk, todo)] = vars(best)
     return found

@@ -40,6 +40,7 @@ def report(
     target: str,
     num_warps: int = 4,
     num_stages: int = 1,
+    maxnreg: int | None = None,
 ) -> Report:
     """Compile a jitted function, or read the report of the same compilation from the cache folder.
 
@@ -49,7 +50,7 @@ def report(
             taken to be aligned to 16 bytes, as those of tensors are.
         constants: value of each `tl.constexpr` argument.
         target: "sm_80", "sm_90", ... or "gfx942".
-        num_warps, num_stages: as at a launch.
+        num_warps, num_stages, maxnreg: as at a launch; AMD's compiler knows no maxnreg, which is ignored there.
 
     Raises:
         ValueError: an interpreted function, or a target of another form.
@@ -59,13 +60,26 @@ def report(
     if not isinstance(function, triton.JITFunction):
         raise ValueError(f"function: found {type(function).__name__}, expected a triton.jit function (not interpreted)")
     options = {"num_warps": num_warps, "num_stages": num_stages}
-    everything = (function.cache_key, *map(repr, (sorted(signature.items()), sorted(constants.items()), options)))
-    path = cache.folder() / f"{function.__name__}_{cache.address(*everything, target, triton.__version__)}.json"
+    if maxnreg is not None and target.startswith("sm_"):
+        options["maxnreg"] = maxnreg
+    source = _source(function, signature, constants)
+    address = cache.address(source.hash(), repr(options), target, triton.__version__)
+    path = cache.folder() / f"{function.__name__}_{address}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Report(**json.loads(path.read_text()))
-    found = _compile(function, signature, constants, _target(target), options)
+    found = _compile(source, _target(target), options)
     cache.publish(path, json.dumps(dataclasses.asdict(found)).encode())
     return found
+
+
+def _source(function: Any, signature: Mapping[str, str], constants: Mapping[str, Any]) -> Any:
+    """The function with the types of its arguments, and what a launch knows of their alignment."""
+    from triton.compiler import ASTSource
+
+    types = {name: signature.get(name, "constexpr") for name in function.arg_names}
+    specialized = [parameter for parameter in function.params if not parameter.do_not_specialize_on_alignment]
+    pointers = [parameter.num for parameter in specialized if types[parameter.name].startswith("*")]
+    return ASTSource(function, types, dict(constants), {(index,): [["tt.divisibility", 16]] for index in pointers})
 
 
 def _target(name: str) -> Any:
@@ -78,17 +92,10 @@ def _target(name: str) -> Any:
     raise ValueError(f"target: found {name!r}, expected e.g. one of {', '.join(TARGETS)}")
 
 
-def _compile(
-    function: Any, signature: Mapping[str, str], constants: Mapping[str, Any], target: Any, options: Mapping[str, int]
-) -> Report:
+def _compile(source: Any, target: Any, options: Mapping[str, int]) -> Report:
     from triton import compile as triton_compile
     from triton import knobs
-    from triton.compiler import ASTSource
 
-    types = {name: signature.get(name, "constexpr") for name in function.arg_names}
-    pointers = [index for index, kind in enumerate(types.values()) if kind.startswith("*")]
-    aligned = {(index,): [["tt.divisibility", 16]] for index in pointers}
-    source = ASTSource(function, types, dict(constants), aligned)
     log, start = io.StringIO(), _processor_time()
     with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
         knobs.nvidia.dump_ptxas_log = True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciml_kernels import Spec, aot, triton_source
+from sciml_kernels import Spec, SymmetricSpec, aot, triton_source
 from sciml_kernels.trilinear import gpu, triton, tuned
 from sciml_kernels.trilinear.emit import FIRST_ORDER, PASSES
 from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
@@ -111,6 +111,15 @@ def test_products() -> None:
     spec = Spec.summed("128x0e+128x1o", "128x0e+128x1o", "0e+1o", y_channels=True, ordered=True)
     for name in PASSES:
         check(spec, name, "sm_90", product=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", PASSES)
+def test_symmetric_contraction(name: str, target: str) -> None:
+    """Problem 5: every product of the chain."""
+    for step in SymmetricSpec("128x0e+128x1o", "0e+1o", 3).steps:
+        check(step, name, target, product=True)
 
 
 @pytest.mark.parametrize("name", SUMS)

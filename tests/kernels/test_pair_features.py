@@ -155,6 +155,9 @@ def test_opcheck() -> None:
     torch.library.opcheck(operators.pair_features.default, (table, table.detach(), *index, "", "cpu"))
     arguments = (g, table, table.detach(), *index, "", "cpu", "first,second")
     torch.library.opcheck(operators.pair_features_backward.default, arguments)
+    along, still = torch.rand(5, 10, dtype=torch.float64), (g.detach(), table.detach(), table.detach())
+    arguments = (along, None, *still, *index, "", "cpu", "first,second,features")
+    torch.library.opcheck(operators.pair_features_double_backward.default, arguments)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from sciml_kernels.triton_launch import allows_tf32
 
 MOST_HIDDEN = 128  # a tile of edges of h, and a block of W, must fit into registers
 LEAST_EDGES = 8  # for each node: tiles of fewer are mostly empty
+TURNS = 1  # of the loop around each path, see `triton`
 MOST_PROGRAMS = 512  # along the pieces, where each writes a partial gradient to W
 
 
@@ -65,7 +66,8 @@ def build(
     kernels, slabs = [], 0
     for index, part in enumerate(parts):
         text = triton.source(spec, part, dtype, walk, todo, shape, parts[:index], slabs)
-        kernels.append(gpu.Kernel(triton_source.load(text.source, triton.NAME), text, config.warps))
+        function = triton_source.load(text.source, triton.NAME)
+        kernels.append(gpu.Kernel(function, text, config.warps, config.maxnreg))
         slabs += text.blocks
     dims = {"x": spec.dim_x, "y": spec.dim_y, "h": hidden, "W": spec.dim_w, "g": spec.dim_out}
     return gpu.Plan(tuple(kernels), walk, slabs, dims, gpu.gaps(spec))
@@ -75,7 +77,7 @@ def signature(text: Text, dtype: torch.dtype) -> dict[str, str]:
     """The Triton types of a kernel's arguments, for `sciml_kernels.aot`."""
     own, sums = gpu.POINTER[dtype], gpu.POINTER[gpu.wide(dtype)]
     reads, writes = dict.fromkeys(text.reads, own), dict.fromkeys(text.writes, sums)
-    return {**reads, **writes, **dict.fromkeys(text.tables, "*i64"), "count": "i64", "pieces_count": "i64"}
+    return {**reads, **writes, **dict.fromkeys(text.tables, "*i64"), **dict.fromkeys(triton.NUMBERS, "i64")}
 
 
 def programs_of(pieces: int, edges: int, hidden: int) -> int:
@@ -109,7 +111,7 @@ def execute(todo: gpu.Plan, arrays: Mapping[str, Tensor], tables: Tables, wants:
             tensors = [inputs[name] for name in kernel.text.reads] + list(outputs.values())
             tensors += [listed[name] for name in kernel.text.tables]
             grid = (programs, kernel.text.blocks)
-            kernel.function[grid](*tensors, edges, pieces.shape[0], num_warps=kernel.warps, num_stages=1)
+            kernel.function[grid](*tensors, edges, pieces.shape[0], TURNS, **kernel.options)
         return {want: _finish(want, tensor, todo, x, tables) for want, tensor in outputs.items()}
 
 

@@ -30,6 +30,8 @@ class Config:
         warps: warps of a program.
         step: hidden features of a product at a time.
         values: registers (of 32 bits) that the named values of a thread may take; the compiler needs some on top.
+        maxnreg: the most registers of a thread on NVIDIA's GPUs: with 128, two programs of 8 warps run side by side.
+            Without a bound the compiler spills some values to reach a number that lets one more program run.
     """
 
     tile: int = 16
@@ -37,9 +39,7 @@ class Config:
     warps: int = 8
     step: int = 16
     values: int = 56
-
-
-DEFAULT = Config()
+    maxnreg: int = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,12 @@ class Shape:
 def config(gpu: str, key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo: Pass) -> Config:
     """The measured configuration of a pass on this GPU, else the default."""
     found = tuned.measured(gpu).get(entry(key, hidden, dtype, walk, todo))
-    return DEFAULT if found is None else Config(**found)
+    return default(todo) if found is None else Config(**found)
+
+
+def default(todo: Pass) -> Config:
+    """For what was not measured. Second-order gradients of x, y and g have more values alive than 128 registers hold."""
+    return Config(maxnreg=255) if todo.tangents and set(todo.wants) & set("xyg") else Config()
 
 
 def measured(gpu: str) -> bool:

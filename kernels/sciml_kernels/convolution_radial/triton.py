@@ -12,6 +12,11 @@ arithmetic of a path is that of `sciml_kernels.trilinear`; around its call stand
 The first reads h and W in blocks of hidden features, in a loop: kept for all paths of a tile, the operands alone would
 fill the registers. Rows beyond the end of a piece are loaded as zeros, so that they add nothing to any sum. Paths are
 served in the order of their y slots: a gradient to y then occupies registers only while its slot is in use.
+
+Two things in a kernel are there for the compiler. Around each path stands a loop of `turns`, which is 1 at every launch,
+but not known before: no instruction moves across it, while otherwise the operands of the products of many paths lie in
+registers at once. And nothing is said of the alignment of x, y and g: a thread would load neighbouring channels, and a
+barrier for each value would bring them into the layout of the couplings, which has one channel for each thread.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 from sciml_kernels.trilinear.triton import HELD, OTHER, REAL, TABLES, Text, call, coupling, indented, value_name
 
 NAME = "conv_radial"
+NUMBERS = ("count", "pieces_count", "turns")  # the last arguments of a kernel
 
 _HEAD = """# {title}
 import triton
@@ -49,8 +55,8 @@ def product(total, rows, matrix, live{mask}):
 
 _KERNEL = """
 
-@triton.jit(do_not_specialize=["count", "pieces_count"])
-def {name}({arguments}, count: tl.int64, pieces_count: tl.int64):
+@triton.jit(do_not_specialize={numbers}, do_not_specialize_on_alignment={unaligned})
+def {name}({arguments}):
     c = tl.program_id(1) * {block} + tl.arange(0, {block})
     k = tl.arange(0, {hidden})
 """
@@ -88,7 +94,7 @@ def source(
     """The kernel of one part of a pass; arguments as of `sciml_kernels.trilinear.triton.source`.
 
     Gradients to h are written like those to y, in one slab for each part and block of channels; those to W in one slab
-    for each program along the pieces. The last arguments of the kernel are the numbers of edges and of pieces.
+    for each program along the pieces. The last arguments of the kernel are the numbers of edges, of pieces and of turns.
     """
     return _Kernel(spec, part, REAL[dtype], walk, todo, shape, tuple(earlier), slab).text()
 
@@ -112,8 +118,14 @@ class _Kernel:
     def text(self) -> Text:
         tables, block, tile = TABLES[self.walk], self.part.block, self.shape.tile
         title = f"{self.spec.key}; paths {self.part.paths}; tangents {self.todo.tangents}; wants {self.todo.wants}"
+        pointers = (*self.reads, *self.writes, *tables)
         head = _KERNEL.format(
-            name=NAME, arguments=", ".join((*self.reads, *self.writes, *tables)), block=block, hidden=self.shape.padded
+            numbers=list(NUMBERS),
+            unaligned=[name for name in pointers if name[-1] in "xyg"],
+            name=NAME,
+            arguments=", ".join((*pointers, *(f"{number}: tl.int64" for number in NUMBERS))),
+            block=block,
+            hidden=self.shape.padded,
         )
         pieces = (
             _HEAD.format(title=title),
@@ -222,8 +234,8 @@ class _Kernel:
         for position, (index, path) in enumerate(self.paths.items()):
             if path.y not in slots_y[:position]:
                 yield from self._begin_y(path.y)
-            yield from self._held_rows(path)
-            yield from self._path(index, path)
+            yield "for turn in range(turns):"
+            yield from (f"    {line}" for line in (*self._held_rows(path), *self._path(index, path)))
             if path.y not in slots_y[position + 1 :]:
                 yield from self._end_y(path.y)
         yield from self._end_tile(set(slots_y))

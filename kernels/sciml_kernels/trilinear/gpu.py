@@ -22,11 +22,24 @@ TILE, BLOCK = 8, 128  # of the sums of rows: rows and columns that a program has
 
 
 class Kernel(NamedTuple):
-    """A jitted function and how it is launched."""
+    """A jitted function and how it is launched.
+
+    Attributes:
+        function, text: the function and its source.
+        warps: of a program.
+        maxnreg: the most registers of a thread, where this is bounded; NVIDIA's compiler alone knows that bound.
+    """
 
     function: Any
     text: triton.Text
     warps: int
+    maxnreg: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The keywords of a launch."""
+        bound = {} if self.maxnreg is None or torch.version.hip else {"maxnreg": self.maxnreg}
+        return {"num_warps": self.warps, "num_stages": 1, **bound}
 
 
 class Plan(NamedTuple):
@@ -126,7 +139,7 @@ def _run(
     programs = min(rows, MOST_PROGRAMS) if walk == "rows" else listed[0].shape[0]
     if programs:
         tensors = [*(inputs[name] for name in kernel.text.reads), *outputs.values(), *listed]
-        kernel.function[(programs, kernel.text.blocks)](*tensors, rows, num_warps=kernel.warps, num_stages=1)
+        kernel.function[(programs, kernel.text.blocks)](*tensors, rows, **kernel.options)
 
 
 def allocate(want: str, todo: Plan, x: Tensor, rows: int, tables: Tables) -> Tensor:
