@@ -143,6 +143,8 @@ def summary(found: dict[str, dict[str, Any]], plain: dict[str, Any], device: str
         peer = right[row["peer"]]
         row["ratio"] = round(sum(peer["ms"].values()) / total, 2)
         row["ratios"] = {name: round(peer["ms"][name] / ours["ms"][name], 2) for name in PASSES}
+        used, theirs = ours["memory"], peer["memory"]
+        row["memory_ratios"] = {name: round(theirs[name] / used[name], 2) for name in used if used[name] > 0}
     return row
 
 

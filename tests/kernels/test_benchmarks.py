@@ -118,11 +118,13 @@ def test_the_plot_and_the_table_show_what_was_measured(bench: Any, tmp_path: Pat
     times = dict.fromkeys(bench.measure.PASSES, 2.0)
     memory = {"peak_MB": 3.0, "saved_MB": 1.0}
     ours = {"error": 1e-7, "correct": True, "ms": times, "memory": memory, "copy_GBps": 10.0, "product_GFLOPps": 100.0}
-    peer = {"error": 2e-7, "correct": True, "ms": dict.fromkeys(times, 8.0), "memory": memory}
+    more = {"peak_MB": 6.0, "saved_MB": 5.0}
+    peer = {"error": 2e-7, "correct": True, "ms": dict.fromkeys(times, 8.0), "memory": more}
     plain = bench.problems.REGISTRY["6"].describe("tiny")
     row = {"problem": "6", "name": "harmonics", "skipped": {"mace": "it has no such thing"}}
     row |= bench.run.summary({"ours": ours, "e3nn": peer}, plain, "cpu")
     assert (row["peer"], row["ratio"], row["ratios"]["double"]) == ("e3nn", 4.0, 4.0)
+    assert row["memory_ratios"] == {"peak_MB": 2.0, "saved_MB": 5.0}
     text = bench.report.lines(row)
     assert "4.0x" in text
     assert "not measured: it has no such thing" in text

@@ -206,12 +206,15 @@ def test_opcheck() -> None:
 
 
 def test_which_kernels_serve(tuned_gpu: str) -> None:
-    assert fused.serves(tuned_gpu, torch.float32, 64, 100, 5000)
-    assert fused.serves(tuned_gpu, torch.bfloat16, 128, 100, 5000)
-    assert not fused.serves("another_gpu", torch.float32, 64, 100, 5000)
-    assert not fused.serves(tuned_gpu, torch.float64, 64, 100, 5000)
-    assert not fused.serves(tuned_gpu, torch.float32, 256, 100, 5000)
-    assert not fused.serves(tuned_gpu, torch.float32, 64, 1000, 5000)
+    backward = Pass("", "xyh")
+    assert fused.serves(tuned_gpu, torch.float32, 64, 100, 5000, backward)
+    assert fused.serves(tuned_gpu, torch.bfloat16, 128, 100, 5000, Pass("", "yh"))
+    assert not fused.serves("another_gpu", torch.float32, 64, 100, 5000, backward)
+    assert not fused.serves(tuned_gpu, torch.float64, 64, 100, 5000, backward)
+    assert not fused.serves(tuned_gpu, torch.float32, 256, 100, 5000, backward)
+    assert not fused.serves(tuned_gpu, torch.float32, 64, 1000, 5000, backward)
+    for other in (Pass("", "g"), Pass("xyh", "xyhWg")):  # not measured, or slower than the other way
+        assert not fused.serves(tuned_gpu, torch.float32, 64, 100, 5000, other)
 
 
 @interpreted

@@ -24,13 +24,13 @@ TURNS = 1  # of the loop around each path, see `triton`
 MOST_PROGRAMS = 512  # along the pieces, where each writes a partial gradient to W
 
 
-def serves(gpu_name: str, dtype: torch.dtype, hidden: int, nodes: int, edges: int) -> bool:
+def serves(gpu_name: str, dtype: torch.dtype, hidden: int, nodes: int, edges: int, todo: Pass) -> bool:
     """Whether the fused kernels are the ones to use; known from shapes, so nothing waits for the device.
 
-    A GPU must have measured configurations of them: untuned they may spill, and are slower than the other way.
+    Those of this order must have been measured on this GPU and have been faster than the other way.
     """
     fits = dtype != torch.float64 and hidden <= MOST_HIDDEN and edges >= LEAST_EDGES * nodes
-    return fits and tiles.measured(gpu_name)
+    return fits and tiles.measured(gpu_name, todo)
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -22,7 +22,7 @@ def launch(key: str, arrays: Mapping[str, Tensor], tables: Tables, tangents: str
     h, matrix, pointers = arrays["h"], arrays["W"], tables.pointers
     nodes = 0 if pointers is None else pointers.shape[0] - 1
     gpu_name = tuned.name_of(h.device if h.is_cuda else None)
-    served = fused.serves(gpu_name, h.dtype, matrix.shape[0], nodes, h.shape[0])
+    served = fused.serves(gpu_name, h.dtype, matrix.shape[0], nodes, h.shape[0], Pass(tangents, wants))
     return (fused.launch if served else unfused)(key, arrays, tables, tangents, wants)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from sciml_kernels.trilinear.emit import FIRST_ORDER, Term, second_order
+from sciml_kernels.trilinear.emit import FIRST_ORDER, Step, Term, emit, second_order
+from sciml_kernels.trilinear.spec import Path
 
 # The passes of a loss on forces: the tangents that arrive, and the gradients that are wanted.
 PASSES = {"forward": ("", "g"), "backward": ("", "xyh"), "double": ("xyh", "xyhWg")}
@@ -38,6 +39,11 @@ class Pass:
     wants: str
 
     @property
+    def order(self) -> str:
+        """Which of the three passes of a loss on forces this is like."""
+        return "double" if self.tangents else "forward" if self.wants == "g" else "backward"
+
+    @property
     def terms(self) -> tuple[Term, ...]:
         """Of the trilinear generator."""
         if not self.tangents:
@@ -50,6 +56,10 @@ class Pass:
         """What the trilinear generator is asked for: x, y, g as they are, w and v where a matrix product follows."""
         followed = {gradient for gradient, _ in (*self.products_of_h, *self.products_of_matrix)}
         return "".join(name for name in "xyg" if name in self.wants) + "".join(sorted(followed, reverse=True))
+
+    def steps(self, path: Path) -> list[Step]:
+        """The coupling of a path in a fused kernel."""
+        return _spread(emit(path, self.terms, self.trilinear_wants))
 
     @property
     def reads(self) -> list[str]:
@@ -93,3 +103,20 @@ class Pass:
     @property
     def _of_w(self) -> bool:
         return any(term.w == "w" for term in self.terms)
+
+
+def _spread(steps: list[Step]) -> list[Step]:
+    """The same with the gradient to y added to as soon as an entry of the gradient of its matrix is known.
+
+    Where edges lie along an axis of the values, a sum over channels comes after the path: nothing is gained by keeping
+    that matrix, which is as many values as it has entries.
+    """
+    uses: dict[str, list[Step]] = {}
+    kept = []
+    for step in steps:
+        if (step.kind, step.name) == ("add", "out_y"):
+            for product in step.expression.split(" + "):
+                uses.setdefault(product.partition("*")[2], []).append(dataclasses.replace(step, expression=product))
+        else:
+            kept.append(step)
+    return [later for step in kept for later in (step, *(uses.get(step.name, []) if step.kind == "couple" else []))]

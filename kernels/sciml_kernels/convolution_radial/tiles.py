@@ -71,13 +71,15 @@ def config(gpu: str, key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo
 
 
 def default(todo: Pass) -> Config:
-    """For what was not measured. Second-order gradients of x, y and g have more values alive than 128 registers hold."""
-    return Config(maxnreg=255) if todo.tangents and set(todo.wants) & set("xyg") else Config()
+    """For what was not measured. Gradients to several of x, y, g, or of second order, need more than 128 registers."""
+    trilinear = set(todo.wants) & set("xyg")
+    return Config(maxnreg=255) if len(trilinear) > 1 or (trilinear and todo.tangents) else Config()
 
 
-def measured(gpu: str) -> bool:
-    """Whether there is any measured configuration of fused kernels for this GPU."""
-    return any(" hidden " in name for name in tuned.measured(gpu))
+def measured(gpu: str, todo: Pass) -> bool:
+    """Whether fused kernels of a pass of this order have been measured on this GPU, and were the faster way."""
+    orders = (name.split()[-2:] for name in tuned.measured(gpu) if " hidden " in name)
+    return todo.order in {Pass(tangents.replace("-", ""), wants).order for tangents, wants in orders}
 
 
 def entry(key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo: Pass) -> str:

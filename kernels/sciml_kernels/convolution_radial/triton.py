@@ -13,10 +13,10 @@ The first reads h and W in blocks of hidden features, in a loop: kept for all pa
 fill the registers. Rows beyond the end of a piece are loaded as zeros, so that they add nothing to any sum. Paths are
 served in the order of their y slots: a gradient to y then occupies registers only while its slot is in use.
 
-Two things in a kernel are there for the compiler. Around each path stands a loop of `turns`, which is 1 at every launch,
-but not known before: no instruction moves across it, while otherwise the operands of the products of many paths lie in
-registers at once. And nothing is said of the alignment of x, y and g: a thread would load neighbouring channels, and a
-barrier for each value would bring them into the layout of the couplings, which has one channel for each thread.
+Two things in a kernel are there for the compiler. Around each path stands a loop of `turns`, which are 1 at every
+launch but unknown before: no instruction moves across it, while otherwise the operands of the products of many paths
+lie in registers at once. And nothing is said of the alignment of x, y and g: a thread would load neighbouring channels,
+and barriers would stand between every value and the couplings, where a thread has one channel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.convolution_radial.tiles import Shape, sums_wait
-from sciml_kernels.trilinear.emit import Step, emit
+from sciml_kernels.convolution_radial.values import Values
 from sciml_kernels.trilinear.parts import Part, Walk
 from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 from sciml_kernels.trilinear.triton import HELD, OTHER, REAL, TABLES, Text, call, coupling, indented, value_name
@@ -94,26 +94,14 @@ def source(
     """The kernel of one part of a pass; arguments as of `sciml_kernels.trilinear.triton.source`.
 
     Gradients to h are written like those to y, in one slab for each part and block of channels; those to W in one slab
-    for each program along the pieces. The last arguments of the kernel are the numbers of edges, of pieces and of turns.
+    for each program along the pieces. Last in the kernel's arguments are the numbers of edges, of pieces and of turns.
     """
     return _Kernel(spec, part, REAL[dtype], walk, todo, shape, tuple(earlier), slab).text()
 
 
-def ordered(spec: Spec, paths: Iterable[int]) -> list[int]:
-    """Paths in the order in which a tile serves them: by y slot."""
-    return sorted(paths, key=lambda index: (spec.paths[index].y, index))
-
-
 @dataclasses.dataclass(frozen=True)
-class _Kernel:
-    spec: Spec
-    part: Part
-    real: str
-    walk: Walk
-    todo: Pass
-    shape: Shape
-    earlier: tuple[Part, ...]
-    slab: int
+class _Kernel(Values):
+    """The statements, from the outside in."""
 
     def text(self) -> Text:
         tables, block, tile = TABLES[self.walk], self.part.block, self.shape.tile
@@ -129,7 +117,7 @@ class _Kernel:
         )
         pieces = (
             _HEAD.format(title=title),
-            *dict.fromkeys(coupling(path, self.steps(path)) for path in self.paths.values()),
+            *dict.fromkeys(coupling(path, self.todo.steps(path)) for path in self.paths.values()),
             *([self._product_function()] if self.todo.products_of_weights else []),
             head,
             *indented(4, self._begin_program()),
@@ -144,92 +132,53 @@ class _Kernel:
 
     def _product_function(self) -> str:
         """total + rows matrix, in blocks of hidden features: what of the operands is in registers is small."""
-        filled = f"(k < {self.shape.hidden})" if self._ragged else ""
-        left = self._mask("live[:, None]", f"{filled}[None, :]" if filled else "")
-        right = self._mask(f"{filled}[:, None]" if filled else "", "mask[None, :]" if self._masked else "")
+        filled = f"(k < {self.shape.hidden})" if self.ragged else ""
+        left = self.mask("live[:, None]", f"{filled}[None, :]" if filled else "")
+        right = self.mask(f"{filled}[:, None]" if filled else "", "mask[None, :]" if self.masked else "")
         return _PRODUCT.format(
-            mask=", mask" if self._masked else "",
+            mask=", mask" if self.masked else "",
             padded=self.shape.padded,
             step=min(self.shape.step, self.shape.padded),
             left=left,
             right=f", mask={right}, other=0" if right else "",
             real=self.real,
             dim=self.spec.dim_w,
-            how=self._how,
+            how=self.how,
         )
 
-    @property
-    def paths(self) -> dict[int, Path]:
-        return {index: self.spec.paths[index] for index in ordered(self.spec, self.part.paths)}
-
-    def steps(self, path: Path) -> list[Step]:
-        return _spread(emit(path, self.todo.terms, self.todo.trilinear_wants))
-
-    @property
-    def mul(self) -> int:
-        return self.spec.irreps_x[self.spec.paths[self.part.paths[0]].x].mul
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """What the couplings load, but for the weights."""
-        loaded = {step.expression for path in self.paths.values() for step in self.steps(path) if step.kind == "load"}
-        return tuple(name for name in ("x", "y", "g", "vx", "vy") if name in loaded)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.arrays + self.rows + self.matrices
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return tuple(self.todo.writes)
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The hidden features that the products read."""
-        made = (rows for products in self.todo.products_of_weights.values() for rows, _ in products)
-        followed = (rows for _, rows in self.todo.products_of_matrix)
-        return tuple(sorted({*made, *followed}))
-
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """The matrices that the products read."""
-        made = (matrix for products in self.todo.products_of_weights.values() for _, matrix in products)
-        followed = (matrix for _, matrix in self.todo.products_of_h)
-        return tuple(sorted({*made, *followed}))
-
     def _begin_program(self) -> Iterator[str]:
-        if self._masked:
+        if self.masked:
             yield f"mask = c < {self.mul}"
-        if self._ragged:
+        if self.ragged:
             yield f"filled = k < {self.shape.hidden}"
         if "W" in self.todo.wants:
             for index in self.paths:
-                yield f"out_W_{index} = {self._zeros(self.shape.padded, self.part.block)}"
+                yield f"out_W_{index} = {self.zeros(self.shape.padded, self.part.block)}"
 
     def _begin_piece(self) -> Iterator[str]:
         kind = HELD[self.walk]
         for name in self.arrays:
             if name[-1] == kind:
-                yield f"{name}_row = {name} + node * {self._dim(name)} + c"
+                yield f"{name}_row = {name} + node * {self.dim(name)} + c"
         if kind in self.todo.wants:
             rows = [self.shape.tile] if sums_wait(self.todo) else []
-            for slot, component, _ in self._values(kind):
-                yield f"{self._sum(slot, component)} = {self._zeros(*rows, self.part.block)}"
+            for slot, component, _ in self.values_of(kind):
+                yield f"{self._sum(slot, component)} = {self.zeros(*rows, self.part.block)}"
 
     def _sum(self, slot: int, component: int) -> str:
         """The name of a sum over the edges of the node."""
         return f"{'out' if sums_wait(self.todo) else 'sum'}_{HELD[self.walk]}_{slot}_{component}"
 
     def _tile(self) -> Iterator[str]:
-        yield f"inside = {self._mask('live[:, None]', 'mask[None, :]' if self._masked else '')}"
+        yield f"inside = {self.mask('live[:, None]', 'mask[None, :]' if self.masked else '')}"
         for name in self.rows:
             yield f"{name}_rows = {name} + row[:, None] * {self.shape.hidden}"
         for name in dict.fromkeys(rows for _, rows in self.todo.products_of_matrix):
-            mask = self._mask("live[:, None]", "filled[None, :]" if self._ragged else "")
+            mask = self.mask("live[:, None]", "filled[None, :]" if self.ragged else "")
             yield f"{name}_tile = tl.load({name}_rows + k[None, :], mask={mask}, other=0).to({self.real})"
         yield from self._begin_other()
         if "h" in self.todo.wants:
-            yield f"out_h_tile = {self._zeros(self.shape.tile, self.shape.padded)}"
+            yield f"out_h_tile = {self.zeros(self.shape.tile, self.shape.padded)}"
         slots_y = [path.y for path in self.paths.values()]
         for position, (index, path) in enumerate(self.paths.items()):
             if path.y not in slots_y[:position]:
@@ -246,22 +195,22 @@ class _Kernel:
         The sums over an axis of length 1 change nothing. They keep the compiler from computing a whole coupling in the
         layout of an operand or of a result of a product, of which a thread holds more, instead of moving one value.
         """
-        start, mask = weight_offsets(self.spec)[index], ", mask" if self._masked else ""
+        start, mask = weight_offsets(self.spec)[index], ", mask" if self.masked else ""
         for name, products in self.todo.products_of_weights.items():
-            total = self._zeros(self.shape.tile, self.part.block)
+            total = self.zeros(self.shape.tile, self.part.block)
             for rows, matrix in products:
                 total = f"product({total}, {rows}_rows, {matrix} + {start} + c[None, :], live{mask})"
             yield f"{name}_{index} = tl.sum({total}[:, None, :], 1)"
         summed = self._summed(path)
         for value, _ in summed:
-            yield f"{value} = {self._zeros(self.shape.tile, self.part.block)}"
-        yield call(index, path, self.steps(path))
+            yield f"{value} = {self.zeros(self.shape.tile, self.part.block)}"
+        yield call(index, path, self.todo.steps(path))
         for value, total in summed:
             yield f"{total} += tl.sum({value}, 0)"
         for gradient in dict.fromkeys(name for name, _ in (*self.todo.products_of_h, *self.todo.products_of_matrix)):
             yield f"out_{gradient}_{index} = tl.sum(out_{gradient}_{index}[:, None, :], 1)"
         for gradient, matrix in self.todo.products_of_h:
-            yield f"{matrix}_{index} = {self._load_matrix(matrix, index)}"
+            yield f"{matrix}_{index} = {self.load_matrix(matrix, index)}"
             yield self._dot("out_h_tile", f"out_{gradient}_{index}", f"tl.trans({matrix}_{index})")
         for gradient, rows in self.todo.products_of_matrix:
             yield self._dot(f"out_W_{index}", f"tl.trans({rows}_tile)", f"out_{gradient}_{index}")
@@ -272,40 +221,36 @@ class _Kernel:
         if kind not in self.todo.wants or sums_wait(self.todo):
             return []
         slot = {"g": path.out, "x": path.x}[kind]
-        return [(f"out_{kind}_{slot}_{i}", self._sum(slot, i)) for _, i, _ in self._values(kind, {slot})]
+        return [(f"out_{kind}_{slot}_{i}", self._sum(slot, i)) for _, i, _ in self.values_of(kind, {slot})]
 
     def _dot(self, total: str, left: str, right: str) -> str:
-        return f"{total} = tl.dot({left}, {right}, {total}, {self._how})"
-
-    @property
-    def _how(self) -> str:
-        return f'input_precision="{self.shape.precision}", out_dtype={self.real}'
+        return f"{total} = tl.dot({left}, {right}, {total}, {self.how})"
 
     def _begin_other(self) -> Iterator[str]:
         """The rows of the other node of each edge, and the gradient to them."""
         kind = OTHER[self.walk]
         for name in self.arrays:
             if name[-1] == kind:
-                yield f"{name}_row = {name} + other[:, None] * {self._dim(name)} + c[None, :]"
-                for slot, component, offset in self._values(kind):
-                    yield f"{name}_{slot}_{component} = {self._load(name, offset, 'inside')}"
+                yield f"{name}_row = {name} + other[:, None] * {self.dim(name)} + c[None, :]"
+                for slot, component, offset in self.values_of(kind):
+                    yield f"{name}_{slot}_{component} = {self.load(name, offset, 'inside')}"
         if kind in self.todo.wants:
-            yield f"out_{kind}_row = out_{kind} + row[:, None] * {self._dim(kind)} + c[None, :]"
-            before = self._before(kind)
-            for slot, component, offset in self._values(kind):
-                zeros = self._zeros(self.shape.tile, self.part.block)
-                value = self._load(f"out_{kind}", offset, "inside") if slot in before else zeros
+            yield f"out_{kind}_row = out_{kind} + row[:, None] * {self.dim(kind)} + c[None, :]"
+            before = self.before(kind)
+            for slot, component, offset in self.values_of(kind):
+                zeros = self.zeros(self.shape.tile, self.part.block)
+                value = self.load(f"out_{kind}", offset, "inside") if slot in before else zeros
                 yield f"out_{kind}_{slot}_{component} = {value}"
 
     def _held_rows(self, path: Path) -> Iterator[str]:
         """Values of the node that a path reads; they come from the cache, not from registers that all paths share."""
         kind = HELD[self.walk]
         slot = {"g": path.out, "x": path.x}[kind]
-        mask = "mask" if self._masked else ""
+        mask = "mask" if self.masked else ""
         for name in self.arrays:
             if name[-1] == kind:
-                for _, component, offset in self._values(kind, {slot}):
-                    yield f"{name}_{slot}_{component} = {self._load(name, offset, mask)}[None, :]"
+                for _, component, offset in self.values_of(kind, {slot}):
+                    yield f"{name}_{slot}_{component} = {self.load(name, offset, mask)}[None, :]"
 
     def _begin_y(self, slot: int) -> Iterator[str]:
         start, dim = offsets(self.spec.irreps_y)[slot], self.spec.irreps_y[slot].ir.dim
@@ -316,7 +261,7 @@ class _Kernel:
                     value = f"tl.load({at}, mask=live, other=0).to({self.real})[:, None]"
                     yield f"{value_name(name, slot, component)} = {value}"
             if "y" in self.todo.wants:
-                zeros = self._zeros(self.shape.tile, self.part.block)
+                zeros = self.zeros(self.shape.tile, self.part.block)
                 yield f"{value_name('out_y', slot, component)} = {zeros}"
 
     def _end_y(self, slot: int) -> Iterator[str]:
@@ -325,22 +270,22 @@ class _Kernel:
                 yield self._store_y(slot, component, f"tl.sum({value_name('out_y', slot, component)}, 1)")
 
     def _store_y(self, slot: int, component: int, value: str) -> str:
-        at = f"{self._slab} * {self.spec.dim_y} + {offsets(self.spec.irreps_y)[slot] + component}"
+        at = f"{self.slab_row} * {self.spec.dim_y} + {offsets(self.spec.irreps_y)[slot] + component}"
         return f"tl.store(out_y + {at}, {value}, mask=live)"
 
     def _end_tile(self, slots_y: set[int]) -> Iterator[str]:
         """Stores; slots of y that no path of this part touches are zeros in its slab."""
         kind = OTHER[self.walk]
         if kind in self.todo.wants:
-            for slot, component, offset in self._values(kind):
+            for slot, component, offset in self.values_of(kind):
                 yield f"tl.store(out_{kind}_row + {offset}, out_{kind}_{slot}_{component}, mask=inside)"
         if "y" in self.todo.wants:
             for slot, (_, ir) in enumerate(self.spec.irreps_y):
                 for component in range(0 if slot in slots_y else ir.dim):
                     yield self._store_y(slot, component, f"tl.zeros([{self.shape.tile}], {self.real})")
         if "h" in self.todo.wants:
-            at = f"out_h + {self._slab}[:, None] * {self.shape.hidden} + k[None, :]"
-            mask = self._mask("live[:, None]", "filled[None, :]" if self._ragged else "")
+            at = f"out_h + {self.slab_row}[:, None] * {self.shape.hidden} + k[None, :]"
+            mask = self.mask("live[:, None]", "filled[None, :]" if self.ragged else "")
             yield f"tl.store({at}, out_h_tile, mask={mask})"
 
     def _end_piece(self) -> Iterator[str]:
@@ -348,91 +293,21 @@ class _Kernel:
         kind = HELD[self.walk]
         if kind not in self.todo.wants:
             return
-        before, mask = self._before(kind), "mask" if self._masked else ""
-        yield f"out_{kind}_row = out_{kind} + piece * {self._dim(kind)} + c"
-        for slot, component, offset in self._values(kind):
+        before, mask = self.before(kind), "mask" if self.masked else ""
+        yield f"out_{kind}_row = out_{kind} + piece * {self.dim(kind)} + c"
+        for slot, component, offset in self.values_of(kind):
             total = self._sum(slot, component)
             total = f"tl.sum({total}, 0)" if sums_wait(self.todo) else total
             if slot in before:
-                total += " + " + self._load(f"out_{kind}", offset, mask)
+                total += " + " + self.load(f"out_{kind}", offset, mask)
             yield f"tl.store(out_{kind}_row + {offset}, {total}" + (", mask=mask)" if mask else ")")
 
     def _end_program(self) -> Iterator[str]:
         if "W" in self.todo.wants:
             starts = weight_offsets(self.spec)
-            mask = self._matrix_mask
+            mask = self.matrix_mask
             for index in self.paths:
                 at = f"out_W + (tl.program_id(0).to(tl.int64) * {self.shape.hidden} + k[:, None]) * {self.spec.dim_w}"
                 yield f"tl.store({at} + {starts[index]} + c[None, :], out_W_{index}" + (
                     f", mask={mask})" if mask else ")"
                 )
-
-    def _load_matrix(self, matrix: str, index: int) -> str:
-        at = f"{matrix} + k[:, None] * {self.spec.dim_w} + {weight_offsets(self.spec)[index]} + c[None, :]"
-        mask = f", mask={self._matrix_mask}, other=0" if self._matrix_mask else ""
-        return f"tl.load({at}{mask}).to({self.real})"
-
-    @property
-    def _matrix_mask(self) -> str:
-        return self._mask("filled[:, None]" if self._ragged else "", "mask[None, :]" if self._masked else "")
-
-    @property
-    def _masked(self) -> bool:
-        """Whether the last block of channels is not full."""
-        return self.mul % self.part.block != 0
-
-    @property
-    def _ragged(self) -> bool:
-        """Whether there are fewer hidden features than a matrix product takes."""
-        return self.shape.hidden != self.shape.padded
-
-    @property
-    def _slab(self) -> str:
-        """The row of an edge in the slab of this part and block of channels."""
-        return f"(({self.slab} + tl.program_id(1)) * count + row)"
-
-    def _dim(self, name: str) -> int:
-        return {"x": self.spec.dim_x, "g": self.spec.dim_out}[name[-1]]
-
-    def _load(self, name: str, offset: int, mask: str) -> str:
-        return f"tl.load({name}_row + {offset}" + (f", mask={mask}, other=0)" if mask else ")") + f".to({self.real})"
-
-    def _zeros(self, *sizes: int) -> str:
-        return f"tl.zeros({list(sizes)}, {self.real})"
-
-    @staticmethod
-    def _mask(*conditions: str) -> str:
-        return " & ".join(condition for condition in conditions if condition)
-
-    def _before(self, kind: str) -> set[int]:
-        """The slots of this side to which an earlier part has written."""
-        paths = [self.spec.paths[index] for part in self.earlier for index in part.paths]
-        return {path.x if kind == "x" else path.out for path in paths}
-
-    def _values(self, kind: str, slots: set[int] | None = None) -> list[tuple[int, int, int]]:
-        """Slot, component and place in a row of the values of x or g that the paths (or these slots) touch."""
-        irreps = {"x": self.spec.irreps_x, "g": self.spec.irreps_out}[kind]
-        touched = slots or {path.x if kind == "x" else path.out for path in self.paths.values()}
-        starts = offsets(irreps)
-        return [
-            (slot, component, starts[slot] + component * irreps[slot].mul)
-            for slot in sorted(touched)
-            for component in range(irreps[slot].ir.dim)
-        ]
-
-
-def _spread(steps: list[Step]) -> list[Step]:
-    """The same with the gradient to y added to as soon as an entry of the gradient of its matrix is known.
-
-    Where edges lie along an axis of the values, a sum over channels comes after the path: nothing is gained by keeping
-    that matrix, which is as many values as it has entries.
-    """
-    uses: dict[str, list[Step]] = {}
-    kept = []
-    for step in steps:
-        if (step.kind, step.name) == ("add", "out_y"):
-            for product in step.expression.split(" + "):
-                uses.setdefault(product.partition("*")[2], []).append(dataclasses.replace(step, expression=product))
-        else:
-            kept.append(step)
-    return [later for step in kept for later in (step, *(uses.get(step.name, []) if step.kind == "couple" else []))]
