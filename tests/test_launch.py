@@ -42,7 +42,9 @@ def test_two_nodes_train_together(tmp_path: Path) -> None:
     words = [f"train={store}", f"run_dir={tmp_path / 'run'}", *WORDS[:-2], *nodes]
     kept = {key: value for key, value in os.environ.items() if not key.endswith("RANK")}
     started = [
-        subprocess.Popen([*launcher, str(rank), "-m", "sciml", "train", *words], env=kept, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*launcher, str(rank), "-m", "sciml", "train", *words], env=kept, stdout=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     told = [process.communicate(timeout=600)[0] for process in started]

@@ -83,7 +83,7 @@ def equation_of_state(atoms: Atoms, strain: float = 0.02, points: int = 9) -> Eq
         volumes.append(float(scaled.get_volume()) / len(atoms))
         energies.append(float(scaled.get_potential_energy()) / len(atoms))
     volume, energy = np.array(volumes, dtype=float), np.array(energies, dtype=float)
-    polynomial = np.polynomial.Polynomial.fit(volume ** (-2 / 3), energy, 3)
+    polynomial: Any = np.polynomial.Polynomial.fit(volume ** (-2 / 3), energy, 3)
     slope, curvature, third = (polynomial.deriv(order) for order in (1, 2, 3))
     roots = [float(root.real) for root in slope.roots() if abs(root.imag) < 1e-12 and root.real > 0]
     inside = [root for root in roots if curvature(root) > 0 and min(volumes) < root**-1.5 < max(volumes)]

@@ -128,7 +128,7 @@ def _structure(entry: dict[str, Any], where: str) -> Atoms:
 
     structure = entry["structure"]
     try:
-        atoms = ase.build.bulk(**structure) if isinstance(structure, dict) else ase.io.read(structure)
+        atoms: Any = ase.build.bulk(**structure) if isinstance(structure, dict) else ase.io.read(structure)
     except Exception as error:  # ASE raises whatever its parsers meet
         raise UserError(f"{where}: structure: ASE cannot make it ({type(error).__name__}: {error}).") from None
     if not atoms.pbc.all():
@@ -190,7 +190,8 @@ EXPECTED = (
 def _dimer(name: str, curve: dict[str, Any], calculator: Any) -> dict[str, Any]:
     """A curve beside the given one: shapes of both, and their difference in the well."""
     distances, given = np.array(curve["distances"], float), np.array(curve["energies"], float)
-    found = crystal.dimer_energies(*name.split("-"), distances.tolist(), calculator)
+    first, second = name.split("-")
+    found = crystal.dimer_energies(first, second, distances.tolist(), calculator)
     given, found = given - given[-1], found - found[-1]
     well = given < _WELL
     return {

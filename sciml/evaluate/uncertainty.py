@@ -211,12 +211,13 @@ def reliability(rows: Rows, rigidity: Rigidity, bins: int = 10) -> dict[str, Any
     ratio = errors / np.maximum(sigmas, 1e-300)
     order = np.array_split(np.argsort(sigmas), min(bins, len(sigmas)))
     ranks = [np.argsort(np.argsort(values)) for values in (errors, sigmas)]
+    correlation: Any = np.corrcoef(np.stack(ranks))
     return {
         "count": len(errors),
         "rms_ratio": float(np.sqrt(np.square(ratio).mean())),
         "within_one": float((ratio < 1).mean()),
         "within_two": float((ratio < 2).mean()),
-        "rank_correlation": float(np.corrcoef(*ranks)[0, 1]) if len(errors) > 2 else float("nan"),
+        "rank_correlation": float(correlation[0, 1]) if len(errors) > 2 else float("nan"),
         "uncertainty": [float(np.sqrt(np.square(sigmas[part]).mean())) for part in order],
         "error": [float(np.sqrt(np.square(errors[part]).mean())) for part in order],
     }

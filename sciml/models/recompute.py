@@ -28,7 +28,7 @@ def recomputed(function: Function, tensors: Sequence[Tensor], parameters: Sequen
 
 def recompute_blocks(model: nn.Module) -> None:
     """Switch the blocks of a model to :func:`recomputed`. Raises UserError where it has none that can."""
-    blocks = [module for module in model.modules() if hasattr(module, "recompute")]
+    blocks: list[Any] = [module for module in model.modules() if hasattr(module, "recompute")]
     if not blocks:
         raise UserError("trainer.recompute: found true, but the model has no block that can; use false.")
     for block in blocks:

@@ -40,10 +40,11 @@ def whole(parameter: Tensor, own: Tensor | None = None) -> Tensor:
         cut = DTensor.from_local(own, mesh, placements, shape=parameter.shape, stride=parameter.stride())
         return cut.full_tensor()
     if hasattr(parameter, "ds_tensor"):
-        group = parameter.ds_process_group
+        engine: Any = parameter  # with the attributes that DeepSpeed gives it
+        group = engine.ds_process_group
         parts = own.new_empty(torch.distributed.get_world_size(group) * own.numel())
         torch.distributed.all_gather_into_tensor(parts, own.contiguous().flatten(), group=group)
-        return parts[: parameter.ds_numel].view(parameter.ds_shape)
+        return parts[: engine.ds_numel].view(engine.ds_shape)
     return own
 
 
@@ -54,8 +55,9 @@ def part_of(parameter: Tensor, values: Tensor) -> Tensor:
         values = values.to(parameter.device)
         return distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
     if hasattr(parameter, "ds_tensor"):
-        size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank(parameter.ds_process_group)
-        own = parameter.ds_tensor.new_zeros(size)
+        engine: Any = parameter
+        size, rank = engine.ds_tensor.numel(), torch.distributed.get_rank(engine.ds_process_group)
+        own = engine.ds_tensor.new_zeros(size)
         flat = values.flatten()[rank * size : (rank + 1) * size]
         own[: len(flat)] = flat
         return own

@@ -82,8 +82,8 @@ def _left_out(folder: Path, code: int | None) -> tuple[str, str, bool]:
 
 def fault_12_spikes(folder: Path) -> Row:
     """Make the loss a million times too large at two steps in a row; lose the run in between and resume it."""
-    guard = ("trainer.guard.window=6", "trainer.guard.threshold=50", "trainer.guard.patience=2")
-    guard += ("trainer.max_steps=11",)
+    guard = ["trainer.guard.window=6", "trainer.guard.threshold=50", "trainer.guard.patience=2"]
+    guard += ["trainer.max_steps=11"]
     with changed_steps(_spikes):
         code = train_here(folder / "whole", *guard)
         again = copied_up_to(folder / "whole", folder / "again", SPIKES[1])

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ FROZEN = Path(__file__).parent / "frozen"
 """A small run with a checkpoint of every format there ever was."""
 
 
+def _has_newer(folder: Path, step: int) -> bool:
+    """Whether there is a checkpoint of a later step."""
+    return max(map(step_of, checkpoints_in(folder)), default=0) > step
+
+
 def _write(folder: Path, steps: range) -> None:
     """Write checkpoints of 2 MB one after the other."""
     if OTHER_FILESYSTEM.is_dir():
@@ -59,8 +65,7 @@ def fault_02_kill_during_saves(folder: Path, thorough: bool = False) -> Row:
         process = context.Process(target=_write, args=(folder, range(newest + 1, 10**9)))
         process.start()
         with ended([process]):
-            known = newest
-            wait_until(lambda known=known: max(map(step_of, checkpoints_in(folder)), default=0) > known, [process])
+            wait_until(partial(_has_newer, folder, newest), [process])
             time.sleep(moments.uniform(0.0, 0.05))
         found = checkpoints_in(folder)
         for path in found:

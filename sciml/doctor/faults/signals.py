@@ -47,7 +47,7 @@ def fault_03_kill_a_rank(folder: Path, thorough: bool = False) -> Row:
 
 def fault_04_terminate_ranks(folder: Path, thorough: bool = False) -> Row:
     """Send SIGTERM or SIGUSR1 to some of two ranks."""
-    cases = [((1,), signal.SIGTERM)]
+    cases: list[tuple[tuple[int, ...], signal.Signals]] = [((1,), signal.SIGTERM)]
     if thorough:
         cases += [((0,), signal.SIGTERM), ((0, 1), signal.SIGTERM), ((1,), signal.SIGUSR1)]
     outcomes = []

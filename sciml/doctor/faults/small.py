@@ -123,8 +123,8 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 def differences(first: Path, second: Path, step: int = STEPS) -> list[str]:
     """What differs in a bit between the checkpoints of ``step`` of two runs, and between their metrics."""
-    states = [read_checkpoint(checkpoint(folder, step)) for folder in (first, second)]
-    found = unequal(*states)
+    before, after = (read_checkpoint(checkpoint(folder, step)) for folder in (first, second))
+    found = unequal(before, after)
     if metrics(first) != metrics(second):
         found.append("metrics.jsonl")
     return found

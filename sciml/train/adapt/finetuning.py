@@ -68,7 +68,8 @@ class FineTuning:
         Returns {parameter: its share of the learning rate}. Raises UserError where the model is not the package's.
         """
         learned = objective.terms.keys()
-        heads = {key for key, head in model.heads.items() if head.kind in data.kinds and learned & set(head.targets)}
+        trained = [head for kind in data.kinds for head in model.heads_for(kind) if learned & set(head.targets)]
+        heads = {key for key, head in model.heads.items() if head in trained}
         choose_trained(model, self.options, set(model.heads) if whole else heads)
         say(f"adapt={self.options.name}: {trained_parameters(model):,} parameters are trained")
         if self.options.parity and not resumed:

@@ -74,7 +74,7 @@ class Forgetting:
             values = {(store, name): value for store, name, _, value in _measures(scratch)}
             for row in rows:
                 if row["part"] == NEW:
-                    row["scratch"] = values.get((row["store"], row["measure"]))
+                    row["scratch"] = values.get((str(row["store"]), str(row["measure"])))
         self._write("adaptation", rows)
         return text(rows)
 

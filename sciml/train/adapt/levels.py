@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,16 +82,16 @@ def adopt_levels(
             if candidates:
                 nearest = min(candidates, key=lambda one: _misfit(model, description, mine, one))
                 _take_level(model, nearest, index)
-                known = package.datasets[nearest]
-                context["scales"][name] = float(head.scales[nearest])
+                known, scales = package.datasets[nearest], cast(Tensor, head.scales)
+                context["scales"][name] = float(scales[nearest])
                 notes.append(f"the new level of theory {name!r} starts as {known!r} with reference energies of its own")
         offsets = _fit_references(model, description, mine, index, fresh)
         if offsets:
             context["references"][name] = {**context["references"][name], **offsets}
             for other in model.heads.values():
-                if hasattr(other, "references"):
+                if isinstance(references := getattr(other, "references", None), Tensor):
                     for number, energy in offsets.items():
-                        other.references[index, int(number)] = energy
+                        references[index, int(number)] = energy
     return {**description, "context": {**description["context"], **context}}, notes
 
 
@@ -110,8 +110,8 @@ def _take_level(model: Model, known: int, new: int) -> None:
         if table is not None:
             table.weight[new] = table.weight[known]
         for head in model.heads.values():
-            if hasattr(head, "scales"):
-                head.scales[new] = head.scales[known]
+            if isinstance(scales := getattr(head, "scales", None), Tensor):
+                scales[new] = scales[known]
 
 
 def _embedding(model: Model, name: str) -> nn.Embedding | None:
@@ -140,7 +140,7 @@ def _fit_references(
     model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, fresh: list[str]
 ) -> dict[str, float]:
     """{"Z": eV} of the ``fresh`` elements, from the energies that known references and the interaction leave."""
-    references = next(head.references for head in model.heads.values() if hasattr(head, "references"))
+    references: Any = next(head.references for head in model.heads.values() if hasattr(head, "references"))
     columns = [int(number) for number in fresh]
     counts, rest = [], []
     for graph in _graphs(model, description, sources, level, RECORDS):

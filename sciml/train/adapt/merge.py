@@ -124,6 +124,7 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
     fresh = []
     anew = _heads_of_classes(model) if renamed_classes(package, classes) else ()
     old_classes = package.config["model"]["context"]["classes"]
+    sizes = len(classes), len(old_classes)
     rows = [(classes.index(name), old_classes.index(name)) for name in classes if name in old_classes]
     for name, value in target.items():
         known = source.get(name)
@@ -131,7 +132,7 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
             continue
         if name.startswith(anew) and (not rows or known is None):
             fresh.append(name)
-        elif name.startswith(anew) and len(value) == len(classes) and len(known) == len(old_classes):
+        elif name.startswith(anew) and known is not None and sizes == (len(value), len(known)):
             value[[new for new, _ in rows]] = known[[old for _, old in rows]]
         elif known is not None and known.shape == value.shape:
             value.copy_(known)

@@ -51,8 +51,10 @@ def divided(source: Source, retained: bool, records: int) -> Source | None:
 def limited(source: Source, records: int) -> Source | None:
     """At most ``records`` of a source, spread over it; None without any."""
     number = min(records, len(source.data))
-    chosen = np.unique(np.linspace(0, len(source.data) - 1, number).astype(int)) if number else []
-    return Source(Subset(source.data, chosen), source.dataset, source.name) if number else None
+    if not number:
+        return None
+    chosen = np.unique(np.linspace(0, len(source.data) - 1, number).astype(int))
+    return Source(Subset(source.data, chosen), source.dataset, source.name)
 
 
 def replay_sources(

@@ -95,7 +95,8 @@ def merge_low_rank(model: nn.Module) -> None:
     """Turn weights and their updates into plain weights with equal outputs; nothing of the updates is left."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
+            parametrizations: Any = module.parametrizations
+            for name in list(parametrizations):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
