@@ -13,8 +13,7 @@ CUT = ("zero3", "fsdp2")  # strategies that cut the parameters themselves
 
 def refused(config: Any) -> str | None:
     """The sentence, without its full stop, that refuses a training configuration; None where all of it works."""
-    rules = (_devices, _conservative, _precision, _compile, _recompute, _out_of_memory, _find_batch, _kernels, _adapt)
-    for rule in rules:
+    for rule in RULES:
         if sentence := rule(config):
             return sentence
     return None
@@ -118,3 +117,16 @@ def _kernels(config: Any) -> str | None:
     if (backend, accelerator) in {("cpu", "gpu"), ("triton", "cpu")}:
         return f"model.backend: found {backend} with trainer.accelerator={accelerator}, expected auto"
     return None
+
+
+RULES = (
+    _devices,
+    _conservative,
+    _precision,
+    _compile,
+    _adapt,
+    _recompute,
+    _out_of_memory,
+    _find_batch,
+    _kernels,
+)
