@@ -42,7 +42,7 @@ def test_what_cannot_work_is_refused_by_name(words, sentence):
         ["strategy=zero1"],
         ["strategy=zero2", "heads=direct"],
         ["strategy=zero3", "heads=direct"],
-        ["strategy=zero3", "data.bins_per_step.atoms=0"],
+        ["strategy=zero3", *(f"objective.{target}.weight=0" for target in ("energy", "forces", "stress"))],
         ["strategy=fsdp2", "trainer.recompute=true"],
     ],
 )
