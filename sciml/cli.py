@@ -17,7 +17,7 @@ from typing import Any
 
 from sciml import __version__
 from sciml.errors import UserError
-from sciml.launch import end_with_first_rank, let_first_rank_leave
+from sciml.launch import end_with_parent, let_first_rank_leave, started_by_first_rank
 
 MISTAKE, INTERRUPTED, PREEMPTED = 2, 130, 143
 OPTIONS = ("--help", "--verbose", "--version", "--config-dir", "--multirun")
@@ -79,7 +79,8 @@ class Words:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one sentence on stderr, without a traceback."""
-    end_with_first_rank()
+    if started_by_first_rank():
+        end_with_parent()  # else it would wait for the first rank in a collective, on a GPU for hours
     code = _answered(argv)
     if code:
         let_first_rank_leave()

@@ -1,4 +1,4 @@
-"""Ranks that Lightning starts by itself, one process each, beside the first."""
+"""Processes that others start, such as ranks that Lightning starts by itself, one process each, beside the first."""
 
 import ctypes
 import os
@@ -14,10 +14,8 @@ def started_by_first_rank() -> bool:
     return rank != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & os.environ.keys()
 
 
-def end_with_first_rank() -> None:
-    """Have the system kill this rank when the first ends: it would wait for it in a collective, on a GPU for hours."""
-    if not started_by_first_rank():
-        return
+def end_with_parent() -> None:
+    """Have the system kill this process when the one that started it ends."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

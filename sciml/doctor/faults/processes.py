@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 import time
@@ -9,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
-_IMPORTED = ["sciml.build", "sciml.doctor.faults.small"]
+from sciml.launch import end_with_parent
+
+_IMPORTED = ["sciml.build", "sciml.doctor.faults.saves", "sciml.doctor.faults.signals"]
 """What takes seconds to import: a server does it once, and every process is a fork of it."""
 
 
@@ -24,9 +28,14 @@ def start(
 
     What it prints goes to the file ``output``.
     """
+    return start_function(_run, command, output, environment or {}, prepare)
+
+
+def start_function(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a function of a module, with arguments that a process can be sent."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    process = context.Process(target=_run, args=(command, output, environment or {}, prepare))
+    process = context.Process(target=_child, args=(function, arguments))
     process.start()
     return process
 
@@ -47,6 +56,11 @@ def start_ranks(
     return processes
 
 
+def _child(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    end_with_parent()  # the server, which ends with the process that asked for this one
+    function(*arguments)
+
+
 def _run(
     command: list[str], output: Path, environment: dict[str, str], prepare: Callable[[], None] | None
 ) -> None:
@@ -57,9 +71,8 @@ def _run(
     os.environ.update(environment)
     if prepare is not None:
         prepare()
-    from sciml.cli import main
-
-    sys.exit(main(command))
+    sys.argv = ["sciml", *command]
+    runpy.run_module("sciml.cli", run_name="__main__")
 
 
 @contextmanager

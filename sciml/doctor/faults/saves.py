@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sciml.doctor.faults.processes import codes, ended, start, wait_until
+from sciml.doctor.faults.processes import codes, ended, start, start_function, wait_until
 from sciml.doctor.faults.row import Row
 from sciml.doctor.faults.small import checkpoint, train_here, words
 from sciml.errors import UserError
@@ -58,12 +57,11 @@ def _write(folder: Path, steps: range) -> None:
 
 def fault_02_kill_during_saves(folder: Path, thorough: bool = False) -> Row:
     """Kill a process that saves all the time, at random moments, with $TMPDIR on another filesystem."""
-    context, moments, kills = get_context("forkserver"), random.Random(0), 40 if thorough else 10
+    moments, kills = random.Random(0), 40 if thorough else 10
     unreadable = seen = 0
     newest = 0
     for _ in range(kills):
-        process = context.Process(target=_write, args=(folder, range(newest + 1, 10**9)))
-        process.start()
+        process = start_function(_write, folder, range(newest + 1, 10**9))
         with ended([process]):
             wait_until(partial(_has_newer, folder, newest), [process])
             time.sleep(moments.uniform(0.0, 0.05))
