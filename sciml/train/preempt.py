@@ -79,10 +79,12 @@ class Preemption(Callback):
         """Whether any rank has a signal; raises what any rank could not save. One meeting of the ranks for both."""
         flags = torch.tensor([self.signalled, self.checkpoints.failed], dtype=torch.float32)
         flags = trainer.strategy.reduce(flags.to(trainer.strategy.root_device), reduce_op="sum")
-        self.signalled, failed = flags.bool().tolist()
+        stops, failed = flags.bool().tolist()
         if failed:
             self.checkpoints.wait()
-        return self.signalled
+        if stops:  # else it stays as it is: a signal may have come while the ranks met, and counts at the next meeting
+            self.signalled = True
+        return stops
 
 
 class Interruption(Callback):

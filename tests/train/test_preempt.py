@@ -3,9 +3,12 @@
 import os
 import signal
 
-import pytest
+from types import SimpleNamespace
 
-from sciml.train.preempt import Interruption
+import pytest
+import torch
+
+from sciml.train.preempt import Interruption, Preemption
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -23,3 +26,18 @@ def test_an_interrupt_that_python_dropped_is_repeated_at_the_next_batch():
         callback.on_train_batch_end(None, None)
     callback.on_exception(None, None, KeyboardInterrupt())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_the_ranks_meet_counts_at_the_next_meeting(number):
+    def reduce(flags, reduce_op):
+        os.kill(os.getpid(), number)
+        return flags
+
+    callback = Preemption(SimpleNamespace(failed=False), SimpleNamespace())
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce, root_device=torch.device("cpu")))
+    before = signal.getsignal(number)
+    with callback.listening():
+        assert not callback._stops(trainer)
+        assert callback._stops(trainer)
+    assert signal.getsignal(number) is before
