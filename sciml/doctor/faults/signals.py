@@ -81,7 +81,7 @@ def _slowly(folder: Path, where: str) -> None:
     original = getattr(owner, name)
 
     def slow(*arguments):  # type: ignore[no-untyped-def]
-        (folder / where).touch()
+        (folder / f"{where}.begun").touch()
         time.sleep(0.5)
         return original(*arguments)
 
@@ -96,7 +96,7 @@ def fault_05_terminate_in_validation_and_save(folder: Path) -> Row:
         place = folder / where
         process = start(["train", *words(place)], folder / f"{where}.txt", prepare=partial(_slowly, folder, where))
         with ended([process]):
-            wait_until((folder / where).exists, [process])
+            wait_until((folder / f"{where}.begun").exists, [process])
             os.kill(process.pid or 0, signal.SIGTERM)
             (code,) = codes([process], 120.0)
         found = checkpoints_in(place / "run" / "checkpoints")
