@@ -544,7 +544,7 @@ class Sweep(Section):
     )
     folder: Text | None = Field(description="with -m: folder of the runs and a summary; null for sweeps/<name>/<time>")
     trials: Positive | None = Field(description="with -m: runs whose values Optuna draws (extra sweep); null for all")
-    slurm: dict[str, Any] = Field(description="with -m: parameters of submitit, as sweep.slurm.slurm_partition=gpu")
+    slurm: dict[str, Any] = Field(description="with -m: parameters of submitit: sweep.slurm.slurm_partition=gpu")
 
 
 class TrainConfig(Section):

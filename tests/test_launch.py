@@ -41,12 +41,8 @@ def test_two_nodes_train_together(tmp_path: Path) -> None:
     launcher += ["--master-addr", "127.0.0.1", "--master-port", "29574", "--node-rank"]
     words = [f"train={store}", f"run_dir={tmp_path / 'run'}", *WORDS[:-2], *nodes]
     kept = {key: value for key, value in os.environ.items() if not key.endswith("RANK")}
-    started = [
-        subprocess.Popen(
-            [*launcher, str(rank), "-m", "sciml", "train", *words], env=kept, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
+    commands = [[*launcher, str(rank), "-m", "sciml", "train", *words] for rank in range(2)]
+    started = [subprocess.Popen(command, env=kept, stdout=subprocess.PIPE, text=True) for command in commands]
     told = [process.communicate(timeout=600)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert [text.count("report  ") for text in told] == [1, 0], "one rank writes"

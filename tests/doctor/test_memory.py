@@ -1,7 +1,6 @@
 """The bytes that the doctor counts, held against those that torch's allocator hands out."""
 
 import gc
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,20 +68,13 @@ def estimated(config: Any, device: str = "cpu") -> Memory:
     return estimate(module, data, config, torch.device(device))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Molecules and jets whose micro-batches hold a dozen of them."""
-    path = tmp_path_factory.mktemp("memory")
-    molecules_store(path / "molecules", records=60, atoms=14)
-    jets_store(path / "jets", records=60)
-    return path
-
-
 @pytest.mark.parametrize("store", ["molecules", "jets"])
-def test_the_estimate_is_what_a_training_takes(store, folder, tmp_path, monkeypatch):
+def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
     """A whole training run: its data, its moments, its moving average and Lightning's part."""
     monkeypatch.setattr(build, "_publish", lambda *_: None)  # the evaluation of the finished model is not training
-    config = train_config(folder, *WORDS, f"run_dir={tmp_path / 'run'}", stores=(store,))
+    make = {"molecules": molecules_store, "jets": jets_store}[store]
+    make(tmp_path / store, records=60)
+    config = train_config(tmp_path, *WORDS, stores=(store,))
     memory = estimated(config)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -97,10 +89,11 @@ def test_the_estimate_is_what_a_training_takes(store, folder, tmp_path, monkeypa
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_the_estimate_is_what_a_training_takes_on_a_gpu(precision, folder, tmp_path, monkeypatch):
+def test_the_estimate_is_what_a_training_takes_on_a_gpu(precision, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_publish", lambda *_: None)
     words = ("model.channels=64", "trainer.accelerator=gpu", f"trainer.precision={precision}")
-    config = train_config(folder, *WORDS, *words, f"run_dir={tmp_path / 'run'}", stores=("molecules",))
+    molecules_store(tmp_path / "molecules", records=60)
+    config = train_config(tmp_path, *WORDS, *words, stores=("molecules",))
     memory = estimated(config, "cuda")
     gc.collect()
     torch.cuda.empty_cache()
