@@ -1,6 +1,7 @@
 """What a fine-tuning gained on the new task and what it forgot of the old ones: the same records before and after."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def _measures(stores: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, s
                     found.append((store, f"{target} {name}", unit, float(values[key])))
             for signal, pair in values.get("signals", {}).items():
                 found.append((store, f"AUC {signal} / {values['background']}", "", float(pair["auc"])))
-    return found
+    return [entry for entry in found if math.isfinite(entry[3])]
 
 
 def _pairs(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str, float | None, float]]:
