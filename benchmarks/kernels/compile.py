@@ -94,7 +94,7 @@ def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     walk = choose_walk(spec, terms, wants, by_sender=True)
     kernels = []
     for target in targets:
-        todo = gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT, 64 if target.startswith("gfx") else WARP)
+        todo = gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT, _warp(target))
         for kernel in todo.kernels:
             found = aot.report(kernel.function, gpu.signature(kernel.text, torch.float32), {}, target, kernel.warps)
             lines = len(kernel.text.source.splitlines())
@@ -125,7 +125,8 @@ def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
         walks.append(choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender=True))
         for target in targets:
             exact = "ieee" if target.startswith("gfx") else "tf32x3"
-            plan = fused.build(spec, HIDDEN, torch.float32, exact, walks[-1], todo, tiles.default(todo))
+            config, warp = tiles.default(todo), _warp(target)
+            plan = fused.build(spec, HIDDEN, torch.float32, exact, walks[-1], todo, config, warp)
             for kernel in plan.kernels:
                 types = fused.signature(kernel.text, torch.float32)
                 found = aot.report(kernel.function, types, {}, target, kernel.warps, maxnreg=kernel.maxnreg)
@@ -152,6 +153,11 @@ def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
         "bound": bound,
         "kernels": kernels,
     }
+
+
+def _warp(target: str) -> int:
+    """Threads of a warp."""
+    return 64 if target.startswith("gfx") else WARP
 
 
 def _line(row: dict[str, Any]) -> str:

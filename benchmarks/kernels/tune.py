@@ -42,8 +42,8 @@ CANDIDATES = [tuned.DEFAULT] + [
 ]
 HIDDEN = 64
 RADIAL_CANDIDATES = [
-    tiles.Config(block=block, warps=warps, step=step, maxnreg=maxnreg)
-    for block, warps, maxnreg in ((32, 8, 128), (32, 8, 255), (16, 4, 128), (32, 4, 255))
+    tiles.Config(block=block, threads=threads, step=step, maxnreg=maxnreg)
+    for block, threads, maxnreg in ((32, 256, 128), (32, 256, 255), (16, 128, 128), (32, 128, 255))
     for step in (16, 32, 64)
 ]
 TOLERANCE = 1e-4  # of the largest entry, fp32
@@ -99,7 +99,8 @@ def tune_radial(problem: str, name: str, device: torch.device, end: float) -> di
 
         def prepare(config: tiles.Config, todo: Pass = todo, walk: Any = walk) -> Callable[[], dict[str, Tensor]]:
             exact = fused.precision(torch.float32)
-            kernels = fused.build(spec, HIDDEN, torch.float32, exact, walk, todo, config)
+            warp = 64 if torch.version.hip else WARP
+            kernels = fused.build(spec, HIDDEN, torch.float32, exact, walk, todo, config, warp)
             return lambda: fused.execute(kernels, arrays, tables, todo.wants)
 
         candidates = list(dict.fromkeys([tiles.default(todo), *RADIAL_CANDIDATES]))

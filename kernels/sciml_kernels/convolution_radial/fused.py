@@ -13,7 +13,7 @@ from sciml_kernels.convolution_radial import tiles, triton
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import gpu, tuned
-from sciml_kernels.trilinear.parts import Walk, choose_walk
+from sciml_kernels.trilinear.parts import WARP, Walk, choose_walk
 from sciml_kernels.trilinear.spec import Spec
 from sciml_kernels.trilinear.triton import HELD, Text
 from sciml_kernels.triton_launch import allows_tf32
@@ -54,20 +54,27 @@ def plan(
     spec = Spec.from_key(key)
     walk = choose_walk(spec, todo.terms, todo.trilinear_wants, by_sender)
     config = tiles.config(tuned.name_of(device), key, hidden, dtype, walk, todo)
-    return build(spec, hidden, dtype, exact, walk, todo, config)
+    return build(spec, hidden, dtype, exact, walk, todo, config, warp=64 if torch.version.hip else WARP)
 
 
 def build(
-    spec: Spec, hidden: int, dtype: torch.dtype, exact: str, walk: Walk, todo: Pass, config: tiles.Config
+    spec: Spec,
+    hidden: int,
+    dtype: torch.dtype,
+    exact: str,
+    walk: Walk,
+    todo: Pass,
+    config: tiles.Config,
+    warp: int = WARP,
 ) -> gpu.Plan:
-    """The kernels of a pass in a launch configuration, jitted but not compiled."""
+    """The kernels of a pass in a launch configuration, jitted but not compiled; `warp` is its number of threads."""
     parts = tiles.cut(spec, hidden, walk, todo, config)
     shape = tiles.Shape(config.tile, hidden, config.step, exact)
     kernels, slabs = [], 0
     for index, part in enumerate(parts):
         text = triton.source(spec, part, dtype, walk, todo, shape, parts[:index], slabs)
         function = triton_source.load(text.source, triton.NAME)
-        kernels.append(gpu.Kernel(function, text, config.warps, config.maxnreg))
+        kernels.append(gpu.Kernel(function, text, config.threads // warp, config.maxnreg))
         slabs += text.blocks
     dims = {"x": spec.dim_x, "y": spec.dim_y, "h": hidden, "W": spec.dim_w, "g": spec.dim_out}
     return gpu.Plan(tuple(kernels), walk, slabs, dims, gpu.gaps(spec))

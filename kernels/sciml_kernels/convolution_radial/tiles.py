@@ -12,12 +12,13 @@ import torch
 
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.trilinear import tuned
-from sciml_kernels.trilinear.parts import MOST_STEPS, Part, Walk, arrays_read, packed, steps_of
+from sciml_kernels.trilinear.parts import Part, Walk, arrays_read, packed, steps_of
 from sciml_kernels.trilinear.spec import Spec
 from sciml_kernels.trilinear.triton import HELD, OTHER
 
 LEAST = 16  # rows or columns that a matrix product takes
 IN_USE = 8  # values of one path that come and go
+MOST_STEPS = 540  # of the couplings of a part, as in `parts`: fewer, for the products take time to compile as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +28,16 @@ class Config:
     Attributes:
         tile: edges that a program has in flight; pieces of nodes are rounded up to it.
         block: channels of a program.
-        warps: warps of a program.
+        threads: threads of a program: 8 warps of NVIDIA's GPUs, 4 of AMD's.
         step: hidden features of a product at a time.
         values: registers (of 32 bits) that the named values of a thread may take; the compiler needs some on top.
-        maxnreg: the most registers of a thread on NVIDIA's GPUs: with 128, two programs of 8 warps run side by side.
+        maxnreg: the most registers of a thread on NVIDIA's GPUs: with 128, two programs run side by side.
             Without a bound the compiler spills some values to reach a number that lets one more program run.
     """
 
     tile: int = 16
     block: int = 32
-    warps: int = 8
+    threads: int = 256
     step: int = 16
     values: int = 56
     maxnreg: int = 128
@@ -71,9 +72,8 @@ def config(gpu: str, key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo
 
 
 def default(todo: Pass) -> Config:
-    """For what was not measured. Gradients to several of x, y, g, or of second order, need more than 128 registers."""
-    trilinear = set(todo.wants) & set("xyg")
-    return Config(maxnreg=255) if len(trilinear) > 1 or (trilinear and todo.tangents) else Config()
+    """For what was not measured. 128 registers are enough for the value and for the gradient to h."""
+    return Config(maxnreg=128 if todo.wants == "h" or (todo.wants == "g" and not todo.tangents) else 255)
 
 
 def measured(gpu: str, todo: Pass) -> bool:
@@ -129,4 +129,4 @@ def registers(
     values += max(spec.irreps_y[path.y].ir.dim for path in chosen) * ("y" in todo.wants)
     matrices = block * len(paths) * ("W" in todo.wants) + config.tile * ("h" in todo.wants)
     sums = components[held] * LEAST // 2 * block * (held in todo.wants and not sums_wait(todo))  # half of a tile's
-    return -(-(values * config.tile * block + matrices * hidden + sums) // (32 * config.warps))
+    return -(-(values * config.tile * block + matrices * hidden + sums) // config.threads)

@@ -105,6 +105,11 @@ class Values:
         return " & ".join(condition for condition in conditions if condition)
 
     @property
+    def all_channels(self) -> bool:
+        """Whether a program serves all blocks of channels, one after another: they share the gradient to h."""
+        return "h" in self.todo.wants
+
+    @property
     def masked(self) -> bool:
         """Whether the last block of channels is not full."""
         return self.mul % self.part.block != 0
