@@ -1,7 +1,7 @@
 """The Triton emitter of the fused passes: the weights of a tile of edges are made, used and followed by their products
 in registers.
 
-A program serves a block of channels of some pieces of nodes (see `Edges`), one after another, in tiles of edges that
+A program serves one block of channels of some pieces of nodes (see `Edges`), one after another, in tiles of edges that
 share the node: values are (edges, channels), a column (edges, 1) for y and a row (1, channels) for the node. The
 arithmetic of a path is that of `sciml_kernels.trilinear`; around its call stand
 
@@ -57,6 +57,7 @@ _KERNEL = """
 
 @triton.jit(do_not_specialize={numbers}, do_not_specialize_on_alignment={unaligned})
 def {name}({arguments}):
+    c = tl.program_id(1) * {block} + tl.arange(0, {block})
     k = tl.arange(0, {hidden})
 """
 
@@ -92,9 +93,8 @@ def source(
 ) -> Text:
     """The kernel of one part of a pass; arguments as of `sciml_kernels.trilinear.triton.source`.
 
-    Gradients to y are written in one slab for each part and block of channels, those to W in one for each program along
-    the pieces. Those to h, which a pass wants alone, need one for each part: a program sums them over all blocks of
-    channels. Last in the kernel's arguments are the numbers of edges, of pieces and of turns.
+    Gradients to h are written like those to y, in one slab for each part and block of channels; those to W in one slab
+    for each program along the pieces. Last in the kernel's arguments are the numbers of edges, of pieces and of turns.
     """
     return _Kernel(spec, part, REAL[dtype], walk, todo, shape, tuple(earlier), slab).text()
 
@@ -112,6 +112,7 @@ class _Kernel(Values):
             unaligned=[name for name in pointers if name[-1] in "xyg"],
             name=NAME,
             arguments=", ".join((*pointers, *(f"{number}: tl.int64" for number in NUMBERS))),
+            block=block,
             hidden=self.shape.padded,
         )
         pieces = (
@@ -127,7 +128,7 @@ class _Kernel(Values):
             *indented(8, self._end_piece()),
             *indented(4, self._end_program()),
         )
-        return Text("".join(pieces), self.reads, self.writes, tables, 1 if self.all_channels else -(-self.mul // block))
+        return Text("".join(pieces), self.reads, self.writes, tables, -(-self.mul // block))
 
     def _product_function(self) -> str:
         """total + rows matrix, in blocks of hidden features: what of the operands is in registers is small."""
@@ -146,21 +147,19 @@ class _Kernel(Values):
         )
 
     def _begin_program(self) -> Iterator[str]:
-        if not self.all_channels:
-            yield from self._begin_channels("tl.program_id(1)")
+        if self.masked:
+            yield f"mask = c < {self.mul}"
         if self.ragged:
             yield f"filled = k < {self.shape.hidden}"
         if "W" in self.todo.wants:
             for index in self.paths:
                 yield f"out_W_{index} = {self.zeros(self.shape.padded, self.part.block)}"
 
-    def _begin_channels(self, block: str) -> Iterator[str]:
-        yield f"c = {block} * {self.part.block} + tl.arange(0, {self.part.block})"
-        if self.masked:
-            yield f"mask = c < {self.mul}"
-
     def _begin_piece(self) -> Iterator[str]:
         kind = HELD[self.walk]
+        for name in self.arrays:
+            if name[-1] == kind:
+                yield f"{name}_row = {name} + node * {self.dim(name)} + c"
         if kind in self.todo.wants:
             rows = [self.shape.tile] if sums_wait(self.todo) else []
             for slot, component, _ in self.values_of(kind):
@@ -171,21 +170,6 @@ class _Kernel(Values):
         return f"{'out' if sums_wait(self.todo) else 'sum'}_{HELD[self.walk]}_{slot}_{component}"
 
     def _tile(self) -> Iterator[str]:
-        if not self.all_channels:
-            yield from self._block()
-            return
-        yield f"out_h_tile = {self.zeros(self.shape.tile, self.shape.padded)}"
-        yield f"for block in range({-(-self.mul // self.part.block)}):"
-        yield from (f"    {line}" for line in (*self._begin_channels("block"), *self._block()))
-        at = f"out_h + ({self.slab} * count + row)[:, None] * {self.shape.hidden} + k[None, :]"
-        mask = self.mask("live[:, None]", "filled[None, :]" if self.ragged else "")
-        yield f"tl.store({at}, out_h_tile, mask={mask})"
-
-    def _block(self) -> Iterator[str]:
-        """A block of channels of a tile."""
-        for name in self.arrays:
-            if name[-1] == HELD[self.walk]:
-                yield f"{name}_row = {name} + node * {self.dim(name)} + c"
         yield f"inside = {self.mask('live[:, None]', 'mask[None, :]' if self.masked else '')}"
         for name in self.rows:
             yield f"{name}_rows = {name} + row[:, None] * {self.shape.hidden}"
@@ -193,6 +177,8 @@ class _Kernel(Values):
             mask = self.mask("live[:, None]", "filled[None, :]" if self.ragged else "")
             yield f"{name}_tile = tl.load({name}_rows + k[None, :], mask={mask}, other=0).to({self.real})"
         yield from self._begin_other()
+        if "h" in self.todo.wants:
+            yield f"out_h_tile = {self.zeros(self.shape.tile, self.shape.padded)}"
         slots_y = [path.y for path in self.paths.values()]
         for position, (index, path) in enumerate(self.paths.items()):
             if path.y not in slots_y[:position]:
@@ -201,7 +187,7 @@ class _Kernel(Values):
             yield from (f"    {line}" for line in (*self._held_rows(path), *self._path(index, path)))
             if path.y not in slots_y[position + 1 :]:
                 yield from self._end_y(path.y)
-        yield from self._end_block(set(slots_y))
+        yield from self._end_tile(set(slots_y))
 
     def _path(self, index: int, path: Path) -> Iterator[str]:
         """The weights of a path, its coupling, and the products that follow.
@@ -287,7 +273,7 @@ class _Kernel(Values):
         at = f"{self.slab_row} * {self.spec.dim_y} + {offsets(self.spec.irreps_y)[slot] + component}"
         return f"tl.store(out_y + {at}, {value}, mask=live)"
 
-    def _end_block(self, slots_y: set[int]) -> Iterator[str]:
+    def _end_tile(self, slots_y: set[int]) -> Iterator[str]:
         """Stores; slots of y that no path of this part touches are zeros in its slab."""
         kind = OTHER[self.walk]
         if kind in self.todo.wants:
@@ -297,6 +283,10 @@ class _Kernel(Values):
             for slot, (_, ir) in enumerate(self.spec.irreps_y):
                 for component in range(0 if slot in slots_y else ir.dim):
                     yield self._store_y(slot, component, f"tl.zeros([{self.shape.tile}], {self.real})")
+        if "h" in self.todo.wants:
+            at = f"out_h + {self.slab_row}[:, None] * {self.shape.hidden} + k[None, :]"
+            mask = self.mask("live[:, None]", "filled[None, :]" if self.ragged else "")
+            yield f"tl.store({at}, out_h_tile, mask={mask})"
 
     def _end_piece(self) -> Iterator[str]:
         """The sums of the node over its edges, in the row of the piece."""

@@ -90,11 +90,8 @@ class Values:
         return f"tl.load({name}_row + {offset}" + (f", mask={mask}, other=0)" if mask else ")") + f".to({self.real})"
 
     def load_matrix(self, matrix: str, index: int) -> str:
-        """The (hidden, channels) block of a matrix that makes the weights of a path.
-
-        The place of the path comes last: as a constant on top of one address for all paths it takes no register.
-        """
-        at = f"{matrix} + (k[:, None] * {self.spec.dim_w} + c[None, :]) + {weight_offsets(self.spec)[index]}"
+        """The (hidden, channels) block of a matrix that makes the weights of a path."""
+        at = f"{matrix} + k[:, None] * {self.spec.dim_w} + {weight_offsets(self.spec)[index]} + c[None, :]"
         mask = f", mask={self.matrix_mask}, other=0" if self.matrix_mask else ""
         return f"tl.load({at}{mask}).to({self.real})"
 
@@ -106,11 +103,6 @@ class Values:
     def mask(*conditions: str) -> str:
         """All conditions that there are."""
         return " & ".join(condition for condition in conditions if condition)
-
-    @property
-    def all_channels(self) -> bool:
-        """Whether a program serves all blocks of channels, one after another: they share the gradient to h."""
-        return "h" in self.todo.wants
 
     @property
     def masked(self) -> bool:
