@@ -8,7 +8,7 @@ from typing import Any
 
 CONSERVATIVE = ("energy",)  # registered heads whose forces are derivatives of an energy
 ZERO = ("zero1", "zero2", "zero3")
-CUT = ("zero3", "fsdp2")  # strategies that cut the parameters themselves
+SHARDED = (*ZERO, "fsdp2")  # strategies in which no rank holds everything
 
 
 def refused(config: Any) -> str | None:
@@ -56,11 +56,8 @@ def _precision(config: Any) -> str | None:
 
 def _compile(config: Any) -> str | None:
     name = config.strategy.name
-    if config.trainer.compile and name in CUT:
-        return (
-            f"trainer.compile: found true with strategy={name}, whose parameters come and go during a step, expected "
-            "false, or strategy=ddp"
-        )
+    if config.trainer.compile and name in SHARDED:
+        return f"trainer.compile: found true with strategy={name}, which is not proven, expected false or strategy=ddp"
     return None
 
 
@@ -105,7 +102,7 @@ def _find_batch(config: Any) -> str | None:
 def _adapt(config: Any) -> str | None:
     """What cuts parameters or their states counts on all of them having a gradient, and on their plain names."""
     name, adapt = config.strategy.name, config.adapt.name
-    if adapt != "full" and name in (*ZERO, *CUT):
+    if adapt != "full" and name in SHARDED:
         return f"adapt: found {adapt} with strategy={name}, expected adapt=full, or strategy=ddp"
     if adapt == "lora" and config.trainer.recompute:
         return "trainer.recompute: found true with adapt=lora, expected false, or adapt=full"
