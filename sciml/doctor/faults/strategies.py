@@ -43,7 +43,7 @@ def fault_16_strategies(folder: Path) -> Row:
     alone = [_command("single"), _command("single_direct", "heads=direct")]
     shared = [_command(name, f"strategy={name}", "trainer.devices=2") for name in CONSERVATIVE]
     shared.append(_command("zero3", "strategy=zero3", "trainer.devices=2", "heads=direct"))
-    codes = run_ranks(1, alone, folder) + run_ranks(2, shared, folder)
+    codes = run_ranks(1, alone, folder) + run_ranks(2, shared, folder, timeout=1800.0)
     if any(codes):
         return _row(f"exit codes {codes}: {errors_of(folder)[-500:]}", False)
     differences = {name: _difference(folder, name, "single") for name in CONSERVATIVE}
