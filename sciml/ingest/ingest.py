@@ -186,8 +186,8 @@ def _ingest_file(
         if isinstance(record, Rejected):
             writer.reject(record.id, record.reason)
             continue
-        audit.observe(record)
-        writer.add(record)
+        if writer.add(record):  # one bad record must not make the units of the good ones look wrong
+            audit.observe(record)
     if len(writer) == before:
         bad = writer.quarantine[refused:]
         if not bad:
