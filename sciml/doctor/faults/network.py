@@ -19,7 +19,7 @@ WAIT = 60.0  # seconds that an absent server may cost
 
 
 def fault_19_wandb_unreachable(folder: Path, thorough: bool = False) -> Row:
-    """Weights & Biases is to be sent to while nothing listens there; thorough: or never answers, or answers nonsense."""
+    """Send to Weights & Biases where nothing listens; thorough: where nobody answers, or answers nonsense."""
     words = ("train", *SHORT_RUN[:-1], f"trainer.max_steps={STEPS}")
     begin = time.monotonic()
     without = sciml(folder, *words, "logger=disabled", f"run_dir={folder / 'without'}")
