@@ -19,7 +19,7 @@ LAYERS: tuple[set[str], ...] = (
     {"models"},
     {"physics"},
     {"data"},
-    {"graph", "units", "irreps", "registry", "errors", "files", "launch", "config", "schema"},
+    {"graph", "units", "irreps", "registry", "errors", "files", "launch", "combinations", "config", "schema"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(path for path in (ROOT / "sciml").rglob("*.py") if path != ROOT / "sciml" / "__init__.py")

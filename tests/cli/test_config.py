@@ -19,6 +19,8 @@ REQUIRED = {
     "ingest": ["source=a", "output=b"],
     "inspect": ["source=a"],
     "doctor": ["train=x.xyz"],
+    "audit": ["source=a"],
+    "split": ["source=a", "output=b"],
 }
 
 
@@ -29,6 +31,7 @@ def test_each_group_has_options() -> None:
 @pytest.mark.parametrize(("verb", "group", "option"), OPTIONS)
 def test_each_option_composes_and_validates(verb: str, group: str, option: str) -> None:
     starts = ["init=p"] if group == "adapt" or option.startswith("finetune") else []
+    starts += ["heads=direct"] if option == "zero3" else []  # which takes no derivatives of energies
     config = configure(verb, [*REQUIRED[verb], *starts, f"{group}={option}"])
     assert isinstance(config, CONFIGS[verb])
     assert CONFIGS[verb].model_validate(yaml.safe_load(to_yaml(config))) == config
@@ -153,7 +156,7 @@ MISTAKES = [
     (["model.radial.hidden=64"], "model.radial.hidden: found 64, expected a valid list."),
     (["model.channels=[1,"], "model.channels: found '[1,', expected a value that Hydra can read ("),
     (["model.channels=${nothing}"], "the configuration cannot be composed: Interpolation key 'nothing' not found"),
-    (["~trainer.devices"], "trainer.devices: found nothing, expected number of devices"),
+    (["~trainer.devices"], "trainer.devices: found nothing, expected devices of a machine"),
     (["tiny"], "'tiny' is not KEY=VALUE (did you mean model=tiny?); see sciml train --help."),
     (["run_dir=a", "run_dir=b"], "run_dir: found twice, expected once"),
 ]

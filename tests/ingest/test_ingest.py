@@ -219,7 +219,7 @@ def test_a_false_count_of_atoms_ends_with_the_file(tmp_path):
 
 def test_run_reads_the_config(tmp_path, capsys):
     (tmp_path / "water.xyz").write_text(frame())
-    keys = dict.fromkeys(Options.__dataclass_fields__)
+    keys = dict.fromkeys(Options.__dataclass_fields__) | {"targets": {}}
     config = SimpleNamespace(
         source=[str(tmp_path / "water.xyz")],
         output=str(tmp_path / "out"),

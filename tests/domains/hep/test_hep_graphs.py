@@ -281,7 +281,8 @@ def test_batches_and_counts():
     assert batch.label.tolist() == [records[0]["label"], -1, records[2]["label"]]
     assert torch.equal(batch.batch[batch.senders], batch.batch[batch.receivers])
     data = Rows(records)
-    assert counts(data, "jets", np.array([0, 1, 2])) == {"label": 2.0, "true_momenta": 0.0}
+    regressed = {"true_momenta": 0.0, "true_mass": 0.0, "true_pt": 0.0}
+    assert counts(data, "jets", np.array([0, 1, 2])) == {"label": 2.0, **regressed}
     assert counts(data, "atoms", np.array([0])) == {}
 
 
