@@ -118,7 +118,7 @@ def test_what_a_failed_command_left_behind_is_no_run(tmp_path):
 
 
 def test_validations_are_no_more_than_asked_for():
-    data, options = SimpleNamespace(micro_batches_per_step=3), SimpleNamespace(val_every=None, devices=1)
+    data, options = SimpleNamespace(micro_batches_per_step=3), SimpleNamespace(val_every=None, ranks=1)
     module = SimpleNamespace(total_steps=19, validations=10)
     assert _validation_interval(module, data, options) == 6
 
