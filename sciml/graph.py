@@ -51,6 +51,7 @@ masked_*             (n,)            types that were hidden, by kind (target; -1
 ===================  ==============  ====================================================================
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,24 +141,33 @@ def collate(graphs: Iterable[Graph]) -> Batch:
 
     Adds two plain flags too, which a GPU could only give after all that it has to do: ``has_images``, whether a graph
     is periodic in some direction, and ``has_crystals``, whether one is in all three. Every field is a tensor, so one
-    concatenation each does; PyTorch Geometric's general way would take a tenth of a small model's step.
+    concatenation each does; PyTorch Geometric's general way would take a tenth of a small model's step. Its
+    ``get_example`` works on the result.
     """
     fields = [graph.to_dict() for graph in graphs]
     batch = Batch(_base_cls=Graph)
+    starts: dict[tuple[int, ...], torch.Tensor] = {}
+    offsets: dict[str, torch.Tensor] = {}
+    slices: dict[str, torch.Tensor] = {}
     batch.ptr, batch.batch = _levels([len(one["types"]) for one in fields])
-    coarse_ptr = None
+    offsets |= dict.fromkeys(_FINE_INDICES, batch.ptr[:-1])
     if "coarse_types" in fields[0]:
         coarse_ptr, batch.coarse_batch = _levels([len(one["coarse_types"]) for one in fields])
+        offsets |= dict.fromkeys(_COARSE_INDICES, coarse_ptr[:-1])
     for name in (name for name in fields[0] if name != "num_nodes"):
         values = [one[name] for one in fields]
-        if name in _FINE_INDICES:
-            values = [value + start for value, start in zip(values, batch.ptr.tolist())]
-        elif name in _COARSE_INDICES and coarse_ptr is not None:
-            values = [value + start for value, start in zip(values, coarse_ptr.tolist())]
+        sizes = tuple(map(len, values))
+        if sizes not in starts:
+            starts[sizes] = torch.tensor([0, *itertools.accumulate(sizes)])
+        slices[name] = starts[sizes]
+        if name in offsets:
+            values = [value + start for value, start in zip(values, offsets[name].tolist())]
         batch[name] = torch.cat(values)
     batch.num_nodes = len(batch.types)
     batch.has_images = bool(batch.pbc.any())
     batch.has_crystals = bool(batch.pbc.all(dim=1).any())
+    batch._num_graphs, batch._slice_dict = len(fields), slices
+    batch._inc_dict = {name: offsets.get(name) for name in slices}
     return batch
 
 

@@ -326,6 +326,7 @@ class DataModule(lightning.LightningDataModule):
         targets: Sequence[Target] = (),
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # few records may make fewer bins than ranks
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
         noise, fixed = (Corruptions(corruptions, seed, stream) if corruptions else None for stream in (0, 1))
         self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise, targets)

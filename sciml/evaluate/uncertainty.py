@@ -124,6 +124,8 @@ def labelled_rows(
             known = known.reshape(len(label), -1).all(dim=1)
             unit = error_unit(target, label, batch, found[target][0].scale(target, batch))
             columns = (features_of(found, target, batch), predictions[target], label, unit)
+            if any(len(column) != len(label) for column in columns):
+                continue  # a head of one's own, whose last layer has other rows than its labels
             parts.setdefault(target, []).append(tuple(column[known].detach().cpu() for column in columns))
     joined = {name: Rows(*(torch.cat(column) for column in zip(*part, strict=True))) for name, part in parts.items()}
     return {name: rows for name, rows in joined.items() if len(rows.labels)}

@@ -124,7 +124,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` is a checkpoint, whole or damaged."""
-    return path.is_file() if path.suffix == _OLD_FILE else (path / MANIFEST).is_file()
+    return path.is_file() if path.suffix == _OLD_FILE else step_of(path) >= 0 and (path / MANIFEST).is_file()
 
 
 def step_of(path: Path) -> int:

@@ -16,7 +16,7 @@ def build_strategy(name: str, ranks: int, accelerator: str, gradient_clip: float
     if ranks == 1:
         return "auto"
     if name == "ddp":
-        return DDPStrategy()
+        return DDPStrategy(broadcast_buffers=False)  # they are constants, and ranks may validate unequal numbers
     if name == "fsdp2":
         from sciml.train.fsdp import FullyShard
 

@@ -24,7 +24,7 @@ from tests.small import describe_model, graph_of, random_model, train_config
 
 def test_the_average_is_the_formula_and_counts_steps_not_micro_batches():
     model = torch.nn.Linear(1, 1, bias=False)
-    module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=0)
+    module, trainer = SimpleNamespace(model=model, left_out=False), SimpleNamespace(global_step=0)
     average = ExponentialAverage(0.3)
     average.on_train_start(trainer, module)
     expected = float(model.weight.detach())
@@ -46,7 +46,7 @@ def test_the_average_is_the_formula_and_counts_steps_not_micro_batches():
 
 def test_the_average_survives_a_checkpoint():
     model = torch.nn.Linear(2, 2)
-    module, trainer = SimpleNamespace(model=model), SimpleNamespace(global_step=3)
+    module, trainer = SimpleNamespace(model=model, left_out=False), SimpleNamespace(global_step=3)
     first, second = ExponentialAverage(0.9), ExponentialAverage(0.9)
     first.on_train_start(SimpleNamespace(global_step=0), module)
     first.on_train_batch_end(trainer, module)

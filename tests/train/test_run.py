@@ -234,7 +234,9 @@ def test_a_real_budget_of_time_is_kept(workplace):
 
 
 def test_init_starts_from_the_weights_of_a_package(finished, workplace, capsys):
-    """With a learning rate of nothing the outputs stay those of the package; its levels of theory come first."""
+    """With a learning rate of nothing the outputs stay those of the package; its levels of theory come first, and a new
+    one starts as one of them.
+    """
     molecules_store(workplace / "new", dataset="other", seed=5)
     shutil.move(workplace / "run", workplace / "old")
     still = ("optimizer.learning_rate=1e-12", "trainer.max_steps=1", f"init={workplace / 'old'}")
@@ -250,7 +252,7 @@ def test_init_starts_from_the_weights_of_a_package(finished, workplace, capsys):
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-5)
     embedding = new.model.backbone.embedding.dataset.weight
-    torch.testing.assert_close(embedding[3], embedding[:3].mean(dim=0), rtol=1e-4, atol=1e-6)
+    assert any(torch.allclose(embedding[3], known, rtol=1e-4, atol=1e-6) for known in embedding[:3])
     known = old.config["model"]["context"]["references"]
     assert {k: v for k, v in new.config["model"]["context"]["references"].items() if k in known} == known
 
