@@ -8,7 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 import torch
 from torch import Tensor
 
-from sciml_kernels.segments.op import segment_expand
+from sciml_kernels.backends import choose
+from sciml_kernels.segments import library, reference
 
 Value = TypeVar("Value")
 
@@ -117,13 +118,20 @@ class Edges:
 
         Indexing as such would sort the edges for its gradient, which takes several times as long.
         """
-        return segment_expand(values, self.pointers, self.num_edges, backend)
+        return self._expand(values, self.pointers, backend)
 
     def at_senders(self, values: Tensor, backend: str = "auto") -> Tensor:
         """values[senders], of rows of the sending side; the gradient is a sum in a fixed order."""
         if values.device.type == "cpu":  # one thread adds the rows there, in their order
             return values.index_select(0, self.senders)
-        return segment_expand(values, self.sender_pointers, self.num_edges, backend).index_select(0, self.places)
+        return self._expand(values, self.sender_pointers, backend).index_select(0, self.places)
+
+    def _expand(self, values: Tensor, pointers: Tensor, backend: str) -> Tensor:
+        """The row of its segment for every edge; the pointers are right, so that nothing is checked."""
+        chosen = choose(backend, values)
+        if chosen == "reference":
+            return reference.segment_expand(values, pointers, self.num_edges)
+        return library.segment_expand(values, pointers, self.num_edges, chosen)
 
     @Lazy
     def pieces(self) -> Tensor:

@@ -323,10 +323,12 @@ def balance(costs: np.ndarray, bins: list[list[int]], budget: Budget) -> list[li
     ``costs`` (n, 3: graphs, nodes, edges) of the records, which the bins hold by index.
     """
     limits = np.array([np.inf if x is None else x for x in (budget.max_graphs, budget.max_nodes, budget.max_edges)])
-    return _even_out(_largest_first(costs, len(bins), limits) or bins, costs, limits)
+    dealt = _even_out(_largest_first(costs, sorted(sum(bins, [])), len(bins), limits) or bins, costs, limits)
+    heaviest = [max(costs[members, 2].sum() for members in found) for found in (dealt, bins)]
+    return dealt if heaviest[0] <= heaviest[1] else _even_out(bins, costs, limits)
 
 
-def _largest_first(costs: np.ndarray, count: int, limits: np.ndarray) -> list[list[int]] | None:
+def _largest_first(costs: np.ndarray, records: list[int], count: int, limits: np.ndarray) -> list[list[int]] | None:
     """The record with the most edges first, each into the bin with the fewest that has room (Graham, 1969).
 
     A record that is larger than the limits alone needs an empty bin. None where a record finds no room.
@@ -334,7 +336,7 @@ def _largest_first(costs: np.ndarray, count: int, limits: np.ndarray) -> list[li
     members: list[list[int]] = [[] for _ in range(count)]
     table, most = costs.tolist(), limits.tolist()
     lightest = [(0, 0, 0, target) for target in range(count)]  # a heap of (edges, graphs, nodes, bin)
-    for record in sorted(range(len(table)), key=lambda i: (-table[i][2], -table[i][1], i)):
+    for record in sorted(records, key=lambda i: (-table[i][2], -table[i][1], i)):
         graphs, nodes, edges = table[record]
         full = []
         while lightest:

@@ -14,7 +14,7 @@ from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml.models.reciprocal import ReciprocalBlock
-from sciml_kernels import Edges, degree_norm, edge_embedding, segment_expand
+from sciml_kernels import Edges, degree_norm, edge_embedding
 
 
 def edges_of(batch: Batch) -> Edges:
@@ -28,7 +28,7 @@ def edge_vectors(batch: Batch, edges: Edges, positions: Tensor, cell: Tensor, ba
     """Vectors from receiver to sender (E, 3) through the periodic images, in the unit of the positions."""
     vectors = edges.at_senders(positions, backend) - edges.at_receivers(positions, backend)
     if torch.compiler.is_compiling() or batch.has_images:
-        cells = segment_expand(cell, edges.pointers[batch.ptr], edges.num_edges, backend)
+        cells = edges.at_receivers(cell[batch.batch], backend)
         vectors = vectors + (batch.shifts.unsqueeze(2) * cells).sum(dim=1)
     return vectors
 
