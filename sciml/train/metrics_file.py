@@ -33,7 +33,7 @@ class MetricsFile(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._step = trainer.global_step
-        self._throughput.restart(trainer, self._step)
+        self._throughput.start(trainer, self._step)
         if trainer.is_global_zero and self.path.exists():
             self._cut(self._step)
 

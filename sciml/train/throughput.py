@@ -60,6 +60,11 @@ class Throughput:
         self._parts: dict[str, Part] = {}
         self.restart(None, 0)
 
+    def start(self, trainer: lightning.Trainer, step: int) -> None:
+        """Measure the peak, before the steps need the memory that this takes, and begin to count."""
+        self.peak = peak_flops(trainer.strategy.root_device, DTYPES.get(str(trainer.precision), torch.float32))
+        self.restart(trainer, step)
+
     def restart(self, trainer: lightning.Trainer | None, step: int) -> None:
         """Begin to count at ``step``, now."""
         self._clock, self._step, self._waited = time.perf_counter(), step, _waited(trainer)
@@ -88,8 +93,6 @@ class Throughput:
 
     def values(self, trainer: lightning.Trainer, step: int) -> dict[str, float]:
         """The lines of :data:`CLOCKED`; every rank must call it."""
-        if not self.peak:
-            self.peak = peak_flops(trainer.strategy.root_device, DTYPES.get(str(trainer.precision), torch.float32))
         seconds = time.perf_counter() - self._clock
         counted = [self._graphs, self._edges, self._operations, _waited(trainer) - self._waited]
         table = torch.tensor(counted, dtype=torch.float64, device=trainer.strategy.root_device)

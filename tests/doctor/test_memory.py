@@ -72,6 +72,7 @@ def estimated(config: Any, device: str = "cpu") -> Memory:
 def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
     """A whole training run: its data, its moments, its moving average and Lightning's part."""
     monkeypatch.setattr(build, "_publish", lambda *_: None)  # the evaluation of the finished model is not training
+    monkeypatch.setattr("sciml.train.throughput.peak_flops", lambda *_: 1e9)  # its matrices are larger than this model
     make = {"molecules": molecules_store, "jets": jets_store}[store]
     make(tmp_path / store, records=60)
     config = train_config(tmp_path, *WORDS, stores=(store,))
@@ -91,6 +92,7 @@ def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 def test_the_estimate_is_what_a_training_takes_on_a_gpu(precision, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_publish", lambda *_: None)
+    monkeypatch.setattr("sciml.train.throughput.peak_flops", lambda *_: 1e12)
     words = ("model.channels=64", "trainer.accelerator=gpu", f"trainer.precision={precision}")
     molecules_store(tmp_path / "molecules", records=60)
     config = train_config(tmp_path, *WORDS, *words, stores=("molecules",))
