@@ -52,7 +52,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
 def test_a_raw_file_trains_and_the_split_is_said(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = trained
     assert "water.xyz: not a store, ingesting it on the fly into run/data/" in done.stdout
-    assert "split by trajectory: 24 records of 4 groups, none on two sides (18 + 6" in done.stderr
+    split = "split by trajectory (as the source names them): 24 records of 4 groups, none on two sides (18 + 6"
+    assert split in done.stderr
     assert (folder / "run" / "package" / "weights.safetensors").is_file()
     assert (folder / "run" / "report.html").is_file()
 

@@ -237,6 +237,11 @@ class GraphDataset(Dataset):
             costs = [source.costs(kind, self.cutoffs[kind]) for source in self.sources]
             nodes, edges = [cost[0] for cost in costs], [cost[1] for cost in costs]
             bins += evaluation_bins(kind, nodes, edges, budgets[kind], world_size, rank, self.counts)
+        if not bins and world_size > 1:
+            raise UserError(
+                f"val: found too few records to give each of {world_size} ranks one, expected as many of a kind; give "
+                "more, or fewer trainer.devices."
+            )
         return bins
 
 
@@ -326,7 +331,6 @@ class DataModule(lightning.LightningDataModule):
         targets: Sequence[Target] = (),
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # few records may make fewer bins than ranks
         self.kinds, self.budgets, self.seed, self.workers = kinds, budgets, seed, workers
         noise, fixed = (Corruptions(corruptions, seed, stream) if corruptions else None for stream in (0, 1))
         self.training = GraphDataset(train, cutoffs, cache_mib, coarse_cutoffs, far_field, noise, targets)

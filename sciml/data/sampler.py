@@ -250,13 +250,18 @@ def evaluation_bins(
 ) -> list[MicroBatch]:
     """Return this rank's share of a single pass over every record that can serve ``kind``, in storage order.
 
-    Records are packed as they lie; rank r takes bins r, r + R, ...; the last ranks may have one bin less. The pass is
-    one step: the denominators are those of all of it. An empty list when nothing can serve the kind.
+    Records are packed as they lie; rank r takes bins r, r + R, ..., and bins are halved until all ranks have as many:
+    some strategies meet in every forward pass. The pass is one step: the denominators are those of all of it. An empty
+    list when nothing can serve the kind.
     """
     records = [np.flatnonzero(np.asarray(size)) for size in nodes]
     order = [(store, int(record)) for store, chosen in enumerate(records) for record in chosen]
     tables = [_cost_table(n, e)[chosen] for n, e, chosen in zip(nodes, edges, records, strict=True)]
     packed = pack(np.concatenate(tables), budget, look_ahead=0) if order else []
+    while len(packed) % world_size and max(map(len, packed)) > 1:
+        longest = max(range(len(packed)), key=lambda index: len(packed[index]))
+        members = packed[longest]
+        packed[longest : longest + 1] = [members[: len(members) // 2], members[len(members) // 2 :]]
     bins = [(kind, tuple(order[i] for i in members)) for members in packed]
     denominators = label_counts(bins, counts)
     return [
@@ -323,7 +328,7 @@ def balance(costs: np.ndarray, bins: list[list[int]], budget: Budget) -> list[li
     ``costs`` (n, 3: graphs, nodes, edges) of the records, which the bins hold by index.
     """
     limits = np.array([np.inf if x is None else x for x in (budget.max_graphs, budget.max_nodes, budget.max_edges)])
-    dealt = _even_out(_largest_first(costs, sorted(sum(bins, [])), len(bins), limits) or bins, costs, limits)
+    dealt = _even_out(_largest_first(costs, sorted(itertools.chain(*bins)), len(bins), limits) or bins, costs, limits)
     heaviest = [max(costs[members, 2].sum() for members in found) for found in (dealt, bins)]
     return dealt if heaviest[0] <= heaviest[1] else _even_out(bins, costs, limits)
 

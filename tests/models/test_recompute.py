@@ -56,19 +56,6 @@ def test_single_precision_agrees_to_rounding():
     assert relative_rms(step(again, "atoms")[1], step(plain, "atoms")[1]) < 1e-6
 
 
-def test_bf16_is_computed_again_in_bf16():
-    plain, again = random_model(torch.float32, kinds=("atoms",)), random_model(torch.float32, kinds=("atoms",))
-    recompute_blocks(again)
-    results = []
-    for model in (plain, again):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            predictions = model(batch_of("atoms"), "atoms", create_graph=True)
-            loss = predictions["forces"].square().sum()
-        loss.backward()
-        results.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert relative_rms(results[1], results[0]) < 1e-5
-
-
 def test_the_second_derivative_of_a_function_with_parameters():
     """Against finite differences, of a function in which arguments and parameters meet."""
     weight = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
