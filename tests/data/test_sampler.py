@@ -174,7 +174,8 @@ def test_evaluation_visits_every_record_once_in_order():
     assert items == [(0, i) for i in range(50)] + [(1, i) for i in range(30)]
     assert bins[0].denominators["energy"] == 80
     ranks = [evaluation_bins("atoms", *zip(*tables), Budget(max_nodes=200), 3, r, counts) for r in range(3)]
-    assert sorted(batch for rank in ranks for batch in rank) == sorted(bins)
+    assert sorted(item for rank in ranks for batch in rank for item in batch.items) == items
+    assert len({len(rank) for rank in ranks}) == 1, "as many bins for every rank"
     assert evaluation_bins("atoms", [np.zeros(3, int)], [np.zeros(3, int)], Budget(max_nodes=9)) == []
 
 
