@@ -92,6 +92,8 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         base = self._base()
         steps = [state["step"] for state in base.state.values() if "step" in state]
         state: dict[int, dict[str, Any]] = {}
+        if steps:
+            self._link_states()
         groups, index = [], 0
         live = iter(base.param_groups)
         for group in self._groups:
@@ -161,6 +163,11 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         flat = optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
         for part in flat:
             base.state[part] = {"step": step.clone(), **{key: torch.zeros_like(part) for key in MOMENTS}}
+        self._link_states()
+
+    def _link_states(self) -> None:
+        """Let DeepSpeed know where in the flat moments those of each parameter lie."""
+        optimizer = self.deepspeed_engine.optimizer
         if self.stage < 3:
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()

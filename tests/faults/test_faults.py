@@ -7,7 +7,11 @@ import pytest
 from sciml.doctor.faults.row import Row
 from sciml.doctor.faults.suite import NAME, Fault, faults, run_fault, takes_thorough
 
-SHORT = [pytest.param(fault, False, id=fault.__name__) for fault in faults()]
+SEVEN_TRAININGS = {"fault_16_strategies"}  # two minutes on two cores
+SHORT = [
+    pytest.param(fault, False, id=fault.__name__, marks=[pytest.mark.slow] if fault.__name__ in SEVEN_TRAININGS else [])
+    for fault in faults()
+]
 LONG = [
     pytest.param(fault, True, id=f"{fault.__name__}-thorough", marks=pytest.mark.slow)
     for fault in faults()
