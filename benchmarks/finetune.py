@@ -9,7 +9,8 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
     lithium   Li after Si, without replay and with: the error that is left on Si
 
 The base is trained here, by `--recipe` on a part of the embedded data that no table tests on, unless `--base` names a
-package. Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json.
+package. Random weights are trained at the recipe's learning rate and at larger ones, and the best by validation counts.
+Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json.
 `--tables silicon,lithium` runs some of them.
 """
 
@@ -28,6 +29,7 @@ from parts import DOMAINS, REFERENCE, shuffled, stores, write_parts, write_recor
 from ts50 import write_proteins
 from workers import machine, say, write_result
 
+from sciml.config import configure
 from sciml.data.store import Store
 from sciml.ingest.ingest import ingest
 
@@ -57,8 +59,9 @@ class Settings:
     """The size of the benchmark; ``seconds`` of a fine-tuning, ``pretraining`` words that end the base's training."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    seconds: int = 300
-    pretraining: tuple[str, ...] = ("trainer.max_time=00:30:00",)
+    seconds: int = 90
+    pretraining: tuple[str, ...] = ("trainer.max_time=00:15:00",)
+    rates: tuple[float, ...] = (1.0, 2.5)  # of random weights, in units of the recipe's
     cells: int = 20
     label_counts: tuple[int, ...] = (10, 40, 160)
     jets: int = 500
@@ -82,13 +85,16 @@ SMALL = Settings(
     label_counts=(4,),
     jets=12,
     records=24,
+    rates=(1.0,),
     small_words=("optimizer.warmup_steps=1", "adapt.retained.records=2", "uncertainty=4"),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a table: its folder's name, who starts it, how many labels it has, and its words."""
+    """One training of a table: its folder's name, who starts it, how many labels it has, its words, and its learning
+    rate in units of the recipe's.
+    """
 
     table: str
     name: str
@@ -96,6 +102,7 @@ class Cell:
     seed: int
     labels: int
     words: tuple[str, ...]
+    rate: float = 1.0
 
 
 def write_crystals(folder: Path, counts: Sequence[int], seeds: Sequence[int]) -> None:
@@ -149,16 +156,19 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
         shared = (f"seed={seed}", f"trainer.threads={options.threads}", *settings.duration, *settings.small_words)
         tuned = (f"init={base}", *shared)
         plain = (*BACKBONE, *(word for word in shared if not word.startswith("adapt.")), "adapt.layer_decay=1.0")
-        trained = {"base": tuned, "scratch": plain}
         of = {
             "silicon": ("finetune_materials", f"Si-{settings.cells}-{seed}", "Si-test", settings.cells),
             "jets": ("finetune_hep", f"jets-{settings.jets}-{seed}", "jets/test", settings.jets),
             "proteins": ("finetune_biology", "train", "test", 40),
         }
         for table, (recipe, train, test, labels) in of.items():
-            for start, words in trained.items() if table in tables else ():
-                sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}")
-                yield Cell(table, f"{table}-{start}-{seed}", start, seed, labels, (*sources, *words))
+            if table not in tables:
+                continue
+            sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}")
+            yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned))
+            for rate in settings.rates:
+                words = (*sources, *plain, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")
+                yield Cell(table, f"{table}-scratch-{rate:g}-{seed}", "scratch", seed, labels, words, rate)
         for count in settings.label_counts if "strategies" in tables else ():
             for strategy in ("full", "lora"):
                 sources = (f"train={data / f'Si-{count}-{seed}'}", f"test={data / 'Si-test'}", f"adapt={strategy}")
@@ -166,6 +176,11 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
                 yield Cell("strategies", f"strategies-{strategy}-{count}-{seed}", strategy, seed, count, words)
         if "lithium" in tables:
             yield from _lithium(settings, data, options.runs, seed, tuned, shared)
+
+
+def learning_rate(recipe: str) -> float:
+    """That of a recipe."""
+    return float(configure("train", [f"experiment={recipe}", "train=none", "adapt.layer_decay=1.0"]).optimizer.learning_rate)
 
 
 def _lithium(
@@ -184,14 +199,14 @@ def _lithium(
 
 
 def run(options: Any, cell: Cell) -> dict[str, Any]:
-    """{table, start, seed, labels, seconds, steps, targets, adaptation, trained}: what a cell found."""
+    """What a cell found: its facts, seconds, steps, validation loss, targets, adaptation, trained parameters."""
     folder = options.runs / cell.name
     found = run_cell(folder, list(cell.words))
     file = folder / "evaluation" / "adaptation.json"
     adaptation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    facts = {"table": cell.table, "start": cell.start, "seed": cell.seed, "labels": cell.labels}
-    return {**facts, **{key: found[key] for key in ("seconds", "steps", "targets")}, "adaptation": adaptation,
-            "trained": trained_parameters(folder)}  # fmt: skip
+    facts = {"table": cell.table, "start": cell.start, "seed": cell.seed, "labels": cell.labels, "rate": cell.rate}
+    facts |= {key: found[key] for key in ("seconds", "steps", "validation_loss", "targets")}
+    return {**facts, "adaptation": adaptation, "trained": trained_parameters(folder)}
 
 
 def trained_parameters(folder: Path) -> int | None:
@@ -252,7 +267,13 @@ def text(rows: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
 
 
 def _chosen(rows: list[dict[str, Any]], table: str, **facts: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if row["table"] == table and all(row[key] == value for key, value in facts.items())]
+    """The row of each seed, at the learning rate of the lowest validation loss."""
+    of_seed: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        if row["table"] == table and all(row[key] == value for key, value in facts.items()):
+            best = of_seed.setdefault(row["seed"], row)
+            of_seed[row["seed"]] = min(best, row, key=lambda row: row["validation_loss"])
+    return list(of_seed.values())
 
 
 def _mean(rows: list[dict[str, Any]], path: str, factor: float, digits: int) -> str:

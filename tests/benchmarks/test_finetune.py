@@ -25,14 +25,15 @@ def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: An
     settings = replace(finetune.Settings(), seeds=(3,), label_counts=(40,))
     options = SimpleNamespace(runs=tmp_path, threads=1)
     found = {cell.name: cell for cell in finetune.cells(settings, options, tmp_path / "base", finetune.TABLES)}
-    assert len(found) == 11
+    assert len(found) == 14
     configs = {name: configure("train", cell.words) for name, cell in found.items()}
-    assert {config.trainer.max_time for config in configs.values()} == {"00:05:00"}
+    assert {config.trainer.max_time for config in configs.values()} == {"00:01:30"}
     for table in finetune.MEASURES:
-        base, scratch = (configs[f"{table}-{start}-3"] for start in ("base", "scratch"))
+        base, scratch, faster = (configs[f"{table}-{start}-3"] for start in ("base", "scratch-1", "scratch-2.5"))
         assert (base.init, scratch.init) == (str(tmp_path / "base"), None)
         assert (base.train, base.test, base.optimizer) == (scratch.train, scratch.test, scratch.optimizer)
         assert scratch.model.channels == 32
+        assert faster.optimizer.learning_rate == pytest.approx(2.5 * scratch.optimizer.learning_rate)
     assert configs["strategies-lora-40-3"].adapt.name == "lora"
     assert configs["lithium-replay-3"].adapt.replay.fraction == settings.replay
     assert configs["lithium-alone-3"].adapt.replay.fraction == 0.0
@@ -43,11 +44,13 @@ def row(table: str, start: str, seed: int, value: float, after: float = 2.0) -> 
     kept = [{"part": "retained", "store": "a", "measure": "forces MAE", "before": 1.0, "after": after}]
     targets = {"forces": {"rmse": value}, "energy_per_atom": {"mae": value / 10}}
     facts = {"table": table, "start": start, "seed": seed, "labels": 20, "seconds": 10.0, "trained": 1234}
+    facts["validation_loss"] = value
     return {**facts, "targets": targets, "adaptation": kept}
 
 
 def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
-    rows = [row("silicon", "base", seed, 0.1 + 0.02 * seed) for seed in (0, 1)] + [row("silicon", "scratch", 0, 0.3)]
+    rows = [row("silicon", "base", seed, 0.1 + 0.02 * seed) for seed in (0, 1)]
+    rows += [row("silicon", "scratch", 0, value) for value in (0.4, 0.3, 0.5)]  # of which validation takes the second
     rows += [row("strategies", "lora", 0, 0.2, after=1.5), row("lithium", "replay", 0, 0.2, after=1.2)]
     tables = finetune.text(rows)
     assert set(tables) == {"silicon", "strategies", "lithium"}
