@@ -180,7 +180,8 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
 
 def learning_rate(recipe: str) -> float:
     """That of a recipe."""
-    return float(configure("train", [f"experiment={recipe}", "train=none", "adapt.layer_decay=1.0"]).optimizer.learning_rate)
+    config = configure("train", [f"experiment={recipe}", "train=none", "adapt.layer_decay=1.0"])
+    return float(config.optimizer.learning_rate)
 
 
 def _lithium(
