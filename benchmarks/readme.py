@@ -180,7 +180,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
             f"A training step beside eager mace-torch, 128 atoms, 6,722 edges, 2 layers, 128 channels, 2 cores {cores}",
             _step,
         )
-        for suffix, cores in (("", "with AVX2"), ("_avx512", "with AVX-512 (an earlier version)"))
+        for suffix, cores in (("", "with AVX-512"), ("_avx2", "with AVX2"))
     ),
     (
         "mace_ethanol.json",
