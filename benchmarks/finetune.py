@@ -10,7 +10,8 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
 
 The base is trained here, by `--recipe` on a part of the embedded data that no table tests on, unless `--base` names a
 package. Random weights are trained at the recipe's learning rate and at larger ones, and the best by validation counts.
-Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json.
+Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json, and
+finetune.png with the learning curves of the strategies.
 `--tables silicon,lithium` runs some of them.
 """
 
@@ -267,6 +268,30 @@ def text(rows: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
     return {table: lines for table, lines in tables.items() if len(lines) > 1}
 
 
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """The error of the forces in Si against the number of labelled cells, with error bars over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = {"all parameters": ("strategies", "full"), "low rank": ("strategies", "lora")}
+    lines["from random weights"] = ("silicon", "scratch")
+    figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    for label, (table, start) in lines.items():
+        counts = sorted({row["labels"] for row in rows if (row["table"], row["start"]) == (table, start)})
+        found = [_chosen(rows, table, start=start, labels=count) for count in counts]
+        errors = [
+            mean_and_deviation([1e3 * value_at(row["targets"], "forces.rmse") for row in chosen]) for chosen in found
+        ]
+        bars = [deviation or 0.0 for _, deviation in errors]
+        axis.errorbar(counts, [mean for mean, _ in errors], bars, fmt="o-", capsize=3, label=label)
+    axis.set(xscale="log", yscale="log", xlabel="labelled cells of Si", ylabel="forces RMSE, meV/Å")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _chosen(rows: list[dict[str, Any]], table: str, **facts: Any) -> list[dict[str, Any]]:
     """The row of each seed, at the learning rate of the lowest validation loss."""
     of_seed: dict[int, dict[str, Any]] = {}
@@ -315,6 +340,8 @@ def main(values: Sequence[str] | None = None) -> int:
         head = {"machine": machine(), "recipe": options.recipe, "base": options.base, "threads": options.threads}
         head |= {"settings": asdict(settings), "complete": len(rows) == len(planned)}
         write_result(options.output, {**head, "text": text(rows), "rows": rows})
+    if "strategies" in tables:
+        plot(rows, options.output.with_suffix(".png"))
     for table, lines in text(rows).items():
         say(table)
         for line in lines:

@@ -66,11 +66,12 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
 
 @pytest.mark.slow
 def test_a_small_benchmark_runs_and_goes_on_where_it_was(finetune: Any, tmp_path: Path, shared_data: Path) -> None:
-    words = ["--small", "--runs", str(tmp_path), "--tables", "silicon,lithium"]
+    words = ["--small", "--runs", str(tmp_path), "--tables", "silicon,strategies,lithium"]
     assert finetune.main(words) == 0
     found = json.loads((tmp_path / "finetune.json").read_text())
     assert found["complete"]
-    assert set(found["text"]) == {"silicon", "lithium"}
+    assert set(found["text"]) == {"silicon", "strategies", "lithium"}
+    assert (tmp_path / "finetune.png").stat().st_size > 5000
     assert found["text"]["lithium"][1][2]
     made = (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns
     assert finetune.main(words) == 0
