@@ -155,6 +155,20 @@ def test_a_new_level_of_theory_is_compared_at_a_known_one(package):
     assert assert_parity(model, base, [Source(sources[0].data, 2, "store")], description) == 2
 
 
+def test_an_element_without_reference_at_a_known_level_is_compared_without_it(package):
+    base, sources = package
+    known = base.config["model"]["context"]["references"]["first"]
+    base.config["model"]["context"]["references"]["first"] = {k: v for k, v in known.items() if k != "6"}
+    new = describe_model()
+    new["context"]["references"]["first"]["6"] = 100.0  # what the new data add
+    model, description = build.initial_model(new, base)
+    assert assert_parity(model, base, sources, description) == 2
+    with torch.no_grad():
+        model.heads["energy"].readout[0].bias[0] += 1e-3
+    with pytest.raises(UserError, match="interaction_energy of m#0"):
+        assert_parity(model, base, sources, description)
+
+
 def test_what_needs_a_package_is_refused_without_one():
     for word, found in (("adapt=lora", "adapt: found lora"), ("adapt.layer_decay=0.5", "adapt.layer_decay: found 0.5")):
         with pytest.raises(UserError, match=f"{found} without init, expected init=PACKAGE"):
