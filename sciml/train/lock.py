@@ -24,9 +24,9 @@ def run_lock(folder: Path, beat: float = BEAT) -> Iterator[None]:
 
     The system's lock on the file ``.lock`` ends with its process, however that ends. Where the filesystem does not
     carry locks from host to host, the holder's signs of life (the file's time, renewed every ``beat`` seconds) tell
-    whether it is there. The file says who holds the folder.
+    whether it is there. The file says who holds the folder. Folders that were made for it and stayed empty are removed.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -43,7 +43,9 @@ def run_lock(folder: Path, beat: float = BEAT) -> Iterator[None]:
             os.ftruncate(file, 0)  # the file stays: another process may have it open, to lock it next
             if made and [inside.name for inside in folder.iterdir()] == [NAME]:
                 path.unlink()
-                folder.rmdir()
+                with suppress(OSError):  # a parent may have other runs by now
+                    for empty in made:
+                        empty.rmdir()
     finally:
         os.close(file)
 

@@ -9,8 +9,8 @@ from sciml.train.lock import NAME, run_lock
 
 
 def test_a_folder_without_a_run_is_left_as_it_was(tmp_path):
-    with run_lock(tmp_path / "run"):
-        assert (tmp_path / "run" / NAME).read_text().startswith('{"host"')
+    with run_lock(tmp_path / "runs" / "run"):
+        assert (tmp_path / "runs" / "run" / NAME).read_text().startswith('{"host"')
     assert list(tmp_path.iterdir()) == []
     with run_lock(tmp_path / "run"):
         (tmp_path / "run" / "config.yaml").touch()
