@@ -1,5 +1,6 @@
 """Metrics as text for a terminal."""
 
+import math
 from typing import Any
 
 _OF_JETS = ("true_momenta", "true_mass", "true_pt")
@@ -33,7 +34,9 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
             for key in (key for key in pair if key.startswith("rejection") and not key.endswith("error")):
                 at = key.removeprefix("rejection_")
                 rows.append((f"  rejection at {at}", _with_error(pair, key, ".1f"), "", "", "", ""))
-                rows.append((f"  mass divergence at {at}", f"{pair[f'mass_divergence_{at}']:.3f}", "", "", "bits", ""))
+                divergence = pair[f"mass_divergence_{at}"]
+                if math.isfinite(divergence):
+                    rows.append((f"  mass divergence at {at}", f"{divergence:.3f}", "", "", "bits", ""))
         return rows
     if target == "residue_types":
         error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
@@ -73,7 +76,8 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _with_error(pair: dict[str, float], key: str, digits: str) -> str:
-    return f"{pair[key]:{digits}} ± {pair[f'{key}_error']:{digits}}"
+    error = pair[f"{key}_error"]
+    return f"{pair[key]:{digits}} ± " + (f"{error:{digits}}" if math.isfinite(error) else "? (too few jets)")
 
 
 def _kind_rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:

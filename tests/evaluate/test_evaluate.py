@@ -133,6 +133,15 @@ def test_errors_of_elements_and_configuration_types(place, tmp_path):
     assert "energy_per_atom MAE of surface" in text
 
 
+def test_what_too_few_jets_cannot_tell_is_said():
+    pair = {"auc": 0.9, "auc_error": 0.01, "rejection_30%": 190.0, "rejection_30%_error": float("nan")}
+    label = {"count": 20, "accuracy": 0.8, "calibration_error": 0.1, "background": "qcd"}
+    text = text_table({"jets": {"label": {**label, "signals": {"top": {**pair, "mass_divergence_30%": float("nan")}}}}})
+    assert "190.0 ± ? (too few jets)" in text
+    assert "nan" not in text
+    assert "divergence" not in text
+
+
 def test_baselines_are_zero_forces_and_the_composition_fit(place, tmp_path):
     found = evaluate(place, tmp_path / "out", place / "first")["targets"]
     records = list(Store(place / "first"))
