@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 from sciml.errors import UserError
+from sciml.ingest.generate.classical import StillingerWeber
 from sciml.ingest.ingest import detect, ingest
 from sciml.ingest.split import split_records
 
@@ -32,14 +34,19 @@ def test_isolated_atoms_have_energies_only(shared_data, tmp_path):
     assert store.manifest["statistics"]["reference_energies"]["6"] == pytest.approx(-1029.4889999855063)
 
 
+_SHEAR = ([1, 0, 0], [2, 2, 1])  # yz, xz, xy
+
+
 @pytest.mark.parametrize(("element", "records"), [("Si", 214), ("Li", 241)])
 def test_mlearn_stress_is_tensile_when_stretched(shared_data, tmp_path, element, records):
     source = shared_data / "mlearn" / element / "training.json"
     store = ingest(source, tmp_path / "s")
     assert len(store) == records
     assert store.has("stress").all()
-    raw = json.loads(source.read_text())[3]["outputs"]["virial_stress"]
-    stress = store[3]["stress"]
+    entries = json.loads(source.read_text())
+    strained = next(number for number, entry in enumerate(entries) if entry["group"] == "Elastic")
+    raw = entries[strained]["outputs"]["virial_stress"]
+    stress = store[strained]["stress"]
     np.testing.assert_allclose(np.diag(stress), -np.array(raw[:3]) * 6.24150907e-4, rtol=1e-5)
     np.testing.assert_allclose(stress[[0, 1, 0], [1, 2, 2]], -np.array(raw[3:]) * 6.24150907e-4, rtol=1e-5)
     # Strained cells of one parent: dE/dV = tr(stress)/3 must hold between cells of different volume.
@@ -48,6 +55,19 @@ def test_mlearn_stress_is_tensile_when_stretched(shared_data, tmp_path, element,
     trace = np.array([np.trace(record["stress"]) for record in chosen])
     assert np.corrcoef(volume, trace)[0, 1] > 0.5
     assert store.manifest["statistics"]["stress_rms"] < 0.1
+
+
+@pytest.mark.parametrize("group", ["AIMD-NVT", "Vacancy", "Elastic"])
+def test_mlearn_shear_stresses_are_those_of_an_independent_potential(shared_data, tmp_path, group):
+    store = ingest(shared_data / "mlearn" / "Si" / "training.json", tmp_path / "s")
+    potential = StillingerWeber()
+    pairs = []
+    for record in (record for record in store if record["config_type"] == group):
+        atoms = Atoms(record["types"], record["positions"], cell=record["cell"], pbc=True, calculator=potential)
+        pairs.append((atoms.get_stress(voigt=False)[_SHEAR], record["stress"][_SHEAR]))
+    found, labels = (np.array(part).T for part in zip(*pairs, strict=True))
+    for component in range(3):
+        assert np.corrcoef(found[component], labels[component])[0, 1] > 0.5
 
 
 def test_mlearn_simulations_stay_together(shared_data, tmp_path):

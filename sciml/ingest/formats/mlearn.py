@@ -1,7 +1,9 @@
 """The JSON files of mlearn (https://github.com/materialsvirtuallab/mlearn): pymatgen structures with VASP outputs.
 
-Two traps: ``virial_stress`` is in kB with VASP's sign (compressive positive), and its order is xx yy zz xy yz zx, while
-ASE's Voigt order is xx yy zz yz xz xy.
+Three traps: ``virial_stress`` is in kB with VASP's sign (compressive positive); its order is xx yy zz xy yz zx, while
+ASE's Voigt order is xx yy zz yz xz xy; and the published file of silicon has the last two exchanged in all groups but
+the strained cells: the shear stresses of Stillinger and Weber's potential, and of models that learned the forces,
+correlate with those labels by 0.6 to 0.9 in this order, and not at all in the other.
 """
 
 import gzip
@@ -21,6 +23,7 @@ from sciml.units import KILOBAR
 DOMAIN = "materials"
 EXTENSIONS = (".json", ".json.gz")
 _ORDER = np.array([[0, 3, 5], [3, 1, 4], [5, 4, 2]])  # xx yy zz xy yz zx
+_EXCHANGED = np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]])  # xx yy zz xy zx yz
 _SNAPSHOT = re.compile(r"^Snapshot \d+ of \d+ of ")
 
 
@@ -84,7 +87,7 @@ def _record(entry: Any, options: Options) -> Record:
         **structure,
         "energy": None if energy is None else float(energy) * options.energy,
         "forces": None if forces is None else numeric(forces, "forces") * (options.energy / options.length),
-        "stress": None if stress is None else _stress(stress, options),
+        "stress": None if stress is None else _stress(stress, _EXCHANGED if _exchanged(entry) else _ORDER, options),
         "config_type": str(entry["group"]) if "group" in entry else None,
     }
     return present(result)
@@ -107,12 +110,17 @@ def pymatgen_structure(structure: Any, length: float) -> Record:
     }
 
 
-def _stress(values: Any, options: Options) -> np.ndarray:
+def _exchanged(entry: Any) -> bool:
+    """Whether an entry is of the published file of silicon (``tag`` and ``element``) and no strained cell."""
+    return "tag" in entry and entry.get("element") == "Si" and entry.get("group") != "Elastic"
+
+
+def _stress(values: Any, order: np.ndarray, options: Options) -> np.ndarray:
     """VASP's six numbers as a (3, 3) stress in eV/Å^3, tensile positive."""
     array = numeric(values, "virial_stress")
     if array.shape != (6,):
         raise ValueError(f"virial_stress: shape {array.shape}, expected 6 numbers xx, yy, zz, xy, yz, zx")
-    return -array[_ORDER] * (options.stress if options.stress_unit else KILOBAR)
+    return -array[order] * (options.stress if options.stress_unit else KILOBAR)
 
 
 def _number(site: Any) -> int:
