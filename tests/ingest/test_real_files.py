@@ -67,7 +67,7 @@ def test_mlearn_shear_stresses_are_those_of_an_independent_potential(shared_data
         pairs.append((atoms.get_stress(voigt=False)[_SHEAR], record["stress"][_SHEAR]))
     found, labels = (np.array(part).T for part in zip(*pairs, strict=True))
     correlations = np.corrcoef(found, labels)[:3, 3:]
-    assert (np.diag(correlations) > 0.4).all(), correlations
+    assert (np.diag(correlations) > 0.3).all(), correlations
     assert (correlations.argmax(axis=1) == [0, 1, 2]).all(), correlations
 
 

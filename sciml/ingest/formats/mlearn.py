@@ -3,7 +3,7 @@
 Three traps: ``virial_stress`` is in kB with VASP's sign (compressive positive); its order is xx yy zz xy yz zx, while
 ASE's Voigt order is xx yy zz yz xz xy; and the published file of silicon has the last two exchanged in all groups but
 the strained cells: the shear stresses of Stillinger and Weber's potential, and of models that learned the forces,
-correlate with those labels by 0.6 to 0.9 in this order, and not at all in the other.
+correlate with those labels by 0.4 to 0.9 in this order, and hardly in the other.
 """
 
 import gzip
