@@ -192,6 +192,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "3BPA, trained on 450 configurations at 300 K, half an hour on 2 CPU cores each, tested up to 1200 K",
         _ethanol,
     ),
+    ("nve.json", "NVE runs of 10 ps at 300 K, after twelve minutes of training on one CPU core", _written),
     ("rmd17_ethanol_gpu.json", "rMD17 ethanol, `experiment=rmd17_ethanol`, 20 minutes on a GPU", _gpu),
     ("store.json", "Reading records at random, one process, about 45 atoms each", _store),
     (

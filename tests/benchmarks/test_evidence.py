@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The modules of the benchmarks, which import each other as scripts do."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("cells", "parts", "transfer", "ablation", "width", "readme")
+    names = ("cells", "parts", "transfer", "ablation", "width", "nve", "readme")
     return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -230,3 +230,12 @@ def test_the_small_version_runs_from_end_to_end(name: str, bench: Any, tmp_path:
     assert benchmark.main(words) == 0
     assert [file.stat().st_mtime for file in files] == times
     assert json.loads((tmp_path / f"{name}.json").read_text())["table"] == result["table"]
+
+
+@pytest.mark.slow
+def test_small_nve_runs_are_certified(bench: Any, tmp_path: Path, shared_data: Path) -> None:
+    words = ["--small", "--runs", str(tmp_path)]
+    assert bench.nve.main(words) in (0, 1)  # what two steps taught conserves energy or not
+    found = json.loads((tmp_path / "nve.json").read_text())
+    assert [row["subject"] for row in found["rows"]] == ["ethanol", "silicon, 64 atoms"]
+    assert "0.004 ps" in bench.readme._written(found)
