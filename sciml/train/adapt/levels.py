@@ -16,6 +16,7 @@ from sciml.models.model import Model
 from sciml.package import Package
 
 RECORDS = 200  # of a level of theory, for the offsets: a fit of a few numbers
+STIFFNESS = (0.2, 5.0)  # of a level of theory relative to another: more is no matter of scale
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
@@ -61,10 +62,11 @@ def adopt_levels(
 ) -> tuple[dict[str, Any], list[str]]:
     """Start every new level of theory as the known one that explains its labels best, with shifted references.
 
-    It takes the embedding of that one and its scale, so that the first forces are the base model's in eV/Å. The
-    reference energies of the elements that a level has not had before are fitted, robustly, to what the interaction
-    energy of the model leaves of the labels; fitted to the labels alone, the interaction would be counted twice.
-    Returns the description with the new scales and references, and sentences on what was done.
+    It takes the embedding of that one, and its scale times the factor that brings the first forces nearest to the
+    labels: one level of theory is stiffer than another. The reference energies of the elements that a level has not
+    had before are fitted, robustly, to what the interaction energy of the model leaves of the labels; fitted to the
+    labels alone, the interaction would be counted twice. Returns the description with the new scales and references,
+    and sentences on what was done.
     """
     head = next((head for head in model.heads.values() if hasattr(head, "references")), None)
     if head is None or "atoms" not in package.kinds:
@@ -80,11 +82,15 @@ def adopt_levels(
         if name not in package.datasets:
             candidates = _levels_with_energies(package, mine[0].data.domain)
             if candidates:
-                nearest = min(candidates, key=lambda one: _misfit(model, description, mine, one))
-                _take_level(model, nearest, index)
-                known, scales = package.datasets[nearest], cast(Tensor, head.scales)
-                context["scales"][name] = float(scales[nearest])
-                notes.append(f"the new level of theory {name!r} starts as {known!r} with reference energies of its own")
+                agreements = {one: _agreement(model, description, mine, one) for one in candidates}
+                nearest = min(candidates, key=lambda one: agreements[one][0])
+                known, factor = package.datasets[nearest], agreements[nearest][1]
+                _take_level(model, nearest, index, factor)
+                context["scales"][name] = float(cast(Tensor, head.scales)[index])
+                notes.append(
+                    f"the new level of theory {name!r} starts as {known!r}, with {factor:.2f} times its forces and "
+                    "reference energies of its own"
+                )
         offsets = _fit_references(model, description, mine, index, fresh)
         if offsets:
             context["references"][name] = {**context["references"][name], **offsets}
@@ -103,15 +109,15 @@ def _levels_with_energies(package: Package, domain: str) -> list[int]:
     return [package.datasets.index(name) for name in names if name in of_domain or not of_domain]
 
 
-def _take_level(model: Model, known: int, new: int) -> None:
-    """Copy the row of the embedding and the scale of a level of theory."""
+def _take_level(model: Model, known: int, new: int, factor: float) -> None:
+    """Copy the row of the embedding, and the scale times ``factor``, of a level of theory."""
     table = _embedding(model, "dataset")
     with torch.no_grad():
         if table is not None:
             table.weight[new] = table.weight[known]
         for head in model.heads.values():
             if isinstance(scales := getattr(head, "scales", None), Tensor):
-                scales[new] = scales[known]
+                scales[new] = factor * scales[known]
 
 
 def _embedding(model: Model, name: str) -> nn.Embedding | None:
@@ -119,21 +125,24 @@ def _embedding(model: Model, name: str) -> nn.Embedding | None:
     return found if isinstance(found, nn.Embedding) else None
 
 
-def _misfit(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> float:
-    """Mean squared error of the forces at a known ``level``, in eV/Å; without forces the variance of the energies per
-    atom that it leaves, beyond their mean.
+def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> tuple[float, float]:
+    """(misfit, factor): the mean squared error [(eV/Å)^2] of the forces at a known ``level`` times the factor that makes
+    it least, within ``STIFFNESS``; without forces the variance of the energies per atom that the level leaves, beyond
+    their mean, and 1.
     """
-    forces, energies = [], []
+    pairs, energies = [], []
     for graph in _graphs(model, description, sources, level, RECORDS // 4):
         predictions = _predict(model, graph)
-        difference = (predictions["forces"] - graph.forces).square()
-        forces.append(difference[difference.isfinite()])
+        known = graph.forces.isfinite()
+        pairs.append(torch.stack([predictions["forces"][known], graph.forces[known]]).double())
         energies.append((graph.energy - predictions["interaction_energy"]) / len(graph.types))
-    squared = torch.cat(forces) if forces else torch.zeros(0)
-    if len(squared):
-        return float(squared.double().mean())
+    predicted, labels = torch.cat(pairs, dim=1) if pairs else torch.zeros(2, 0)
+    if len(labels):
+        own = float(predicted.square().sum())
+        factor = float(np.clip(float((predicted * labels).sum()) / own, *STIFFNESS)) if own else 1.0
+        return float((factor * predicted - labels).square().mean()), factor
     left = torch.cat(energies) if energies else torch.zeros(0)
-    return float(left.double().var(unbiased=False)) if len(left) else 0.0
+    return (float(left.double().var(unbiased=False)) if len(left) else 0.0), 1.0
 
 
 def _fit_references(

@@ -25,15 +25,18 @@ def package(tmp_path):
     return Package(random_model(torch.float32), config, tmp_path)
 
 
-def labelled_store(path, package, dataset, level=1, records=10, elements=(1, 6, 14)):
-    """Molecules with the forces of the base model at ``level`` and its interaction energy, with other references."""
+def labelled_store(path, package, dataset, level=1, records=10, elements=(1, 6, 14), stiffness=1.0):
+    """Molecules with the forces of the base model at ``level`` and its interaction energy, times ``stiffness``, with
+    other references.
+    """
     rng = np.random.default_rng(0)
     with StoreWriter(path, "materials", dataset) as writer:
         for index in range(records):
             record = random_molecule(rng, atoms=6, elements=elements)
             found = outputs(package.model, "atoms", graph_of(record, "atoms", torch.float32, dataset=level))
-            energy = float(found["interaction_energy"][0]) + sum(SHIFTS.get(int(z), 1.0) for z in record["types"])
-            made = {"energy": energy, "forces": found["forces"].numpy(), "id": f"m#{index}"}
+            references = sum(SHIFTS.get(int(z), 1.0) for z in record["types"])
+            energy = stiffness * float(found["interaction_energy"][0]) + references
+            made = {"energy": energy, "forces": stiffness * found["forces"].numpy(), "id": f"m#{index}"}
             assert writer.add({**record, **made})
     return writer.close()
 
@@ -61,24 +64,24 @@ def test_a_new_element_starts_as_the_mean_of_its_neighbours(package, tmp_path):
     torch.testing.assert_close(table[8], package.model.backbone.embedding.types.weight[8])
 
 
-@pytest.mark.parametrize("level", [0, 1])
-def test_a_new_level_starts_as_the_nearest_with_references_of_its_own(package, tmp_path, level):
-    store = labelled_store(tmp_path / "store", package, "third", level=level)
+@pytest.mark.parametrize(("level", "stiffness"), [(0, 1.0), (1, 1.0), (1, 0.7)])
+def test_a_new_level_starts_as_the_nearest_with_references_of_its_own(package, tmp_path, level, stiffness):
+    store = labelled_store(tmp_path / "store", package, "third", level=level, stiffness=stiffness)
     new = describe_model()
     new["context"]["datasets"] = ["first", "second", "third"]
     new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
     model, description = build.initial_model(new, package)
     description, notes = adopt_levels(model, package, description, [Source(store, 2, "store")])
     assert notes == [
-        f"the new level of theory 'third' starts as {['first', 'second'][level]!r} with reference energies of its own"
+        f"the new level of theory 'third' starts as {['first', 'second'][level]!r}, with {stiffness:.2f} times its "
+        "forces and reference energies of its own"
     ]
     fitted = description["context"]["references"]["third"]
     for number, energy in SHIFTS.items():
         assert fitted[str(number)] == pytest.approx(energy, abs=2e-3)
         assert float(model.heads["energy"].references[2, number]) == fitted[str(number)]
-    assert (
-        description["context"]["scales"]["third"] == describe_model()["context"]["scales"][["first", "second"][level]]
-    )
+    known = describe_model()["context"]["scales"][["first", "second"][level]]
+    assert description["context"]["scales"]["third"] == pytest.approx(stiffness * known, rel=1e-4)
     for record in Store(store.path):  # energies and forces are right before anything is learned
         found = outputs(model, "atoms", graph_of(record, "atoms", torch.float32, dataset=2))
         assert float(found["energy"][0]) == pytest.approx(float(record["energy"]), abs=0.02)
