@@ -126,9 +126,9 @@ def _embedding(model: Model, name: str) -> nn.Embedding | None:
 
 
 def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> tuple[float, float]:
-    """(misfit, factor): the mean squared error [(eV/Å)^2] of the forces at a known ``level`` times the factor that makes
-    it least, within ``STIFFNESS``; without forces the variance of the energies per atom that the level leaves, beyond
-    their mean, and 1.
+    """(misfit, factor): the mean squared error [(eV/Å)^2] of the forces at a known ``level`` times the factor that
+    makes it least, within ``STIFFNESS``; without forces the variance of the energies per atom that the level leaves,
+    beyond their mean, and 1.
     """
     pairs, energies = [], []
     for graph in _graphs(model, description, sources, level, RECORDS // 4):
