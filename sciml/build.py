@@ -10,7 +10,7 @@ from sciml import registry
 from sciml.data.corruption import Corruption
 from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
-from sciml.data.sampler import Budget
+from sciml.data.packing import Budget
 from sciml.data.targets import described_targets
 from sciml.errors import UserError
 from sciml.ingest.formats import Options

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sciml.build import budgets_of
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.targets import described_targets
 from sciml.evaluate import conformations, properties
 from sciml.evaluate.reliability import write_reliability

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget, Plan, Stream, balance, evaluation_bins, pack
+from sciml.data.packing import Budget, balance, pack
+from sciml.data.sampler import Plan, Stream, evaluation_bins
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.schema import SAMPLES

@@ -18,8 +18,9 @@ from ase.data import chemical_symbols
 import sciml
 from sciml import registry
 from sciml.config import configure
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
 from sciml.data.sampler import MicroBatch
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.evaluate.plots import MOST_NAMES, figure, write_plots

@@ -4,8 +4,9 @@ import pytest
 import torch
 import yaml
 
-from sciml.data.datamodule import DataModule, Source
-from sciml.data.sampler import Budget
+from sciml.data.datamodule import DataModule
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.train import batch_size
 from sciml.train.batch_size import find_budgets, with_budgets
 from sciml.verbs.train import train

@@ -213,7 +213,7 @@ def test_an_interrupt_by_hand_leaves_with_130(place):
 
 def test_jets_are_estimated_from_their_edges(place):
     """At a short cutoff the edges of a jet are fewer than its pairs."""
-    from sciml.data.datamodule import Source, mean_neighbors
+    from sciml.data.source import Source, mean_neighbors
     from sciml.data.store import Store
 
     source = Source(Store(place / "jets"), 0)

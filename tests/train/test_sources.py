@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sciml.config import configure
-from sciml.data.datamodule import Source
 from sciml.data.far_field import FarField
+from sciml.data.source import Source
 from sciml.data.statistics import joint_statistics, statistics
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError

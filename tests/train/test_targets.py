@@ -9,7 +9,8 @@ import torch
 
 import sciml
 from sciml.config import configure
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError

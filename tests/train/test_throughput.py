@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.evaluate.cost import measure
 from sciml.graph import collate
 from sciml.train.loggers import build_loggers, reachable

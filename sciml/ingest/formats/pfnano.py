@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.records import Record, regulate_energies
+from sciml.data.checks import regulate_energies
+from sciml.data.records import Record
 from sciml.errors import UserError
 from sciml.ingest.formats import Options, Rejected, identifier, present, refuse_unused
 

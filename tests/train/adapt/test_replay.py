@@ -10,8 +10,9 @@ import torch
 
 import sciml
 from sciml.config import configure
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget, Stream, with_share
+from sciml.data.packing import Budget
+from sciml.data.sampler import Stream, with_share
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.errors import UserError
 from sciml.package import Package

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 import sciml
 from sciml import build
 from sciml.config import configure
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.errors import UserError
 from sciml.graph import KINDS
