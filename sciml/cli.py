@@ -11,12 +11,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from sciml import __version__
-from sciml.errors import UserError
+from sciml.errors import UserError, did_you_mean
 from sciml.launch import PREEMPTED, end_with_parent, let_first_rank_leave, started_by_first_rank
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -183,8 +182,7 @@ def _unknown_option(word: str) -> str:
 
 
 def _close(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return did_you_mean(word, known, cutoff=0.7)
 
 
 def _function(verb: Verb) -> Callable[[Any], int | None]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sciml.config.keys import FREE_KEYS, keys
+from sciml.errors import did_you_mean
 from sciml.schema import CONFIGS, SAMPLES
 
 
@@ -58,8 +59,8 @@ def yaml_sentence(error: yaml.YAMLError) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean X?)`` for the closest of ``known``, or nothing."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1) or [name for name in known if word and name.startswith(word)]
-    return f" (did you mean {close[0]}?)" if close else ""
+    longer = [f" (did you mean {name}?)" for name in known if word and name.startswith(word)]
+    return did_you_mean(word, known) or "".join(longer[:1])
 
 
 def by_last(key: str, names: list[str]) -> str:

@@ -26,8 +26,7 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _required(self) -> "EvaluateConfig":
-        if self.package is None:
-            raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
+        self.require(package="PACKAGE_OR_RUN_FOLDER")
         if self.store is None and self.denoise_levels:
             raise ValueError("denoise_levels: found without store, expected store=FILE_OR_STORE to perturb")
         if self.store is None and self.properties is None:
@@ -57,6 +56,5 @@ class VerifyConfig(Section):
 
     @model_validator(mode="after")
     def _required(self) -> "VerifyConfig":
-        if self.package is None:
-            raise ValueError("package: found nothing, expected package=PACKAGE_OR_RUN_FOLDER")
+        self.require(package="PACKAGE_OR_RUN_FOLDER")
         return self

@@ -1,10 +1,10 @@
 """Heads and targets of one's own: free keys, so that they are checked by hand."""
 
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from sciml.errors import did_you_mean
 from sciml.irreps import parse_irreps
 from sciml.registry import names
 from sciml.schema.section import KINDS
@@ -23,8 +23,8 @@ def _heads(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for key, options in value.items():
         name = options.get("name", key)
         if name not in names("heads"):
-            close = [f" (did you mean {found}?)" for found in get_close_matches(str(name), names("heads"), n=1)]
-            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(names('heads'))}{''.join(close)}")
+            close = did_you_mean(str(name), names("heads"))
+            raise ValueError(f"{key}: found {name!r}, expected one of {', '.join(names('heads'))}{close}")
         if name == "target":
             _check_target(key, options, OPTIONS_OF_TARGET)
     return value
@@ -41,8 +41,8 @@ def _check_target(key: str, options: dict[str, Any], known: tuple[str, ...]) -> 
     """Raise ValueError, which names the key, where a target of a configuration is not as a TargetHead takes it."""
     for name in options:
         if name not in known:
-            close = [f" (did you mean {found}?)" for found in get_close_matches(name, known, n=1)]
-            raise ValueError(f"{key}.{name}: this key is not known, expected one of {', '.join(known)}{''.join(close)}")
+            close = did_you_mean(name, known)
+            raise ValueError(f"{key}.{name}: this key is not known, expected one of {', '.join(known)}{close}")
     for name, expected in (("level", ("graph", "fine", "coarse")), ("kind", KINDS), ("extensive", (True, False))):
         if options.get(name, expected[0]) not in expected:
             words = ", ".join(str(one).lower() for one in expected)

@@ -32,10 +32,7 @@ class IngestConfig(Section):
 
     @model_validator(mode="after")
     def _required(self) -> "IngestConfig":
-        if self.source is None:
-            raise ValueError("source: found nothing, expected source=FILES")
-        if self.output is None:
-            raise ValueError("output: found nothing, expected output=STORE")
+        self.require(source="FILES", output="STORE")
         return self
 
 
@@ -64,8 +61,7 @@ class AuditConfig(Section):
 
     @model_validator(mode="after")
     def _required(self) -> "AuditConfig":
-        if self.source is None:
-            raise ValueError("source: found nothing, expected source=STORE_OR_FILES")
+        self.require(source="STORE_OR_FILES")
         return self
 
 
@@ -100,8 +96,5 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _required(self) -> "SplitConfig":
-        if self.source is None:
-            raise ValueError("source: found nothing, expected source=STORE_OR_FILES")
-        if self.output is None:
-            raise ValueError("output: found nothing, expected output=FOLDER")
+        self.require(source="STORE_OR_FILES", output="FOLDER")
         return self

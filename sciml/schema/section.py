@@ -61,3 +61,9 @@ class Section(BaseModel):
     """A part of the configuration; unknown keys are refused and values are not silently converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    def require(self, **expected: str) -> None:
+        """Raise ValueError for the first of the keys that is null; ``expected`` says what is typed for each."""
+        for key, value in expected.items():
+            if getattr(self, key) is None:
+                raise ValueError(f"{key}: found nothing, expected {key}={value}")
