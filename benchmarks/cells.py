@@ -19,8 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent / "peers"))  # holds the helpers of all benchmarks
 from workers import say, write_result
 
-from sciml.build import train
 from sciml.config import configure
+from sciml.verbs.train import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -18,8 +18,9 @@ import torch
 
 from sciml.build import build_objective
 from sciml.config import configure
-from sciml.data.datamodule import GraphDataset, LoadedBatch, Source
+from sciml.data.graph_dataset import GraphDataset, LoadedBatch
 from sciml.data.sampler import MicroBatch
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.graph import KINDS
 from sciml.models.model import Model, build_model

@@ -26,8 +26,9 @@ from lightning.pytorch.callbacks import Callback
 sys.path.insert(0, str(Path(__file__).parent / "peers"))  # holds the helpers of all benchmarks
 from workers import machine, say, versions, write_result
 
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget, Plan, Stream
+from sciml.data.packing import Budget
+from sciml.data.sampler import Plan, Stream
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.doctor.faults.launch import errors_of, run_ranks
 from sciml.schema import SAMPLES

@@ -11,15 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from sciml import __version__
-from sciml.errors import UserError
-from sciml.launch import end_with_parent, let_first_rank_leave, started_by_first_rank
+from sciml.errors import UserError, did_you_mean
+from sciml.launch import PREEMPTED, end_with_parent, let_first_rank_leave, started_by_first_rank
 
-MISTAKE, INTERRUPTED, PREEMPTED = 2, 130, 143
+MISTAKE, INTERRUPTED = 2, 130
 OPTIONS = ("--help", "--verbose", "--version", "--config-dir", "--multirun")
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
@@ -39,12 +38,16 @@ VERBS = {
     "inspect": Verb("sciml.ingest.inspect:run", "describe a store, a file or a model", "source=train.xyz"),
     "audit": Verb("sciml.ingest.findings:run", "say what is wrong with a store or a file", "source=stores/mine"),
     "split": Verb("sciml.ingest.split:run", "cut data into leak-free parts", "source=stores/mine output=parts/mine"),
-    "train": Verb("sciml.build:train", "train a model", "experiment=quickstart", announce=True),
+    "train": Verb("sciml.verbs.train:train", "train a model", "experiment=quickstart", announce=True),
     "evaluate": Verb(
-        "sciml.build:evaluate", "measure the errors of a trained model", "package=runs/NAME/TIME store=test.xyz"
+        "sciml.verbs.evaluate:evaluate",
+        "measure the errors of a trained model",
+        "package=runs/NAME/TIME store=test.xyz",
     ),
     "verify": Verb(
-        "sciml.build:verify", "certify which physical laws a model obeys", "package=runs/NAME/TIME output=certificate"
+        "sciml.verbs.verify:verify",
+        "certify which physical laws a model obeys",
+        "package=runs/NAME/TIME output=certificate",
     ),
     "doctor": Verb("sciml.doctor.run:run", "say what would go wrong with a training", "experiment=quickstart"),
 }
@@ -179,8 +182,7 @@ def _unknown_option(word: str) -> str:
 
 
 def _close(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return did_you_mean(word, known, cutoff=0.7)
 
 
 def _function(verb: Verb) -> Callable[[Any], int | None]:

@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+PREEMPTED = 143
+"""The exit code of a run that was stopped before its end and goes on from there, as after SIGTERM."""
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 

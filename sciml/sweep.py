@@ -18,8 +18,8 @@ from typing import Any
 from sciml.config import check_inputs, configure
 from sciml.errors import UserError
 from sciml.files import write_text
+from sciml.launch import PREEMPTED
 
-PREEMPTED = 143
 OBJECTIVE = "val/loss"
 
 

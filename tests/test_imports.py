@@ -11,6 +11,7 @@ LAYERS: tuple[set[str], ...] = (
     {"cli"},
     {"sweep"},
     {"doctor"},
+    {"verbs"},
     {"build"},
     {"ingest", "train", "evaluate", "export", "loop"},
     {"package"},

@@ -53,7 +53,7 @@ def predictions(path: Path, store: Path, device: str) -> tuple[np.ndarray, np.nd
     """Logits (jets, classes), labels (jets,) and names of the classes."""
     from sciml.build import budgets_of
     from sciml.config import configure
-    from sciml.data.datamodule import GraphDataset
+    from sciml.data.graph_dataset import GraphDataset
     from sciml.evaluate.predict import predict
     from sciml.ingest.ingest import open_data
     from sciml.package import load

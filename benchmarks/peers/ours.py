@@ -14,7 +14,7 @@ from stepping import Training, every_mode
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, time_steps, versions, write_result
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.domains.materials.graphs import graph
 from sciml.graph import Graph, collate
 from sciml.models.backbone import edge_vectors, edges_of

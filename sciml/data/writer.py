@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciml.data.checks import prepare, spacelike
 from sciml.data.columns import write_shard
 from sciml.data.neighbors import pair_counts
-from sciml.data.records import Field, Record, base_of, prepare, schema, spacelike
+from sciml.data.records import Field, Record, base_of, schema
 from sciml.data.targets import Target
 from sciml.errors import BadRecord, UserError
 from sciml.files import file_sha256, sync, write_text

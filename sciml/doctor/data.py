@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sciml.data.datamodule import Data, Source, source_names
 from sciml.data.records import targets
+from sciml.data.source import Data, Source, source_names
 from sciml.data.statistics import composition
 from sciml.data.store import Store, base_indices
 from sciml.doctor.finding import Finding, Verdict, ok, problem, warning

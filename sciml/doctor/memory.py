@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sciml.data.datamodule import DataModule, GraphDataset, LoadedBatch
+from sciml.data.datamodule import DataModule
+from sciml.data.graph_dataset import GraphDataset, LoadedBatch
 from sciml.data.sampler import Items, MicroBatch, label_counts
 from sciml.train.module import Module
 

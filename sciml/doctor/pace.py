@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sciml.data.datamodule import DataModule, LoadedBatch
+from sciml.data.datamodule import DataModule
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.data.sampler import Plan
 from sciml.train.module import Module
 from sciml.train.optimizer import build_optimizer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciml import registry
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.doctor.data import labels_of
 from sciml.doctor.finding import Finding, duration, ok, problem, warning
 from sciml.doctor.pace import Pace

@@ -4,7 +4,6 @@ import copy
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,12 @@ from sciml.doctor.pace import time_steps
 from sciml.doctor.recipe import head_labels, run_time
 from sciml.errors import UserError
 from sciml.files import write_text
-from sciml.ingest.formats import Options
-from sciml.ingest.ingest import open_data
 from sciml.models.recompute import recompute_blocks
-from sciml.package import load
-from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.strategy import choose_trained
 from sciml.train.labels import check_targets
 from sciml.train.module import Module
 from sciml.train.resume import resume_point
-from sciml.train.sources import check_known, open_splits
+from sciml.train.sources import check_known
 
 FULL, NEARLY = 0.95, 0.8  # of the memory
 TIMED = 20.0  # seconds of steps that are taken to time them
@@ -80,23 +75,16 @@ def _on_one_device(config: Any) -> Any:
 
 def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     """Build what would be trained, look at its data, count its memory and time its steps."""
-    package = load(config.init) if config.init else None
-    datasets = list(package.datasets) if package else []
-    targets = described_targets(config.heads)
-    open_store = partial(open_data, options=Options(targets=targets))
-    splits = open_splits(config, open_store, datasets)
+    inputs = build.open_inputs(config)
+    splits = inputs.splits
     weighted = {target: term["weight"] for target, term in config.objective.terms.items()}
     found = examine_data(splits, weighted)
-    budgets = build.budgets_of(config.data.batch)
-    tuning = FineTuning(package, config.adapt, splits, open_store, folder, budgets) if package else None
-    description = build.describe(config, splits, datasets, package)
-    model, description = build.initial_model(description, package)
+    model, description, tuning = build.build_start(config, inputs, folder)
     if tuning:
-        description = tuning.adopt(model, description, splits.train)
         choose_trained(model, config.adapt, model.heads)
     found += head_labels(description["heads"], weighted, splits.train)
     check_known(splits.validation + splits.test, description["context"])
-    check_targets(splits.validation + splits.test, targets)
+    check_targets(splits.validation + splits.test, described_targets(config.heads))
     data = build.build_data(single, splits, description, model.far_field)
     if config.trainer.recompute:
         recompute_blocks(model)

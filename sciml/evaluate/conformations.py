@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciml.data.datamodule import Source, source_names
 from sciml.data.far_field import add_far_field
 from sciml.data.records import Record
+from sciml.data.source import Source, source_names
 from sciml.data.writer import backbone_atoms
 from sciml.errors import UserError
 from sciml.evaluate.plots import COLOURS, figure

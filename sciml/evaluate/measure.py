@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.domains.biology.metrics import bootstrap_difference, correlations, cross_entropies, recovery
 from sciml.domains.hep import metrics as hep
 from sciml.domains.hep.metrics import (

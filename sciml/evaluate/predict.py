@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.data.datamodule import GraphDataset, LoadedBatch, evaluation_loader
-from sciml.data.sampler import Budget
+from sciml.data.graph_dataset import GraphDataset, LoadedBatch, evaluation_loader
+from sciml.data.packing import Budget
 from sciml.graph import graph_of_rows
 from sciml.models.model import Model
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.evaluate.plots import COLOURS, INK, figure
 from sciml.evaluate.uncertainty import from_tensors, labelled_rows, reliability, text
 from sciml.files import write_text

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import GraphDataset, Source, source_names
-from sciml.data.sampler import Budget
+from sciml.data.graph_dataset import GraphDataset
+from sciml.data.packing import Budget
+from sciml.data.source import Source, source_names
 from sciml.data.targets import Target, described_targets
 from sciml.evaluate.measure import (
     baseline_predictions,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.targets import Target
 from sciml.domains.biology.metrics import correlations, cross_entropies
 from sciml.domains.materials.metrics import errors

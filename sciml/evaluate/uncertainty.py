@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from sciml.data.datamodule import GraphDataset, Source, evaluation_loader
-from sciml.data.sampler import Budget
+from sciml.data.graph_dataset import GraphDataset, evaluation_loader
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.data.store import Subset
 from sciml.data.targets import described_targets
 from sciml.models.model import Model

@@ -88,9 +88,13 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def multilayer_perceptron(widths: list[int]) -> nn.Sequential:
-    """Linear layers with SiLU between them: widths[0] inputs, widths[-1] outputs."""
+def multilayer_perceptron(widths: list[int], zero: bool = False) -> nn.Sequential:
+    """Linear layers with SiLU between them: widths[0] inputs, widths[-1] outputs; ``zero`` until it is trained."""
     layers: list[nn.Module] = []
     for width_in, width_out in itertools.pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), SiLU()]
+        last = nn.Linear(width_in, width_out)
+        layers += [last, SiLU()]
+    if zero:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
     return nn.Sequential(*layers[:-1])

@@ -45,11 +45,7 @@ class ReciprocalBlock(nn.Module):
         super().__init__()
         self.backend = backend
         self.charges = LatentCharges(channels, charges)
-        self.network = multilayer_perceptron([charges + channels, channels, channels])
-        last = self.network[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.network = multilayer_perceptron([charges + channels, channels, channels], zero=True)
 
     def forward(
         self, x: Tensor, envelope: Tensor, edges: Edges, positions: Tensor, cell: Tensor, batch: Batch

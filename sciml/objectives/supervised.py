@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from sciml import registry
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import graph_of_rows
 from sciml.models.model import Model

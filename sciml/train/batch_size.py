@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import yaml
 
-from sciml.data.datamodule import DataModule, LoadedBatch
-from sciml.data.sampler import Budget, Items, MicroBatch, label_counts
+from sciml.data.datamodule import DataModule
+from sciml.data.graph_dataset import LoadedBatch
+from sciml.data.packing import Budget
+from sciml.data.sampler import Items, MicroBatch, label_counts
 from sciml.train.module import Module
 from sciml.train.progress import say
 

@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from sciml.data.datamodule import GraphDataset
+from sciml.data.graph_dataset import GraphDataset
 
 
 class TimeLimit(Callback):

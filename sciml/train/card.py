@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.train.sources import datasets_of_domain
 
 UNITS = {

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import Data, Source
 from sciml.data.records import schema
+from sciml.data.source import Data, Source
 from sciml.data.statistics import fit_reference_energies
 from sciml.data.store import base_indices
 from sciml.data.targets import Target, mismatch

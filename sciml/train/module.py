@@ -7,7 +7,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.train.compiled import Forward, compiled_forward

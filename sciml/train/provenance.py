@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import base_indices
 
 DISTRIBUTIONS = ("sciml", "torch", "lightning", "e3nn", "torch-geometric", "triton", "numpy", "ase", "vesin")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.datamodule import Data, Source, coarse_means, mean_neighbors
 from sciml.data.far_field import FarField
+from sciml.data.source import Data, Source, coarse_means, mean_neighbors
 from sciml.data.statistics import elements_of, joint_statistics, statistics
 from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import collate
 

@@ -8,7 +8,7 @@ import lightning
 import torch
 from lightning.pytorch.profilers import Profiler
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.evaluate.cost import Part, counted_parts, measure
 from sciml.models.model import Model
 

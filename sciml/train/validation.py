@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.data.datamodule import Source, source_names
+from sciml.data.source import Source, source_names
 
 
 class StoreLosses:

@@ -22,7 +22,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.models.model import build_model
 from sciml.package import save
 from sciml.train.card import package_config

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.records import prepare
+from sciml.data.checks import prepare
 from sciml.data.store import Store, StoreWriter, Subset, statistics, target_coverage
 from sciml.errors import UserError
 from tests.data.examples import crystal, jet, molecule, peptide

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.records import prepare
+from sciml.data.checks import prepare
 from sciml.data.store import Store
 from sciml.data.subjets import cluster
 from sciml.physics import lorentz

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.doctor.data import audited, elements, held_out, labels, records
 from sciml.train.sources import Splits

@@ -13,6 +13,7 @@ from sciml.doctor.memory import FETCHED, LiveBytes, Memory, _linear, estimate, h
 from sciml.ingest.ingest import open_data
 from sciml.train.module import Module
 from sciml.train.sources import open_splits
+from sciml.verbs.train import train
 from tests.small import jets_store, molecules_store, train_config
 
 WITHIN = 0.2
@@ -72,7 +73,8 @@ def estimated(config: Any, device: str = "cpu") -> Memory:
 @pytest.mark.parametrize("store", ["molecules", "jets"])
 def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
     """A whole training run: its data, its moments, its moving average and Lightning's part."""
-    monkeypatch.setattr(build, "_publish", lambda *_: None)  # the evaluation of the finished model is not training
+    # the evaluation of the finished model is not training
+    monkeypatch.setattr("sciml.verbs.train.publish", lambda *_: None)
     monkeypatch.setattr("sciml.train.throughput.peak_flops", lambda *_: 1e9)  # its matrices are larger than this model
     make = {"molecules": molecules_store, "jets": jets_store}[store]
     make(tmp_path / store, records=60)
@@ -80,7 +82,7 @@ def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
     memory = estimated(config)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        assert build.train(config) == 0
+        assert train(config) == 0
     assert memory.activations > memory.weights, "the test is about the larger part"
     assert memory.total == pytest.approx(allocated(record), rel=WITHIN)
 
@@ -92,7 +94,7 @@ def test_the_estimate_is_what_a_training_takes(store, tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 def test_the_estimate_is_what_a_training_takes_on_a_gpu(precision, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_publish", lambda *_: None)
+    monkeypatch.setattr("sciml.verbs.train.publish", lambda *_: None)
     monkeypatch.setattr("sciml.train.throughput.peak_flops", lambda *_: 1e12)
     words = ("model.channels=64", "trainer.accelerator=gpu", f"trainer.precision={precision}")
     molecules_store(tmp_path / "molecules", records=60)
@@ -102,7 +104,7 @@ def test_the_estimate_is_what_a_training_takes_on_a_gpu(precision, tmp_path, mon
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    assert build.train(config) == 0
+    assert train(config) == 0
     assert memory.total == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=WITHIN)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sciml.cli import main
 from sciml.config import configure
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.doctor.finding import duration, ok, problem, table, warning
 from sciml.doctor.pace import Pace

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.errors import UserError
 from sciml.evaluate import conformations
 from sciml.evaluate.conformations import Denoiser, rmsd

@@ -16,10 +16,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
 import sciml
-from sciml import build, registry
+from sciml import registry
 from sciml.config import configure
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
 from sciml.data.sampler import MicroBatch
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.evaluate.plots import MOST_NAMES, figure, write_plots
@@ -31,6 +32,7 @@ from sciml.files import file_sha256
 from sciml.models.model import build_model
 from sciml.package import FILES, Package, save
 from sciml.train.card import package_config
+from sciml.verbs.evaluate import evaluate
 from tests.helpers import ELEMENTS
 from tests.small import CLASSES, describe_model, jets_store, molecules_store, outputs, peptides_store
 
@@ -51,11 +53,9 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def evaluate(place: Path, output: Path, *stores: str, **settings: str) -> dict:
+def measured(place: Path, output: Path, *stores: str, **settings: str) -> dict:
     words = [f"package={place / 'package'}", f"store=[{','.join(map(str, stores))}]", f"output={output}"]
-    assert (
-        build.evaluate(configure("evaluate", [*words, "device=cpu", *(f"{k}={v}" for k, v in settings.items())])) == 0
-    )
+    assert evaluate(configure("evaluate", [*words, "device=cpu", *(f"{k}={v}" for k, v in settings.items())])) == 0
     return json.loads((output / "metrics.json").read_text())
 
 
@@ -71,7 +71,7 @@ def direct(package: Package, store: Store, index: int, kind: str) -> list[tuple[
 
 
 def test_errors_of_energies_forces_and_stress_are_right(place, tmp_path):
-    found = evaluate(place, tmp_path / "out", place / "first", place / "second")
+    found = measured(place, tmp_path / "out", place / "first", place / "second")
     assert set(found) == {"targets", "stores"}
     assert set(found["stores"]) == {"first", "second"}
     package = sciml.load(place / "package")
@@ -107,7 +107,7 @@ def test_errors_of_elements_and_configuration_types(place, tmp_path):
         for index, record in enumerate(Store(place / "first")):
             kind = {"config_type": ("bulk", "surface")[index % 2]} if index < 10 else {}
             assert writer.add({**record, **kind})
-    found = evaluate(place, tmp_path / "out", tmp_path / "typed", plots="false")["targets"]
+    found = measured(place, tmp_path / "out", tmp_path / "typed", plots="false")["targets"]
     package = sciml.load(place / "package")
     pairs = direct(package, Store(tmp_path / "typed"), 0, "atoms")
     types = np.concatenate([record["types"] for record, _ in pairs])
@@ -143,7 +143,7 @@ def test_what_too_few_jets_cannot_tell_is_said():
 
 
 def test_baselines_are_zero_forces_and_the_composition_fit(place, tmp_path):
-    found = evaluate(place, tmp_path / "out", place / "first")["targets"]
+    found = measured(place, tmp_path / "out", place / "first")["targets"]
     records = list(Store(place / "first"))
     forces = np.concatenate([record["forces"].ravel() for record in records])
     assert found["forces"]["baseline_mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-5)
@@ -154,7 +154,7 @@ def test_baselines_are_zero_forces_and_the_composition_fit(place, tmp_path):
 
 
 def test_jets_and_residues_are_measured_against_direct_logits(place, tmp_path):
-    found = evaluate(place, tmp_path / "out", place / "jets", place / "peptides")["targets"]
+    found = measured(place, tmp_path / "out", place / "jets", place / "peptides")["targets"]
     package = sciml.load(place / "package")
     pairs = direct(package, Store(place / "jets"), 2, "jets")
     labels = np.array([record["label"] for record, _ in pairs])
@@ -189,10 +189,10 @@ def test_residue_types_never_reach_the_model(place, tmp_path):
 
 @pytest.mark.parametrize("graphs", [1, 5])
 def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs):
-    found = evaluate(
+    found = measured(
         place, tmp_path / "out", place / "first", **{"batch.atoms.max_graphs": str(graphs), "plots": "false"}
     )
-    expected = evaluate(place, tmp_path / "other", place / "first", plots="false")
+    expected = measured(place, tmp_path / "other", place / "first", plots="false")
     for target, values in expected["targets"].items():
         assert found["targets"][target]["count"] == values["count"]
         assert found["targets"][target]["mae"] == pytest.approx(values["mae"], rel=1e-4)
@@ -202,7 +202,7 @@ def test_the_size_of_a_batch_does_not_change_the_numbers(place, tmp_path, graphs
 def test_several_stores_of_jets_and_proteins_are_measured_together_and_drawn_apart(place, tmp_path):
     jets_store(tmp_path / "more", records=9, seed=3)
     peptides_store(tmp_path / "others", records=5, seed=3)
-    found = evaluate(
+    found = measured(
         place, tmp_path / "out", place / "jets", tmp_path / "more", place / "peptides", tmp_path / "others"
     )
     for target, key, pair in (
@@ -222,7 +222,7 @@ def test_nothing_is_written_into_the_package(place, tmp_path):
     shutil.copytree(place / "package", tmp_path / "run" / "package")
     before = sorted(path.name for path in (tmp_path / "run" / "package").iterdir())
     words = [f"package={tmp_path / 'run'}", f"store={place / 'first'}", "device=cpu", "plots=false"]
-    assert build.evaluate(configure("evaluate", words)) == 0
+    assert evaluate(configure("evaluate", words)) == 0
     assert (tmp_path / "run" / "evaluation-first" / "metrics.json").exists()
     assert sorted(path.name for path in (tmp_path / "run" / "package").iterdir()) == before
 
@@ -263,7 +263,7 @@ def test_properties_of_a_package_need_no_store(place, tmp_path):
     curve = {"distances": [0.9, 1.3, 2.0, 4.0], "energies": [1.0, -2.0, -1.0, 0.0]}
     (tmp_path / "dimers.json").write_text(json.dumps({"diatomics": {f"{first}-{second}": curve}}))
     words = [f"package={place / 'package'}", f"properties={tmp_path / 'dimers.json'}", f"output={tmp_path / 'out'}"]
-    assert build.evaluate(configure("evaluate", [*words, "device=cpu", "dataset=second"])) == 0
+    assert evaluate(configure("evaluate", [*words, "device=cpu", "dataset=second"])) == 0
     (found,) = json.loads((tmp_path / "out" / "properties.json").read_text())["diatomics"].values()
     calculator = sciml.calculator(place / "package", dataset="second", dtype=torch.float64)
     atoms = Atoms([first, second], positions=np.zeros((2, 3)), calculator=calculator)
@@ -274,13 +274,13 @@ def test_properties_of_a_package_need_no_store(place, tmp_path):
     assert found["curve"]["energies"] == pytest.approx(np.array(energies) - energies[-1], abs=1e-9)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"properties.json", "diatomics.png"}
     with pytest.raises(UserError, match=r"dataset=None: .* give one of them"):
-        build.evaluate(configure("evaluate", words))
+        evaluate(configure("evaluate", words))
 
 
 def test_denoising_without_its_head_and_evaluation_of_nothing_are_refused(place, tmp_path):
     words = [f"package={place / 'package'}", f"store={place / 'peptides'}", f"output={tmp_path}", "device=cpu"]
     with pytest.raises(UserError, match="denoise_levels: the model has no head that finds noise"):
-        build.evaluate(configure("evaluate", [*words, "denoise_levels=[0.1]", "plots=false"]))
+        evaluate(configure("evaluate", [*words, "denoise_levels=[0.1]", "plots=false"]))
     with pytest.raises(UserError, match="store: found nothing, expected store=FILE_OR_STORE, or properties="):
         configure("evaluate", words[:1])
 
@@ -290,7 +290,7 @@ def test_another_level_of_theory_is_refused(place, tmp_path):
     with pytest.raises(
         UserError, match=r"its level of theory is 'pbe', the model knows 'first', 'second' for materials"
     ):
-        evaluate(place, tmp_path / "out", tmp_path / "other")
+        measured(place, tmp_path / "out", tmp_path / "other")
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 

@@ -6,8 +6,8 @@ import torch
 from ase import Atoms
 from scipy.special import expit
 
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.evaluate.uncertainty import (
     Rigidity,
     Rows,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.graph import collate
 from sciml.models import backbone
 from sciml.models.model import floating_inputs_to

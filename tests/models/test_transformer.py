@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import sciml
-from sciml import build
 from sciml.config import configure
 from sciml.errors import UserError
 from sciml.graph import KINDS, collate
 from sciml.models.model import build_model
 from sciml.models.transformer import Transformer, attention_weights
+from sciml.verbs.train import train
 from tests.helpers import (
     check_equivariance,
     permute,
@@ -184,7 +184,7 @@ def test_it_trains_on_every_kind_and_is_published(tmp_path):
     stores(tmp_path)
     words = ["model.name=transformer", "model.options.attention_heads=2", "optimizer.reference_channels=2"]
     words += ["model.coarse_layers=0", "model.layers_after=0", "objective.denoise.weight.atoms=1.0"]
-    assert build.train(train_config(tmp_path, *words)) == 0
+    assert train(train_config(tmp_path, *words)) == 0
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"train/forces", "train/label", "train/residue_types", "train/noise_atoms"} <= losses[0].keys()
     package = sciml.load(tmp_path / "run")

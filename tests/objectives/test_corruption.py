@@ -8,8 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sciml.data.corruption import Corruptions
-from sciml.data.datamodule import GraphDataset, LoadedBatch, Source
-from sciml.data.sampler import Budget, Plan, Stream
+from sciml.data.graph_dataset import GraphDataset, LoadedBatch
+from sciml.data.packing import Budget
+from sciml.data.sampler import Plan, Stream
+from sciml.data.source import Source
 from sciml.domains.hep.graphs import COARSE_SCALARS, SCALARS
 from sciml.graph import INPUTS, collate
 from sciml.models.model import build_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.objectives.losses import absolute_error, cross_entropy, huber, squared_error

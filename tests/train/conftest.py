@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sciml import build
+from sciml.verbs.train import train
 from tests.small import stores, train_config
 
 STEPS = 6
@@ -15,7 +15,7 @@ STEPS = 6
 def finished(tmp_path_factory) -> Path:
     """A folder with three stores and ``run``: six joint steps, checkpoints after three and six."""
     folder = stores(tmp_path_factory.mktemp("finished"))
-    assert build.train(train_config(folder, "trainer.checkpoint_every=3", "trainer.val_every=3")) == 0
+    assert train(train_config(folder, "trainer.checkpoint_every=3", "trainer.val_every=3")) == 0
     return folder
 
 

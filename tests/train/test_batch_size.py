@@ -4,11 +4,12 @@ import pytest
 import torch
 import yaml
 
-from sciml import build
-from sciml.data.datamodule import DataModule, Source
-from sciml.data.sampler import Budget
+from sciml.data.datamodule import DataModule
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.train import batch_size
 from sciml.train.batch_size import find_budgets, with_budgets
+from sciml.verbs.train import train
 from tests.small import CUTOFFS, molecules_store, random_model, train_config
 
 BUDGET = Budget(max_graphs=1, max_nodes=16, max_edges=100)
@@ -88,15 +89,15 @@ def test_a_run_keeps_the_limits_that_it_found(workplace, monkeypatch):
         seen.append("measured")
         return {kind: Budget(2, 50, 900) for kind in data.kinds}
 
-    monkeypatch.setattr(build, "find_budgets", found)
-    monkeypatch.setattr(build, "_publish", lambda *args: None)
+    monkeypatch.setattr("sciml.verbs.train.find_budgets", found)
+    monkeypatch.setattr("sciml.verbs.train.publish", lambda *args: None)
     words = ("data.find_batch=true", f"run_dir={workplace / 'found'}", "trainer.max_steps=2", "trainer.val_every=2")
     config = train_config(workplace, *words[:1], *words[2:])
     config = type(config).model_validate({**config.model_dump(), "run_dir": str(workplace / "found")})
-    assert build.train(config) == 0
+    assert train(config) == 0
     stored = yaml.safe_load((workplace / "found" / "config.yaml").read_text())
     assert stored["data"]["batch"]["atoms"] == {"max_graphs": 2, "max_nodes": 50, "max_edges": 900}
     again = type(config).model_validate({**config.model_dump(), "resume": True})
-    assert build.train(again) == 0
+    assert train(again) == 0
     assert seen == ["measured"]
     assert with_budgets(config, stored["data"]["batch"]).data.batch.atoms.max_edges == 900

@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 import sciml
-from sciml import build
 from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.train import run as run_module
 from sciml.train.checkpoint import checkpoints_in, read_checkpoint
 from sciml.train.resume import check_resumed, resume_point
 from sciml.train.run import _validation_interval
+from sciml.verbs.evaluate import evaluate
+from sciml.verbs.train import train
 from tests.small import train_config
 
 OF_KIND = {"atoms": "molecules", "jets": "jets", "residues": "peptides"}
@@ -41,7 +42,7 @@ def place(finished, tmp_path) -> Path:
 def test_every_kind_trains_in_every_precision(place, kind, precision, steps):
     words = (f"trainer.precision={precision}", f"trainer.max_steps={steps}", "optimizer.gradient_clip=1.0")
     words += tuple(f"data.bins_per_step.{other}=0" for other in OF_KIND if other != kind)
-    assert build.train(train_config(place, *words, stores=(OF_KIND[kind],))) == 0
+    assert train(train_config(place, *words, stores=(OF_KIND[kind],))) == 0
     weights = load_file(place / "run" / "package" / "weights.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
     expected = torch.float64 if precision == "64" else torch.float32
@@ -50,7 +51,7 @@ def test_every_kind_trains_in_every_precision(place, kind, precision, steps):
 
 def test_a_head_whose_targets_have_no_weight_is_left_out(place):
     words = ("trainer.max_steps=1", "objective.label.weight=0", "objective.residue_types.weight=0")
-    assert build.train(train_config(place, *words)) == 0
+    assert train(train_config(place, *words)) == 0
     model = sciml.load(place / "run").config["model"]
     assert (list(model["heads"]), model["kinds"]) == (["energy"], ["atoms"])
 
@@ -58,33 +59,33 @@ def test_a_head_whose_targets_have_no_weight_is_left_out(place):
 def test_heads_without_any_weight_are_refused(place):
     words = ("heads.energy=null", "heads.residue_type=null", "objective.label.weight=0")
     with pytest.raises(UserError, match=r"objective: no target of the heads jet_class, .* has a weight above 0"):
-        build.train(train_config(place, *words))
+        train(train_config(place, *words))
 
 
 def test_a_package_s_kind_without_weight_is_not_trained(finished, place):
     words = (f"init={finished / 'run'}", "trainer.max_steps=1", "objective.label.weight=0")
-    assert build.train(train_config(place, *words)) == 0
+    assert train(train_config(place, *words)) == 0
     assert "train/label" not in (place / "run" / "metrics.jsonl").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_a_sentence_before_data_are_read(finished, place):
     with pytest.raises(UserError, match=r"trainer\.accelerator: found gpu, but torch finds no GPU"):
-        build.train(train_config(place, "trainer=gpu", "trainer.max_steps=1", stores=("absent",)))
+        train(train_config(place, "trainer=gpu", "trainer.max_steps=1", stores=("absent",)))
     from sciml.config import configure
 
     with pytest.raises(UserError, match=r"^device: found gpu, but torch finds no GPU"):
-        build.evaluate(configure("evaluate", [f"package={finished / 'run'}", "store=absent", "device=gpu"]))
+        evaluate(configure("evaluate", [f"package={finished / 'run'}", "store=absent", "device=gpu"]))
     assert not (place / "run").exists()
 
 
 def test_kernels_that_are_not_possible_are_a_sentence_before_data_are_read(place, monkeypatch):
     monkeypatch.setattr("sciml_kernels.backends.no_compiler", lambda: "no C++ compiler was found")
     with pytest.raises(UserError, match=r"^model\.backend: 'cpu' is not possible, no C\+\+ compiler was found; use"):
-        build.train(train_config(place, "model.backend=cpu", stores=("absent",)))
+        train(train_config(place, "model.backend=cpu", stores=("absent",)))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"^model\.backend: .*triton"):
-            build.train(train_config(place, "model.backend=triton", "trainer.accelerator=auto", stores=("absent",)))
+            train(train_config(place, "model.backend=triton", "trainer.accelerator=auto", stores=("absent",)))
 
 
 def test_a_radial_network_without_hidden_layers_is_refused(place):
@@ -95,16 +96,16 @@ def test_a_radial_network_without_hidden_layers_is_refused(place):
 def test_another_configuration_is_not_resumed(workplace):
     words = ("trainer.checkpoint_every=3", "trainer.val_every=3", "resume=true")
     with pytest.raises(UserError, match=r"^optimizer\.learning_rate: found 0\.5, but the run in .* with 0\.003"):
-        build.train(train_config(workplace, *words, "optimizer.learning_rate=0.5"))
+        train(train_config(workplace, *words, "optimizer.learning_rate=0.5"))
     with pytest.raises(UserError, match=r"^train: found \['jets'\]"):
-        build.train(train_config(workplace, *words, stores=("jets",)))
+        train(train_config(workplace, *words, stores=("jets",)))
     changed = train_config(workplace, *words, "trainer.segment_time=00:10:00", "trainer.log_every=7")
     check_resumed(workplace / "run", changed.model_dump())
 
 
 def test_resuming_without_a_checkpoint_says_that_it_starts_afresh(place, capsys):
     words = ("resume=true", "trainer.max_steps=1", "data.bins_per_step.jets=0", "data.bins_per_step.residues=0")
-    assert build.train(train_config(place, *words, stores=("molecules",))) == 0
+    assert train(train_config(place, *words, stores=("molecules",))) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "afresh" in line]
     assert len(said) == 1
 
@@ -132,8 +133,8 @@ def test_validation_is_timed_where_the_trainer_computes(place, monkeypatch):
     words = ("trainer.max_steps=null", "trainer.max_time=00:00:20", "data.bins_per_step.residues=0")
     config = train_config(place, *words, "data.bins_per_step.jets=0", stores=("molecules",))
     monkeypatch.setattr(run_module, "fit", lambda *a, **k: False)
-    monkeypatch.setattr(build, "fit", lambda *a, **k: False)
-    assert build.train(config) == 143
+    monkeypatch.setattr("sciml.verbs.train.fit", lambda *a, **k: False)
+    assert train(config) == 143
     assert (torch.device("cpu"),) in moved
     assert seen == ["cpu", "cpu"]
 
@@ -212,7 +213,7 @@ def test_an_interrupt_by_hand_leaves_with_130(place):
 
 def test_jets_are_estimated_from_their_edges(place):
     """At a short cutoff the edges of a jet are fewer than its pairs."""
-    from sciml.data.datamodule import Source, mean_neighbors
+    from sciml.data.source import Source, mean_neighbors
     from sciml.data.store import Store
 
     source = Source(Store(place / "jets"), 0)

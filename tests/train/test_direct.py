@@ -11,6 +11,7 @@ import torch
 import sciml
 from sciml import build
 from sciml.config import configure
+from sciml.verbs.train import train
 from tests.helpers import random_crystal, random_molecule, relative_rms
 from tests.small import graph_of, outputs
 
@@ -34,7 +35,7 @@ SHORT = (
 
 def trained(folder: Path, *words: str) -> Any:
     """The package of a short run."""
-    assert build.train(configure("train", [*SHORT, f"run_dir={folder}", *words])) == 0
+    assert train(configure("train", [*SHORT, f"run_dir={folder}", *words])) == 0
     losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for target in ("energy", "forces", "stress"):
         assert any(np.isfinite(line.get(f"train/{target}", np.nan)) for line in losses), target

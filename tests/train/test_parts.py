@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sciml import build
-from sciml.data.datamodule import GraphDataset
+from sciml.data.graph_dataset import GraphDataset
 from sciml.data.sampler import Plan
 from sciml.graph import collate
 from sciml.models.model import build_model

@@ -17,6 +17,7 @@ from sciml.errors import UserError
 from sciml.train.checkpoint import remove
 from sciml.train.throughput import CLOCKED
 from sciml.train.validation import validation_lines
+from sciml.verbs.train import train
 from tests.helpers import random_jet, random_molecule
 from tests.small import molecules_store, peptides_store, train_config
 
@@ -53,7 +54,7 @@ def pretrained(tmp_path_factory) -> Path:
             record = {key: value for key, value in random_jet(rng, particles=6).items() if key != "label"}
             assert writer.add({**record, "id": f"j#{index}", "group": f"j{index}"})
     writer.close()
-    assert build.train(train_config(folder, *EVERY, *KEPT, stores=STORES)) == 0
+    assert train(train_config(folder, *EVERY, *KEPT, stores=STORES)) == 0
     return folder
 
 
@@ -113,7 +114,7 @@ def test_a_run_with_noise_resumes_to_the_same_bits(pretrained, tmp_path):
     folder = Path(shutil.copytree(pretrained, tmp_path / "copy"))
     remove(folder / "run" / "checkpoints" / "step=000000004")
     shutil.rmtree(folder / "run" / "package")
-    assert build.train(train_config(folder, *EVERY, *KEPT, "resume=true", stores=STORES)) == 0
+    assert train(train_config(folder, *EVERY, *KEPT, "resume=true", stores=STORES)) == 0
     first, second = (load_file(one / "run" / "package" / "weights.safetensors") for one in (pretrained, folder))
     assert all(torch.equal(first[name], second[name]) for name in first)
     before, after = (

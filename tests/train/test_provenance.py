@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Subset
 from sciml.train.provenance import _commit, provenance
 from tests.small import molecules_store

@@ -20,6 +20,7 @@ from sciml.train import run as run_module
 from sciml.train.budget import TimeLimit
 from sciml.train.checkpoint import checkpoints_in, package_of_checkpoint, read_checkpoint, remove, step_of
 from sciml.train.throughput import CLOCKED
+from sciml.verbs.train import train
 from tests.helpers import random_crystal
 from tests.small import graph_of, molecules_store, outputs, train_config
 
@@ -125,10 +126,10 @@ def test_joint_training_moves_every_head_and_the_backbone(finished):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished, workplace):
     shutil.move(workplace / "run", workplace / "first")
-    assert build.train(train_config(workplace, *RESUMABLE)) == 0
+    assert train(train_config(workplace, *RESUMABLE)) == 0
     assert same(weights(workplace / "run"), weights(finished / "run"))
     shutil.rmtree(workplace / "run")
-    assert build.train(train_config(workplace, "seed=1")) == 0
+    assert train(train_config(workplace, "seed=1")) == 0
     assert not same(weights(workplace / "run"), weights(finished / "run"))
 
 
@@ -138,7 +139,7 @@ def test_a_run_lost_after_three_steps_resumes_to_the_same_bits(finished, workpla
     shutil.rmtree(run / "package")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "trai')  # the line at which the process was killed
-    assert build.train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
+    assert train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
     assert same(weights(run), weights(finished / "run"))
     old, new = (checkpoint(folder / "run", 6) for folder in (finished, workplace))
     assert same(old["state_dict"], new["state_dict"])
@@ -172,27 +173,27 @@ def test_segments_join_to_the_same_bits_wherever_time_runs_out(finished, workpla
     shutil.rmtree(workplace / "run")
     monkeypatch.setattr(run_module, "TimeLimit", Limit)
     segment = (*RESUMABLE, "trainer.segment_time=01:00:00")
-    assert build.train(train_config(workplace, *segment)) == 143
+    assert train(train_config(workplace, *segment)) == 143
     assert "resume=true" in capsys.readouterr().err
     assert not (workplace / "run" / "package").exists()
     stored = read_checkpoint(checkpoints_in(workplace / "run" / "checkpoints")[0])
     assert stored["total_steps"] == 6
     assert stored["global_step"] == -(-micro_batches // 3)
     monkeypatch.undo()
-    assert build.train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
+    assert train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
     assert same(weights(workplace / "run"), weights(finished / "run"))
     assert [line["step"] for line in lines(workplace / "run") if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
 def test_resuming_a_finished_run_trains_no_further(finished, workplace):
-    assert build.train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
+    assert train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
     assert same(weights(workplace / "run"), weights(finished / "run"))
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(workplace):
     before = weights(workplace / "run")
     with pytest.raises(UserError, match=r"holds a run already; give another folder, or resume=true"):
-        build.train(train_config(workplace))
+        train(train_config(workplace))
     assert same(weights(workplace / "run"), before)
 
 
@@ -203,7 +204,7 @@ def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, mo
     monkeypatch.setattr(run_module, "_time_steps", lambda *a, **k: (clock, 0.5))
     monkeypatch.setattr(run_module, "SAFETY", 1.0)
     budget = ("trainer.max_steps=null", "trainer.max_time=00:01:45", "optimizer.final_fraction=0.1")
-    assert build.train(train_config(workplace, *budget, "trainer.checkpoint_every=6", stores=("molecules",))) == 0
+    assert train(train_config(workplace, *budget, "trainer.checkpoint_every=6", stores=("molecules",))) == 0
     stored = read_checkpoint(checkpoints_in(workplace / "run" / "checkpoints")[-1])
     steps = stored["total_steps"]
     assert steps in (12, 13, 14)  # (105 s - the start - 10 * 0.5 s) / 7 s
@@ -217,7 +218,7 @@ def test_a_budget_of_time_becomes_a_number_of_steps_that_is_stored(workplace, mo
         remove(path)
     resumed = (*budget, "trainer.checkpoint_every=6", "resume=true")
     before = weights(workplace / "run")
-    assert build.train(train_config(workplace, *resumed, stores=("molecules",))) == 0
+    assert train(train_config(workplace, *resumed, stores=("molecules",))) == 0
     assert same(weights(workplace / "run"), before)
 
 
@@ -228,7 +229,7 @@ def test_a_real_budget_of_time_is_kept(workplace):
     shutil.rmtree(workplace / "run")
     start = time.perf_counter()
     budget = ("trainer.max_steps=null", "trainer.max_time=00:00:30")
-    assert build.train(train_config(workplace, *budget, stores=("molecules",))) == 0
+    assert train(train_config(workplace, *budget, stores=("molecules",))) == 0
     assert 10 < time.perf_counter() - start < 60
     assert lines(workplace / "run")[-1]["step"] >= 10
 
@@ -240,7 +241,7 @@ def test_init_starts_from_the_weights_of_a_package(finished, workplace, capsys):
     molecules_store(workplace / "new", dataset="other", seed=5)
     shutil.move(workplace / "run", workplace / "old")
     still = ("optimizer.learning_rate=1e-12", "trainer.max_steps=1", f"init={workplace / 'old'}")
-    assert build.train(train_config(workplace, *still, stores=("new",))) == 0
+    assert train(train_config(workplace, *still, stores=("new",))) == 0
     old, new = sciml.load(workplace / "old"), sciml.load(workplace / "run")
     assert new.datasets == ["first", "toy", "amber", "other"]
     assert set(new.config["model"]["heads"]) == {"energy", "jet_class", "residue_type"}
@@ -274,7 +275,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(workplace):
     """Nothing is published, and every line of the metrics is JSON that other programs can read."""
     shutil.rmtree(workplace / "run")
     with pytest.raises(UserError, match=r"step \d+: \S+ is nan, .*lower optimizer\.learning_rate"):
-        build.train(train_config(workplace, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
+        train(train_config(workplace, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
     assert not (workplace / "run" / "package").exists()
     text = (workplace / "run" / "metrics.jsonl").read_text()
     assert all(math.isfinite(value) for line in text.splitlines() for value in json.loads(line).values())

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sciml import build
 from sciml.config import configure
-from sciml.data.datamodule import Source
 from sciml.data.far_field import FarField
+from sciml.data.source import Source
 from sciml.data.statistics import joint_statistics, statistics
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
 from sciml.ingest.ingest import open_data
 from sciml.ingest.split import split_records
 from sciml.train.sources import check_far_field, check_known, context_of, joined, open_splits
+from sciml.verbs.train import train
 from tests.helpers import random_jet
 from tests.small import CLASSES, jets_store, molecules_store, train_config
 
@@ -95,11 +95,11 @@ def test_training_refuses_what_it_would_score_wrongly(tmp_path):
     jets_store(tmp_path / "jets")
     named_jets(tmp_path / "other", ["top", "qcd", "w"], [0, 1, 2])
     with pytest.raises(UserError, match="other: its classes are top, qcd, w"):
-        build.train(train_config(tmp_path, f"val={tmp_path / 'other'}", stores=("jets",)))
+        train(train_config(tmp_path, f"val={tmp_path / 'other'}", stores=("jets",)))
     molecules_store(tmp_path / "molecules")
     atoms_store(tmp_path / "uranium", [[1, 92]], dataset="first")
     with pytest.raises(UserError, match="uranium: element 92 is not in the training data of 'first'"):
-        build.train(train_config(tmp_path, f"test={tmp_path / 'uranium'}", stores=("molecules",)))
+        train(train_config(tmp_path, f"test={tmp_path / 'uranium'}", stores=("molecules",)))
     assert not (tmp_path / "run" / "package").exists()
 
 

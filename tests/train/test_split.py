@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
 from sciml.data.sampler import MicroBatch
+from sciml.data.source import Source
 from sciml.doctor.faults.launch import errors_of, run_ranks
 from sciml.doctor.faults.strategies import SHORT_RUN
 from sciml.errors import UserError

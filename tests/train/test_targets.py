@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import sciml
-from sciml import build
 from sciml.config import configure
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError
@@ -19,6 +19,8 @@ from sciml.ingest.ingest import open_data
 from sciml.physics.tensors import to_cartesian
 from sciml.train.labels import check_classes_seen, check_targets, target_facts
 from sciml.train.sources import Splits
+from sciml.verbs.evaluate import evaluate
+from sciml.verbs.train import train
 from tests.helpers import random_molecule, random_peptide
 
 HEADS = {
@@ -68,7 +70,7 @@ def words(file, run, heads=HEADS):
 
 def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, capsys):
     run = tmp_path / "run"
-    assert build.train(configure("train", words(file, run))) == 0
+    assert train(configure("train", words(file, run))) == 0
     package = sciml.load(run)
     assert package.config["model"]["context"]["targets"]["polarizability"]["by_type"].keys() == {"1", "6", "8"}
     found = json.loads((run / "evaluation" / "metrics.json").read_text())["targets"]
@@ -77,7 +79,7 @@ def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, caps
     assert found["phase"]["baseline_accuracy"] >= 0.5
     assert set(found["phase"]["recall"]) <= {"solid", "liquid"}
     assert "polarizability MAE" in capsys.readouterr().out
-    assert build.evaluate(configure("evaluate", [f"package={run}", f"store={file}", f"output={tmp_path / 'out'}"])) == 0
+    assert evaluate(configure("evaluate", [f"package={run}", f"store={file}", f"output={tmp_path / 'out'}"])) == 0
 
 
 def test_labels_reach_graphs_as_irreps_with_what_is_missing_left_out(file, tmp_path):
@@ -133,9 +135,9 @@ def test_a_target_that_cannot_be_is_refused_before_torch_is_loaded(word, problem
 def test_labels_of_another_shape_or_name_are_refused_by_name(file, tmp_path):
     wrong = {"dipole": {**HEADS["dipole"], "irreps": "0e+2e"}}
     with pytest.raises(UserError, match=r"mine.extxyz#0: dipole: shape \(3,\), expected 3x3"):
-        build.train(configure("train", words(file, tmp_path / "a", wrong)))
+        train(configure("train", words(file, tmp_path / "a", wrong)))
     with pytest.raises(UserError, match=r"no frame has the key 'gap' of the target gap.*heads.gap.column=KEY"):
-        build.train(configure("train", words(file, tmp_path / "b", {"gap": {"name": "target"}})))
+        train(configure("train", words(file, tmp_path / "b", {"gap": {"name": "target"}})))
     assert not (tmp_path / "a" / "package").exists()
 
 

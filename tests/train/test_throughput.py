@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sciml import build
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.evaluate.cost import measure
 from sciml.graph import collate
 from sciml.train.loggers import build_loggers, reachable
 from sciml.train.throughput import CLOCKED, PASSES, PASSES_WITH_FORCES, DataClock, Throughput, peak_flops
+from sciml.verbs.train import train
 from tests.helpers import random_jet, random_molecule
 from tests.small import graph_of, random_model, stores, train_config
 
@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight steps on two kinds of graph that is profiled."""
     folder = stores(tmp_path_factory.mktemp("throughput"))
     words = ("trainer.max_steps=8", "trainer.profile=true", "trainer.val_every=8", "data.workers=1")
-    assert build.train(train_config(folder, *words, stores=("molecules", "jets"))) == 0
+    assert train(train_config(folder, *words, stores=("molecules", "jets"))) == 0
     return folder / "run"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sciml.launch import end_with_parent
 
-_IMPORTED = ["sciml.build", "sciml.doctor.faults.saves", "sciml.doctor.faults.signals"]
+_IMPORTED = ["sciml.verbs.train", "sciml.doctor.faults.saves", "sciml.doctor.faults.signals"]
 """What takes seconds to import: a server does it once, and every process is a fork of it."""
 
 

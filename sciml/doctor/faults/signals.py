@@ -14,6 +14,7 @@ from sciml.doctor.faults.processes import codes, ended, has_step, start, start_r
 from sciml.doctor.faults.row import Row
 from sciml.doctor.faults.small import metrics, train_here, words
 from sciml.errors import UserError
+from sciml.launch import PREEMPTED
 from sciml.train import writer as writer_module
 from sciml.train.checkpoint import checkpoints_in, damage, step_of
 from sciml.train.lock import run_lock
@@ -21,7 +22,6 @@ from sciml.train.module import Module
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.val_every=100000", "trainer.checkpoint_every=100000")
 TWO_RANKS = ("trainer.devices=2", "strategy=ddp", "data.bins_per_step=2")
-PREEMPTED = 143
 
 
 def fault_03_kill_a_rank(folder: Path, thorough: bool = False) -> Row:

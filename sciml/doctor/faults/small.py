@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 import torch
 
-from sciml import build
 from sciml.config import configure
 from sciml.data.store import StoreWriter
 from sciml.evaluate.verify.random_records import random_molecule
 from sciml.train.checkpoint import checkpoints_in, read_checkpoint, remove, step_of
 from sciml.train.module import Module
+from sciml.verbs.train import train
 
 STEPS = 4
 TIMELESS = re.compile("step|learning_rate|left_out|train/.*|val/.*")
@@ -71,8 +71,8 @@ def words(folder: Path, *overrides: str) -> list[str]:
 
 def train_here(folder: Path, *overrides: str) -> int:
     """Train in this process, without the package and the report at the end; returns the exit code."""
-    with mock.patch.object(build, "_publish"):
-        return build.train(configure("train", words(folder, *overrides)))
+    with mock.patch("sciml.verbs.train.publish"):
+        return train(configure("train", words(folder, *overrides)))
 
 
 @contextmanager

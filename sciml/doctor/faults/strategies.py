@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from sciml.config import configure
-from sciml.data.datamodule import DataModule, Source
-from sciml.data.sampler import Budget
+from sciml.data.datamodule import DataModule
+from sciml.data.packing import Budget
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.doctor.faults.launch import errors_of, run_ranks
 from sciml.doctor.faults.row import Row

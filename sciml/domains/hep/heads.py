@@ -53,11 +53,7 @@ class JetKinematicsHead(Head):
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
-        self.readout = multilayer_perceptron([2 * context.channels, hidden, len(self.targets)])
-        last = self.readout[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.readout = multilayer_perceptron([2 * context.channels, hidden, len(self.targets)], zero=True)
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"true_mass": GeV, "true_pt": GeV}."""
@@ -102,11 +98,7 @@ class FourMomentaHead(Head):
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
-        self.readout = multilayer_perceptron([context.channels, hidden, 1 + context.channels])
-        last = self.readout[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.readout = multilayer_perceptron([context.channels, hidden, 1 + context.channels], zero=True)
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"true_momenta": four-momenta}."""

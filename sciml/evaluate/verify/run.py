@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.errors import UserError
 from sciml.evaluate.verify.certificate import Certificate
 from sciml.evaluate.verify.conservation import net_force_and_torque, size_extensivity, total_charge

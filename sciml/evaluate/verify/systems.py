@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sciml.data.datamodule import Source
 from sciml.data.records import SCHEMAS, Record, base_of, kinds
+from sciml.data.source import Source
 from sciml.data.store import Store, Subset
 from sciml.evaluate.verify import random_records
 from sciml.graph import KINDS

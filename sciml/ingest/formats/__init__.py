@@ -93,6 +93,25 @@ def refuse_unused(path: Path, options: Options, used: tuple[str, ...]) -> None:
             )
 
 
+def refuse_absent(path: Path, options: Options, found: set[str], what: str) -> None:
+    """Raise UserError where the user named a key of a label that no ``what`` (frame, entry) of the file has."""
+    for option in ("energy_key", "forces_key", "stress_key"):
+        key = getattr(options, option)
+        if key is not None and key not in found:
+            listed = ", ".join(sorted(found)) or "none"
+            raise UserError(f"{path}: no {what} has the key {key!r} named by {option}; the keys found are {listed}.")
+
+
+def root_reader(path: Path) -> Any:
+    """Return the module that reads ROOT files; raises UserError, for ``path``, where it is not installed."""
+    try:
+        import awkward  # noqa: F401 (uproot makes its arrays)
+        import uproot
+    except ImportError:
+        raise UserError(f"{path}: reading ROOT files needs uproot and awkward; install sciml[hep].") from None
+    return uproot
+
+
 def open_text(path: Path) -> TextIO:
     """Open a text file, decompressed when it ends in .gz."""
     opener: Any = gzip.open if path.suffix == ".gz" else open

@@ -47,11 +47,7 @@ def metadata(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         file = _open(path)
         here = one_hot_branches(file.schema_arrow.names)
-        if names is not None and here != names:
-            raise UserError(
-                f"{path}: its classes {', '.join(here) or 'none'} are not those of {paths[0]}; ingest apart."
-            )
-        names = here
+        names = same_classes(path, here, paths[0], names)
         column = _first(file.schema_arrow.names, _CLASS)
         if not here and column:
             maximum = pc.max(file.read(columns=[column]).column(column)).as_py()
@@ -59,6 +55,13 @@ def metadata(paths: Sequence[Path]) -> dict[str, Any]:
     if names:
         return {"classes": [name.removeprefix("label_") for name in names]}
     return {"classes": [str(index) for index in range(largest + 1)]}
+
+
+def same_classes(path: Path, found: list[str], first: Path, known: list[str] | None) -> list[str]:
+    """Return the one-hot branches ``found`` in a file; raises UserError where they are not ``known`` of the first."""
+    if known is not None and found != known:
+        raise UserError(f"{path}: its classes {', '.join(found) or 'none'} are not those of {first}; ingest apart.")
+    return found
 
 
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:

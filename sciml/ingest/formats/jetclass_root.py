@@ -10,8 +10,8 @@ from typing import Any
 
 from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, refuse_unused
-from sciml.ingest.formats.jetclass import one_hot_branches, read_branches
+from sciml.ingest.formats import Options, Rejected, refuse_unused, root_reader
+from sciml.ingest.formats.jetclass import one_hot_branches, read_branches, same_classes
 
 DOMAIN = "hep"
 EXTENSIONS = (".root",)
@@ -30,11 +30,7 @@ def metadata(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         with _open(path) as file:
             here = one_hot_branches(_tree(path, file).keys())
-        if classes is not None and here != classes:
-            raise UserError(
-                f"{path}: its classes {', '.join(here) or 'none'} are not those of {paths[0]}; ingest apart."
-            )
-        classes = here
+        classes = same_classes(path, here, paths[0], classes)
     return {"classes": [name.removeprefix("label_") for name in classes or []]}
 
 
@@ -59,12 +55,7 @@ def _batches(tree: Any, columns: Sequence[str]) -> Iterator[Any]:
 
 def _open(path: Path) -> Any:
     try:
-        import awkward  # noqa: F401 (uproot makes its arrays)
-        import uproot
-    except ImportError:
-        raise UserError(f"{path}: reading ROOT files needs uproot and awkward; install sciml[hep].") from None
-    try:
-        return uproot.open(path)
+        return root_reader(path).open(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable ROOT file, truncated perhaps ({error}).") from None
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, identifier, numeric, present
+from sciml.ingest.formats import Options, Rejected, head, identifier, numeric, present, refuse_absent
 from sciml.units import KILOBAR
 
 DOMAIN = "materials"
@@ -60,11 +60,7 @@ def _check_keys(path: Path, entries: list[Any], options: Options) -> None:
     """Raise UserError for a key of the user that no entry has."""
     outputs = [entry["outputs"] for entry in entries if isinstance(entry, dict) and "outputs" in entry]
     found = {key for one in outputs if isinstance(one, dict) for key in one}
-    for option in ("energy_key", "forces_key", "stress_key"):
-        key = getattr(options, option)
-        if key is not None and key not in found:
-            listed = ", ".join(sorted(found)) or "none"
-            raise UserError(f"{path}: no entry has the key {key!r} named by {option}; the keys found are {listed}.")
+    refuse_absent(path, options, found, "entry")
 
 
 def load_json(path: Path) -> Any:

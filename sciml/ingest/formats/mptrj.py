@@ -15,7 +15,7 @@ import numpy as np
 
 from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, numeric, open_text, present
+from sciml.ingest.formats import Options, Rejected, head, numeric, open_text, present, refuse_absent
 from sciml.ingest.formats.mlearn import pymatgen_structure
 from sciml.units import KILOBAR
 
@@ -45,11 +45,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
                 yield Rejected(name, f"{error.args[0]}: missing")
             except (TypeError, ValueError) as error:
                 yield Rejected(name, str(error))
-    for option in ("energy_key", "forces_key", "stress_key"):
-        key = getattr(options, option)
-        if key is not None and key not in keys:
-            listed = ", ".join(sorted(keys)) or "none"
-            raise UserError(f"{path}: no frame has the key {key!r} named by {option}; the keys found are {listed}.")
+    refuse_absent(path, options, keys, "frame")
 
 
 def _record(entry: Any, options: Options) -> Record:

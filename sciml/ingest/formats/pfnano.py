@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.records import Record, regulate_energies
+from sciml.data.checks import regulate_energies
+from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, identifier, present, refuse_unused
+from sciml.ingest.formats import Options, Rejected, identifier, present, refuse_unused, root_reader
 
 DOMAIN = "hep"
 EXTENSIONS = (".root",)
@@ -123,11 +124,6 @@ def _branches(tree: Any) -> set[str]:
 def _open(path: Path) -> Any:
     """The tree of events."""
     try:
-        import awkward  # noqa: F401  (uproot reads lists with it)
-        import uproot
-    except ImportError:
-        raise UserError(f"{path}: reading ROOT files needs uproot and awkward; install sciml[hep].") from None
-    try:
-        return uproot.open(path)[_TREE]
+        return root_reader(path).open(path)[_TREE]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no readable tree {_TREE} ({error}); is the file whole?") from None

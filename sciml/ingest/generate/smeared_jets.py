@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sciml.data.records import Record, regulate_energies
+from sciml.data.checks import regulate_energies
+from sciml.data.records import Record
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sciml.data.datamodule import DataModule, Source
+from sciml.data.datamodule import DataModule
+from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised

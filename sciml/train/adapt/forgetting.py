@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.files import write_text
 from sciml.package import Package
 from sciml.train.adapt.replay import divided, known_sources, limited

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
 from sciml.data.records import MAX_ELEMENT
+from sciml.data.source import Source
 from sciml.data.statistics import elements_of, fit_reference_energies
 from sciml.graph import collate
 from sciml.models.model import Model

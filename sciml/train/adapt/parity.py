@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from sciml.data.datamodule import GraphDataset, Source
+from sciml.data.graph_dataset import GraphDataset
+from sciml.data.source import Source
 from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import Model

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciml.data.datamodule import GraphDataset, Source, evaluation_loader, source_names
+from sciml.data.graph_dataset import GraphDataset, evaluation_loader
+from sciml.data.packing import Budget
 from sciml.data.records import Record, targets
-from sciml.data.sampler import Budget
+from sciml.data.source import Source, source_names
 from sciml.data.store import Store, StoreWriter, Subset, is_store
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources

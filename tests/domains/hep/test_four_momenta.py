@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.datamodule import LoadedBatch
+from sciml.data.graph_dataset import LoadedBatch
 from sciml.graph import collate
 from sciml.ingest.generate.smeared_jets import smear
 from sciml.models.model import Model, build_model

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.data.datamodule import LoadedBatch, Source
-from sciml.data.records import check_record
+from sciml.data.checks import check_record
+from sciml.data.graph_dataset import LoadedBatch
+from sciml.data.source import Source
 from sciml.errors import BadRecord
 from sciml.evaluate.measure import baseline_predictions, measure_numbers
 from sciml.evaluate.predict import Columns

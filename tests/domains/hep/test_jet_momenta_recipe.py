@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from sciml import build
 from sciml.config import configure
 from sciml.data.store import Store
 from sciml.errors import UserError
 from sciml.ingest.generate.smeared_jets import write
 from sciml.package import load
 from sciml.physics import lorentz
+from sciml.verbs.train import train
 from tests.small import graph_of, jets_store, molecules_store, outputs
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -34,7 +34,7 @@ def test_a_few_steps_conserve_the_total_and_the_table_says_so(tmp_path, capsys):
     overrides += ["data.val_fraction=0.2", "data.batch.jets.max_graphs=4"]
     overrides += ["trainer.progress=false", "trainer.log_every=1"]
     config = configure("train", ["experiment=jet_momenta", f"train={tmp_path / 'smeared'}", *overrides])
-    assert build.train(config) == 0
+    assert train(config) == 0
     printed = capsys.readouterr().out
     assert re.search(r"true_momenta MAE +\S+ +\S+ \(as measured\)", printed)
     assert len(re.findall(r"relative error of (E|px|py|pz) ", printed)) == 4

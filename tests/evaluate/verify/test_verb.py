@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciml.cli import main
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.evaluate.verify.certificate import LAWS
 from sciml.evaluate.verify.systems import embedded_sources, levels_of, random_systems, real_systems
 from sciml.models.model import Model, build_model

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from sciml.data.records import check_record
+from sciml.data.checks import check_record
 from sciml.errors import UserError
 from sciml.ingest.generate import classical, common, emt, jets, peptides, xtb
 

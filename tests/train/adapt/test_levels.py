@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sciml import build
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.package import Package
 from sciml.train.adapt.levels import adopt_levels, nearest_elements, start_new_elements

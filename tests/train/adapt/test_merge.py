@@ -12,6 +12,8 @@ from sciml.config import configure
 from sciml.models.model import build_model
 from sciml.package import Package
 from sciml.train.adapt.merge import copy_weights, ignored_settings, merged_baselines, merged_description
+from sciml.verbs.evaluate import evaluate
+from sciml.verbs.train import train
 from tests.small import ALL_SCALES, COARSE_CUTOFFS, describe_model, molecules_store, random_model, train_config
 
 
@@ -25,7 +27,7 @@ def test_after_fine_tuning_the_old_stores_are_measured_still(workplace, capsys):
     molecules_store(workplace / "new", dataset="other", seed=5)
     shutil.move(workplace / "run", workplace / "old")
     words = ("trainer.max_steps=1", f"init={workplace / 'old'}", "model.channels=8", "data.cutoff.atoms=4.5")
-    assert build.train(train_config(workplace, *words, stores=("new",))) == 0
+    assert train(train_config(workplace, *words, stores=("new",))) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "the given ones are ignored" in line]
     assert len(said) == 1
     assert "model.channels=8 (4)" in said[0]
@@ -37,7 +39,7 @@ def test_after_fine_tuning_the_old_stores_are_measured_still(workplace, capsys):
     config = configure(
         "evaluate", [f"package={workplace / 'run'}", f"store=[{stores}]", f"output={workplace / 'out'}", "device=cpu"]
     )
-    assert build.evaluate(config) == 0
+    assert evaluate(config) == 0
     found = json.loads((workplace / "out" / "metrics.json").read_text())
     assert set(found["stores"]) == {"molecules", "jets", "peptides", "new"}
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import sciml
-from sciml import build
 from sciml.config import configure
-from sciml.data.datamodule import Source
-from sciml.data.sampler import Budget, Stream, with_share
+from sciml.data.packing import Budget
+from sciml.data.sampler import Stream, with_share
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.errors import UserError
 from sciml.package import Package
 from sciml.train.adapt.forgetting import text
 from sciml.train.adapt.replay import divided, limited, pseudo_labelled
+from sciml.verbs.publish import GAINED
+from sciml.verbs.train import train
 from tests.small import describe_model, graph_of, jets_store, molecules_store, outputs, random_model, train_config
 
 BUDGETS = {kind: Budget(max_graphs=4) for kind in ("atoms", "jets", "residues")}
@@ -94,7 +96,7 @@ def test_a_run_tells_what_was_gained_and_forgotten_beside_one_from_scratch(workp
         "adapt.retained.records=2",
     )
     config = train_config(workplace, *words, stores=("new",))
-    assert build.train(config) == 0
+    assert train(config) == 0
     run = workplace / "run"
     rows = json.loads((run / "evaluation" / "adaptation.json").read_text())
     by = {(row["part"], row["store"], row["measure"]): row for row in rows}
@@ -117,7 +119,7 @@ def test_a_run_tells_what_was_gained_and_forgotten_beside_one_from_scratch(workp
     said = capsys.readouterr()
     assert "replay: 10 records of molecules" in said.err
     assert text(rows) in said.out
-    assert build.GAINED in (run / "report.html").read_text()
+    assert GAINED in (run / "report.html").read_text()
     assert sciml.load(run / "from_scratch").config["model"]["backbone"] == base.config["model"]["backbone"]
     data = {entry["name"] for entry in sciml.load(run).config["data"]}
     assert data == {"new", "replay-molecules", "replay-jets"}

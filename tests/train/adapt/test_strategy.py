@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 import sciml
 from sciml import build
 from sciml.config import configure
-from sciml.data.datamodule import Source
+from sciml.data.source import Source
 from sciml.data.store import Store
 from sciml.errors import UserError
 from sciml.graph import KINDS
@@ -28,6 +28,7 @@ from sciml.train.adapt.strategy import (
 )
 from sciml.train.checkpoint import newest_checkpoint, package_of_checkpoint, remove
 from sciml.train.optimizer import build_optimizer
+from sciml.verbs.train import train
 from tests.helpers import random_jet, random_molecule, random_peptide
 from tests.small import ALL_SCALES, describe_model, graph_of, molecules_store, outputs, random_model, train_config
 
@@ -180,7 +181,7 @@ def test_a_low_rank_run_resumes_to_the_bit_and_publishes_plain_weights(workplace
     shutil.move(workplace / "run", workplace / "old")
     words = (f"init={workplace / 'old'}", "adapt=lora", "adapt.rank=2", "adapt.layer_decay=0.8", "trainer.val_every=2")
     words = (*words, "trainer.checkpoint_every=2", "trainer.max_steps=4", "optimizer.weight_decay=0.1")
-    assert build.train(train_config(workplace, *words, stores=("new",))) == 0
+    assert train(train_config(workplace, *words, stores=("new",))) == 0
     run = workplace / "run"
     weights, base = (load_file(path / "package" / "weights.safetensors") for path in (run, workplace / "old"))
     assert weights.keys() == base.keys()
@@ -197,6 +198,6 @@ def test_a_low_rank_run_resumes_to_the_bit_and_publishes_plain_weights(workplace
     shutil.copytree(workplace / "whole", run)
     shutil.rmtree(run / "package")
     remove(newest_checkpoint(run / "checkpoints"))
-    assert build.train(train_config(workplace, *words, "resume=true", stores=("new",))) == 0
+    assert train(train_config(workplace, *words, "resume=true", stores=("new",))) == 0
     resumed = load_file(run / "package" / "weights.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in resumed.items())

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.data.records import SCHEMAS, prepare, regulate_energies, schema, spacelike
+from sciml.data.checks import prepare, regulate_energies, spacelike
+from sciml.data.records import SCHEMAS, schema
 from sciml.errors import BadRecord, UserError
 from tests.data.examples import crystal, jet, molecule, peptide
 
