@@ -60,9 +60,9 @@ class Settings:
     """The size of the benchmark; ``seconds`` of a fine-tuning, ``pretraining`` words that end the base's training."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    seconds: int = 90
+    seconds: int = 45
     pretraining: tuple[str, ...] = ("trainer.max_time=00:10:00",)
-    rates: tuple[float, ...] = (1.0, 2.5)  # of random weights, in units of the recipe's
+    rates: tuple[float, ...] = (1.0, 3.0)  # of random weights, in units of the recipe's
     cells: int = 20
     label_counts: tuple[int, ...] = (10, 40, 160)
     jets: int = 500

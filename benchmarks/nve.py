@@ -17,8 +17,9 @@ from cells import QUIET, arguments
 from parts import REFERENCE
 from workers import machine, write_result
 
-from sciml.build import train, verify
 from sciml.config import configure
+from sciml.verbs.train import train
+from sciml.verbs.verify import verify
 
 DATA = {
     "rmd17_ethanol": ("rmd17_ethanol/train.xyz", "rmd17_ethanol/test_MD.xyz"),

@@ -68,6 +68,9 @@ class Trainer(Section):
     checkpoint_every: Positive | None = Field(description="steps between checkpoints; null for one at each validation")
     checkpoint_keep: Positive = Field(description="newest checkpoints that are kept")
     checkpoint_best: Count = Field(description="checkpoints of lowest validation loss that are kept beside the newest")
+    publish: Literal["last", "best"] = Field(
+        description="the averaged weights that become the package: of the last step, or of the lowest validation loss"
+    )
     guard: Guard = Field(description="what is done about steps that would harm the model")
     progress: bool = Field(description="show a progress bar")
     profile: bool = Field(description="write a trace and a table of where the time of three steps goes to profile/")
@@ -95,6 +98,8 @@ class Trainer(Section):
                 raise ValueError(f"{name}: found {getattr(self, name)!r}, expected more than zero seconds")
         if self.max_steps is None and self.max_time is None:
             raise ValueError("max_steps and max_time: found null for both, expected one of them to end the run")
+        if self.publish == "best" and not self.checkpoint_best:
+            raise ValueError("publish: found best with checkpoint_best=0, expected checkpoint_best=1, which keeps it")
         return self
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -150,6 +151,22 @@ def newest_checkpoint(folder: Path, damaged: Callable[[Path, str], None] | None 
         if damaged is not None:
             damaged(path, reason)
     return None
+
+
+def manifests_in(folder: Path) -> dict[Path, dict[str, Any]]:
+    """{checkpoint: its manifest} of the checkpoints in ``folder`` whose manifest is readable, the newest first."""
+    found = {}
+    for path in checkpoints_in(folder):
+        with suppress(OSError, ValueError):
+            found[path] = manifest_of(path)
+    return found
+
+
+def validation_losses(folder: Path) -> dict[Path, float]:
+    """{checkpoint: its validation loss} of those that were validated, the lowest first, of equal ones the newest."""
+    losses = {path: manifest.get("validation_loss") for path, manifest in manifests_in(folder).items()}
+    known = [(loss, path) for path, loss in losses.items() if loss is not None]
+    return {path: loss for loss, path in sorted(known, key=lambda pair: pair[0])}
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
             "checkpoint_every",
             "checkpoint_keep",
             "checkpoint_best",
+            "publish",
             "progress",
             "profile",
             "threads",

@@ -14,13 +14,13 @@ from sciml.train.checkpoint import (
     Part,
     checkpoints_in,
     commit,
-    manifest_of,
+    manifests_in,
     newest_checkpoint,
     partial_folder,
     rank_file,
     remove,
     remove_leftovers,
-    step_of,
+    validation_losses,
     write_part,
 )
 
@@ -130,13 +130,8 @@ class Writer:
     def _prune(self) -> None:
         """Delete the checkpoints that need not stay."""
         found = checkpoints_in(self.folder)
-        facts = {}
-        for path in found:
-            with contextlib.suppress(OSError, ValueError):
-                facts[path] = manifest_of(path)
-        losses = {path: loss for path, fact in facts.items() if (loss := fact.get("validation_loss")) is not None}
-        staying = {*found[: self.keep], *sorted(losses, key=lambda path: (losses[path], -step_of(path)))[: self.best]}
-        staying.update([path for path in found if facts.get(path, {}).get("in_order")][:1])
+        in_order = [path for path, manifest in manifests_in(self.folder).items() if manifest.get("in_order")]
+        staying = {*found[: self.keep], *list(validation_losses(self.folder))[: self.best], *in_order[:1]}
         for path in found:
             if path not in staying:
                 remove(path)

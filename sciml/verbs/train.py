@@ -18,6 +18,7 @@ from sciml.models.recompute import recompute_blocks
 from sciml.train.adapt.finetuning import from_scratch
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.batch_size import find_budgets, with_budgets, with_stored_budgets
+from sciml.train.checkpoint import package_of_checkpoint, step_of, validation_losses
 from sciml.train.labels import check_classes_seen, check_targets
 from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
@@ -140,6 +141,8 @@ def _finish(run: Run) -> int:
     if not first_process():
         return 0
     merge_low_rank(run.model)
+    if run.config.trainer.publish == "best":
+        _take_best(run)
     run.model.to(device_of(run.config.trainer.accelerator))
     if run.tuning and run.config.adapt.from_scratch:
         code = from_scratch(run.config, run.tuning.package, run.folder / "from_scratch", train)
@@ -147,3 +150,19 @@ def _finish(run: Run) -> int:
             return code
     publish(run)
     return 0
+
+
+def _take_best(run: Run) -> None:
+    """Give the model the averaged weights of the checkpoint with the lowest validation loss."""
+    losses = validation_losses(run.folder / "checkpoints")
+    best = next(iter(losses), None)
+    last = max(losses, key=step_of, default=None)
+    if best is None or last is None or best == last:
+        return
+    package = package_of_checkpoint(best)
+    if package is not None:
+        run.model.load_state_dict(package.model.state_dict())
+        say(
+            f"trainer.publish=best: the weights of step {step_of(best)} are published, of validation loss "
+            f"{losses[best]:.4g}; at step {step_of(last)} it is {losses[last]:.4g}"
+        )

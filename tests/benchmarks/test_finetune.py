@@ -27,13 +27,13 @@ def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: An
     found = {cell.name: cell for cell in finetune.cells(settings, options, tmp_path / "base", finetune.TABLES)}
     assert len(found) == 14
     configs = {name: configure("train", cell.words) for name, cell in found.items()}
-    assert {config.trainer.max_time for config in configs.values()} == {"00:01:30"}
+    assert {config.trainer.max_time for config in configs.values()} == {"00:00:45"}
     for table in finetune.MEASURES:
-        base, scratch, faster = (configs[f"{table}-{start}-3"] for start in ("base", "scratch-1", "scratch-2.5"))
+        base, scratch, faster = (configs[f"{table}-{start}-3"] for start in ("base", "scratch-1", "scratch-3"))
         assert (base.init, scratch.init) == (str(tmp_path / "base"), None)
         assert (base.train, base.test, base.optimizer) == (scratch.train, scratch.test, scratch.optimizer)
         assert scratch.model.channels == 32
-        assert faster.optimizer.learning_rate == pytest.approx(2.5 * scratch.optimizer.learning_rate)
+        assert faster.optimizer.learning_rate == pytest.approx(3.0 * scratch.optimizer.learning_rate)
     assert configs["strategies-lora-40-3"].adapt.name == "lora"
     assert configs["lithium-replay-3"].adapt.replay.fraction == settings.replay
     assert configs["lithium-alone-3"].adapt.replay.fraction == 0.0

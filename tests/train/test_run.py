@@ -190,6 +190,16 @@ def test_resuming_a_finished_run_trains_no_further(finished, workplace):
     assert same(weights(workplace / "run"), weights(finished / "run"))
 
 
+@pytest.mark.parametrize(("loss", "step"), [(-1.0, 3), (1e9, 6)])
+def test_the_weights_of_the_lowest_validation_loss_are_published_where_wanted(workplace, capsys, loss, step):
+    first = workplace / "run" / "checkpoints" / "step=000000003" / "manifest.json"
+    first.write_text(json.dumps(json.loads(first.read_text()) | {"validation_loss": loss}))
+    assert train(train_config(workplace, *RESUMABLE, "trainer.publish=best", "resume=true")) == 0
+    expected = package_of_checkpoint(workplace / "run" / "checkpoints" / f"step={step:09d}").model.state_dict()
+    assert same(weights(workplace / "run"), dict(expected))
+    assert ("the weights of step 3 are published, of validation loss -1" in capsys.readouterr().err) == (step == 3)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(workplace):
     before = weights(workplace / "run")
     with pytest.raises(UserError, match=r"holds a run already; give another folder, or resume=true"):
