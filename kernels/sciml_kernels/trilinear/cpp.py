@@ -128,7 +128,9 @@ def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...]
     )
     suffix = SUFFIX[dtype]
     couplings = {
-        coupling_name(spec, path): coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
+        coupling_name(spec, path): coupling_function(
+            spec, path, emit(path, terms, wants, suffix), reads, writes, fetch=spec.dim_w
+        )
         for path in spec.paths
     }
     loop = _conv_loop if gather else _product_loop
@@ -165,8 +167,14 @@ def coupling_name(spec: Spec, path: Path) -> str:
     return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
 
 
-def coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
-    """All channels of one path in one row; pointers are those of the path's own blocks."""
+def coupling_function(
+    spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str], fetch: int = 0
+) -> str:
+    """All channels of one path in one row; pointers are those of the path's own blocks.
+
+    Where weights and gradients to them are in memory, those of the next row, `fetch` numbers ahead, are asked for while
+    this one is computed. Processors follow such rows by themselves only to the end of a page, which a row often passes.
+    """
     mul = spec.irreps_x[path.x].mul
     before, body, after = [], [], []
     declared: set[str] = set()
@@ -183,6 +191,9 @@ def coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str
                 after.append(f"out_y[{step.component}] += {step.expression};")
         else:
             body.append(_statement(step, mul, declared))
+            if fetch and (step.name == "out_w" or (step.kind, step.expression[-1:]) == ("load", "w")):
+                row, write = (step.name, 1) if step.name == "out_w" else (step.expression, 0)
+                body.append(f"__builtin_prefetch({row} + {fetch} + c, {write});")
             declared.add(step.name)
     return _COUPLING.format(
         title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
