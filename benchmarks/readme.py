@@ -9,6 +9,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 NOT_MEASURED = {"rmd17_ethanol_gpu.json": "GPU times are not measured yet."}
+LIMIT = (
+    "The limit of a pass: its bytes at the measured speed of a copy, or its operations at that of a product of "
+    "matrices, whichever takes longer."
+)
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -122,21 +126,30 @@ def _gpu(result: dict[str, Any]) -> str:
 
 
 def _kernels(result: dict[str, Any]) -> str:
-    """One line for each of the six problems, beside the fastest library that was measured."""
+    """One line for each of the six problems and each library that was measured beside ours."""
     rows = []
     for row in result["rows"]:
-        peer = row.get("peer", "e3nn")
-        if str(row["problem"]).isdigit() and f"{peer}_ms" in row:
-            cells = [
-                " / ".join(_milliseconds(row[f"{name}_ms"][order]) for order in ("forward", "backward", "double"))
-                for name in ("ours", peer)
-            ]
-            rows.append([f"{row['problem']} ({row['name']})", *cells, peer, f"{row['ratio']:.0f}"])
-    return _table(["problem", "sciml_kernels, ms", "peer, ms", "peer", "ratio of the sums"], rows)
+        if not str(row["problem"]).isdigit() or "ours_ms" not in row:
+            continue
+        ours, used = row["ours_ms"], row["ours_memory"]["peak_MB"]
+        peers = [
+            name.removesuffix("_ms") for name in row if name.endswith("_ms") and name not in ("ours_ms", "limit_ms")
+        ]
+        for index, peer in enumerate(peers):
+            theirs, memory = row[f"{peer}_ms"], row[f"{peer}_memory"]["peak_MB"]
+            own = [f"{row['problem']} ({row['name']})", _passes(ours), f"{100 * row['of_limit']:.0f} %"]
+            cells = [peer, _passes(theirs), f"{sum(theirs.values()) / sum(ours.values()):.0f}", f"{memory / used:.0f}"]
+            rows.append([*(own if index == 0 else ["", "", ""]), *cells])
+    header = ["problem", "sciml_kernels, ms", "of the limit", "peer", "peer, ms", "times", "peak memory, times"]
+    return f"{_table(header, rows)}\n\n{LIMIT}"
+
+
+def _passes(times: dict[str, float]) -> str:
+    return " / ".join(_milliseconds(times[order]) for order in ("forward", "backward", "double"))
 
 
 def _milliseconds(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _ts50(result: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
-"""Compile the Triton kernels of problems 1-4 without a GPU and write benchmarks/results/kernels_compile.json.
+"""Compile the Triton kernels of every operation without a GPU and write benchmarks/results/kernels_compile.json.
 
-    python benchmarks/kernels/compile.py [--operations conv conv_radial] [--problems 1 2 3 4]
+    python benchmarks/kernels/compile.py [--operations conv conv_radial layers ...] [--problems 1 2 3 4]
                                          [--targets sm_80 sm_90 gfx942] [--output FILE]
 
 For every pass (forward, backward with all gradients, double backward with all tangents; fp32, default configuration) of
 the convolution, and of those of a loss on forces of the convolution with the radial layer inside (64 hidden features):
 registers, bytes spilled and seconds of processor time of each kernel, and what a launch costs at N = 5,000 nodes and
-E = 250,000 edges. Nothing here is a measured time of a GPU. Rows of the file that were not asked for stay as they are.
+E = 250,000 edges; the same of every launch of the other operations (`launches.py`), which have no use for --problems.
+Nothing here is a measured time of a GPU. Rows and targets of the file that were not asked for stay as they are.
 
 Bytes: every input is read once, every output written once; rows of edges that are summed at their nodes, and partial
 gradients to y, are written and read. What is read again at every edge (rows of the other node) is counted apart: it
@@ -21,12 +22,23 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from limits import COPY_BYTES, FLOPS, PRODUCT_FLOPS, operations, radial_operations, radial_traffic, traffic
+from launches import OPERATIONS, Launch
+from limits import (
+    COPY_BYTES,
+    FLOPS,
+    FLOPS_FP64,
+    PRODUCT_FLOPS,
+    operations,
+    radial_operations,
+    radial_traffic,
+    traffic,
+)
 from problems import PROBLEMS, SIZES
 
 from sciml_kernels import aot
@@ -41,36 +53,48 @@ from sciml_kernels.trilinear.tuned import DEFAULT
 NODES, EDGES = SIZES["gpu"]
 CONVOLUTIONS = [key for key, problem in PROBLEMS.items() if problem.operation == "conv"]
 RADIAL, HIDDEN = ("1", "2", "4"), 64
+ORDER = ["conv", "conv_radial", *OPERATIONS]
 
 
 def main() -> int:
     """Compile, write the report, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--operations", nargs="+", choices=list(REPORTS), default=list(REPORTS))
+    parser.add_argument("--operations", nargs="+", choices=ORDER, default=ORDER)
     parser.add_argument("--problems", nargs="+", choices=CONVOLUTIONS, default=CONVOLUTIONS)
     parser.add_argument("--targets", nargs="+", default=list(aot.TARGETS))
     default = Path(__file__).resolve().parents[1] / "results" / "kernels_compile.json"
     parser.add_argument("--output", type=Path, default=default)
     arguments = parser.parse_args()
     rows = _rows_of(arguments.output)
-    for operation, problem, name in itertools.product(arguments.operations, arguments.problems, PASSES):
-        if operation == "conv" or problem in RADIAL:
-            row = REPORTS[operation](problem, name, arguments.targets)
-            rows[operation, row["problem"], name] = row
-            _write(arguments.output, [rows[place] for place in sorted(rows, key=_order)])
-            print(_line(row), flush=True)
+    for row in itertools.chain.from_iterable(_reports(name, arguments) for name in arguments.operations):
+        place = row["operation"], row["problem"], row["pass"]
+        others = [kernel for kernel in rows.get(place, row)["kernels"] if kernel["target"] not in arguments.targets]
+        rows[place] = row | {"kernels": sorted(others + row["kernels"], key=lambda kernel: _place_of(kernel["target"]))}
+        _write(arguments.output, sorted(rows.values(), key=lambda row: ORDER.index(row["operation"])))
+        print(_line(row), flush=True)
     return 0 if all(kernel["spills"] == 0 for row in rows.values() for kernel in row["kernels"]) else 1
 
 
-def _rows_of(path: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
+def _reports(operation: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of an operation."""
+    if operation in OPERATIONS:
+        yield from (launch_report(launch, arguments.targets) for launch in OPERATIONS[operation]())
+        return
+    for problem, name in itertools.product(arguments.problems, PASSES):
+        if operation == "conv":
+            yield report(problem, name, arguments.targets)
+        elif problem in RADIAL:
+            yield radial_report(problem, name, arguments.targets)
+
+
+def _rows_of(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     """The rows that a file has, by operation, problem and pass."""
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     return {(row["operation"], row["problem"], row["pass"]): row for row in rows}
 
 
-def _order(place: tuple[str, int, str]) -> tuple[int, int, int]:
-    operation, problem, name = place
-    return list(REPORTS).index(operation), problem, list(PASSES).index(name)
+def _place_of(target: str) -> int:
+    return aot.TARGETS.index(target) if target in aot.TARGETS else len(aot.TARGETS)
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -83,6 +107,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         "radial_configuration": vars(tiles.Config()),
         "copy_bytes_per_s": COPY_BYTES,
         "flops_per_s": FLOPS,
+        "flops_per_s_fp64": FLOPS_FP64,
         "rows": rows,
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -105,7 +130,7 @@ def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     bound = max(limits, key=lambda key: limits[key])
     return {
         "operation": "conv",
-        "problem": int(key),
+        "problem": key,
         "name": PROBLEMS[key].name,
         "pass": name,
         "walk": walk,
@@ -139,7 +164,7 @@ def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     in_tf32 = max(limits["bytes"], limits["flops"], products / PRODUCT_FLOPS["tf32"])
     return {
         "operation": "conv_radial",
-        "problem": int(key),
+        "problem": key,
         "name": PROBLEMS[key].name,
         "pass": name,
         "hidden": HIDDEN,
@@ -155,6 +180,29 @@ def radial_report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     }
 
 
+def launch_report(launch: Launch, targets: list[str]) -> dict[str, Any]:
+    """One launch of an operation that is no convolution of edges."""
+    kernels = []
+    for target in targets:
+        for kernel in launch.kernels(_warp(target)):
+            found = aot.report(kernel.function, kernel.types, kernel.constants, target, kernel.warps)
+            kernels.append({"target": target, **vars(found)})
+    rate = FLOPS_FP64 if launch.dtype == torch.float64 else FLOPS
+    limits = {"bytes": launch.moved / COPY_BYTES, "flops": launch.flops / rate}
+    bound = max(limits, key=lambda key: limits[key])
+    return {
+        "operation": launch.operation,
+        "problem": launch.problem,
+        "pass": launch.name,
+        "dtype": str(launch.dtype).removeprefix("torch."),
+        "bytes": launch.moved,
+        "flops": launch.flops,
+        "limit_ms": round(1e3 * limits[bound], 4),
+        "bound": bound,
+        "kernels": kernels,
+    }
+
+
 def _warp(target: str) -> int:
     """Threads of a warp."""
     return 64 if target.startswith("gfx") else WARP
@@ -163,15 +211,12 @@ def _warp(target: str) -> int:
 def _line(row: dict[str, Any]) -> str:
     kernels = row["kernels"]
     return (
-        f"{row['operation']} {row['problem']} {row['pass']}: "
-        f"{row['bytes'] / 1e9:.2f} GB, {row['flops'] / 1e9:.0f} GFLOP, "
+        f"{row['operation']}, {row['problem']}, {row['pass']}: "
+        f"{row['bytes'] / 1e9:.3g} GB, {row['flops'] / 1e9:.3g} GFLOP, "
         f"limit {row['limit_ms']} ms ({row['bound']}); at most {max(kernel['registers'] for kernel in kernels)} "
         f"registers, {sum(kernel['spills'] for kernel in kernels)} bytes spilled, "
         f"{max(kernel['seconds'] for kernel in kernels)} s"
     )
-
-
-REPORTS = {"conv": report, "conv_radial": radial_report}
 
 
 if __name__ == "__main__":

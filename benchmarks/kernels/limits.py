@@ -7,7 +7,7 @@ from typing import Any
 
 from measure import PASSES
 
-COPY_BYTES, FLOPS = 4.3e12, 67e12  # a second, on an H200: a copy, and its fp32 rate
+COPY_BYTES, FLOPS, FLOPS_FP64 = 4.3e12, 67e12, 34e12  # a second, on an H200: a copy, its fp32 and its fp64 rate
 PRODUCT_FLOPS = {"tf32": 400e12, "tf32x3": 133e12}  # matrix products; three TF32 ones make one of single precision
 
 
@@ -88,7 +88,7 @@ def count(spec: Any, terms: Any, wants: str) -> int:
             found = step.expression.count("*") + step.expression.count(" + ")
             found += step.kind == "add" or step.name in seen
             seen.add(step.name)
-            if step.kind != "matrix":
+            if step.kind != "matrix" or spec.y_channels:
                 total += found * spec.irreps_x[path.x].mul
             elif (path.y, step.expression) not in shared:
                 shared.add((path.y, step.expression))

@@ -17,6 +17,12 @@ SPECS = {
     "unequal multiplicities": Spec.separate("20x0e+6x1e+2x2e", "0e+1e", "0e+1e+2e"),
     "y channels": Spec.summed("17x0e+17x1o", "17x0e+17x1o", "0e+1o", y_channels=True),
 }
+# The paths of problems 2 to 4 of the benchmark, with few channels.
+PROBLEM_PATHS = {
+    2: Spec.separate("2x0e+2x1o+2x2e", "0e+1o+2e+3o", "0e+1o+2e+3o"),
+    3: Spec.separate("+".join(f"1x{l}{p}" for l in range(4) for p in "oe"), "0e+1o+2e+3o", "0e+1o+2e+3o"),  # noqa: E741
+    4: Spec.separate("4x0e+3x1e+2x2e+1x3e", "0e+1e+2e+3e", "0e+1e+2e+3e"),
+}
 
 
 def edges(num_nodes: int, num_edges: int, seed: int = 0) -> Edges:

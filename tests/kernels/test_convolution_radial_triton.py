@@ -23,7 +23,7 @@ from sciml_kernels.edges import cut_rows
 from sciml_kernels.trilinear import tuned
 from sciml_kernels.trilinear.parts import choose_walk
 from tests.kernels.interpreted import interpreted
-from tests.kernels.problems import edges
+from tests.kernels.problems import PROBLEM_PATHS, edges
 from tests.kernels.test_compile import MOST_LINES, MOST_SECONDS, PROBLEMS
 from tests.kernels.test_convolution_radial import SHARED, SMALL, assert_equal, derivatives, inputs
 
@@ -56,6 +56,13 @@ def compare(
 @interpreted
 def test_equals_its_definition(name: str) -> None:
     compare(SHARED[name], edges(3, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", [2, 4])
+@interpreted
+def test_every_path_of_the_benchmark_problems(problem: int) -> None:
+    compare(PROBLEM_PATHS[problem], edges(2, 2))
 
 
 @interpreted

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciml_kernels import Edges, Spec, conv, product
-from tests.kernels.problems import SPECS, assert_equal_blocks, derivatives, edges, inputs
+from tests.kernels.problems import PROBLEM_PATHS, SPECS, assert_equal_blocks, derivatives, edges, inputs
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
 
@@ -38,6 +38,16 @@ def test_convolution_equals_its_definition(name: str, dtype: torch.dtype, poison
     found = derivatives(lambda x, y, w: conv(x, y, w, graph, spec, backend="cpu"), arguments)
     expected = derivatives(lambda x, y, w: conv(x, y, w, graph, spec, backend="reference"), arguments)
     assert_equal_blocks(spec, found, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", PROBLEM_PATHS)
+def test_every_path_of_the_benchmark_problems(problem: int, poisoned: None) -> None:
+    spec, graph = PROBLEM_PATHS[problem], edges(3, 5)
+    arguments = inputs(spec, 3, 5, torch.float64)
+    found = derivatives(lambda x, y, w: conv(x, y, w, graph, spec, backend="cpu"), arguments)
+    expected = derivatives(lambda x, y, w: conv(x, y, w, graph, spec, backend="reference"), arguments)
+    assert_equal_blocks(spec, found, expected, 1e-13)
 
 
 @pytest.mark.parametrize("name", ["separate", "y channels"])
@@ -112,6 +122,17 @@ def test_repeatable_bit_for_bit(two_threads: None) -> None:
     spec, graph = SPECS["separate"], edges(40, 700)
     arguments = inputs(spec, 40, 700, torch.float32)
     runs = [derivatives(lambda x, y, w: conv(x, y, w, graph, spec, "cpu"), arguments) for _ in range(3)]
+    for name, tensor in runs[0].items():
+        assert all(torch.equal(tensor, run[name]) for run in runs[1:]), name
+
+
+def test_the_product_is_repeatable_at_any_number_of_threads(two_threads: None) -> None:
+    spec = SPECS["y channels"]
+    arguments = inputs(spec, 900, 900, torch.float32)
+    runs = []
+    for threads in (2, 2, 1):
+        torch.set_num_threads(threads)
+        runs.append(derivatives(lambda x, y, w: product(x, y, w, spec, "cpu"), arguments))
     for name, tensor in runs[0].items():
         assert all(torch.equal(tensor, run[name]) for run in runs[1:]), name
 

@@ -13,16 +13,23 @@ from sciml_kernels import (
     Edges,
     Spec,
     SymmetricSpec,
+    Waves,
     conv,
     conv_radial,
     degree_linear,
     degree_norm,
     edge_embedding,
+    ewald_reciprocal_energy,
     gate,
     pair_features,
     product,
+    project_charge,
+    remove_net_force,
     remove_net_force_and_torque,
+    segment_expand,
     segment_sum,
+    silu,
+    spherical_harmonics,
     structure_factors,
     symmetric_contraction,
 )
@@ -55,6 +62,19 @@ OPERATIONS: dict[str, tuple[Callable[..., Tensor], list[Kinds]]] = {
         [("nodes", 4, 4), (2, 4, 4), ("nodes", 1, 4)],
     ),
     "segment_sum": (lambda x, p: segment_sum(x, p), [("nodes", 3), ("pointers",)]),
+    "projections": (
+        lambda f, q, t, p: (
+            remove_net_force(f, p)
+            + project_charge(q, t, p).unsqueeze(1)
+            + segment_expand(t, p, q.shape[0]).unsqueeze(1)
+        ),
+        [("nodes", 3), ("nodes",), (2,), ("pointers",)],
+    ),
+    "harmonics and silu": (lambda vectors: silu(spherical_harmonics(vectors, 2)), [("edges", 3)]),
+    "ewald_reciprocal_energy": (
+        lambda r, q, c, a, k, w: ewald_reciprocal_energy(r, q, c, a, Waves(k, w), 0.5),
+        [("nodes", 3), ("nodes", 1), (2, 3, 3), ("pointers",), ("indices",), ("wave_pointers",)],
+    ),
     "momentum": (lambda f, x, p: remove_net_force_and_torque(f, x, p), [("nodes", 3), ("nodes", 3), ("pointers",)]),
     "structure_factors": (
         lambda x, q, k, a, w: structure_factors(x, q, k, a, w),
@@ -72,6 +92,8 @@ def made(kinds: list[Kinds], nodes: int, edges: int) -> tuple[Tensor, ...]:
         if shape == ("senders",) or shape == ("receivers",):
             found = torch.randint(nodes, (edges,), generator=generator)
             return found.sort().values if shape == ("receivers",) else found
+        if shape == ("indices",):
+            return torch.randint(1, 4, (edges, 3), generator=generator)
         if shape == ("species",):
             return torch.randint(3, (nodes,), generator=generator)
         if shape in (("pointers",), ("wave_pointers",)):
@@ -84,6 +106,7 @@ def made(kinds: list[Kinds], nodes: int, edges: int) -> tuple[Tensor, ...]:
 def varying(shape: Kinds) -> dict[int, Dim]:
     """The sizes that an exported program leaves open."""
     names = {"nodes": NODES, "edges": EDGES, "senders": EDGES, "receivers": EDGES, "species": NODES}
+    names["indices"] = EDGES
     return {place: names[name] for place, name in enumerate(shape) if name in names}
 
 

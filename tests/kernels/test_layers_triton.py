@@ -85,8 +85,18 @@ def test_half_precision_is_computed_in_single() -> None:
     exact = degree_linear(*(tensor.double() for tensor in arguments), backend="reference")
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=1e-6)
-    x = random(2, 4, 5, dtype=torch.bfloat16)
-    torch.testing.assert_close(silu(x, "triton").double(), silu(x.double(), "reference"), rtol=2**-7, atol=1e-6)
+    x, gates = random(2, 4, 5, dtype=torch.bfloat16), random(2, 1, 5, seed=1, dtype=torch.bfloat16)
+    pairs = [
+        (silu(x, "triton"), silu(x.double(), "reference")),
+        (degree_norm(x, backend="triton"), degree_norm(x.double(), backend="reference")),
+        (gate(x, gates, "triton"), gate(x.double(), gates.double(), "reference")),
+    ]
+    many = random(300, 5, dtype=torch.bfloat16)  # summed in bfloat16 they would lose most of their digits
+    pointers = torch.tensor([0, 300])
+    pairs.append((segment_sum(many, pointers, "triton"), segment_sum(many.double(), pointers, "reference")))
+    for found, exact in pairs:
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -135,6 +145,26 @@ def test_empty_inputs_and_single_nodes(nodes: int) -> None:
     x = random(nodes, 4, 5)
     compare(degree_norm, [x])
     compare(gate, [x, random(nodes, 1, 5)])
+
+
+@interpreted
+def test_opcheck() -> None:
+    """What the compiled operators of the other backend pass, these pass as well."""
+    x, w, bias, residual = (tensor.requires_grad_() for tensor in linear_inputs(2, 1, (3, 3)))
+    g, gates, operators = random(2, 4, 3).requires_grad_(), random(2, 1, 3).requires_grad_(), torch.ops.sciml_kernels
+    check = torch.library.opcheck
+    check(operators.degree_linear.default, (x, w, bias, residual, True, 1e-5, "triton"))
+    check(operators.degree_linear_backward.default, (g, x, w, True, 1e-5, "triton", "xwb"))
+    check(operators.gate.default, (x, gates, "triton"))
+    check(operators.gate_backward.default, (g, x, gates, "triton", "xt"))
+    check(operators.degree_norm_backward.default, (g, x, 1e-5, "triton"))
+    check(operators.silu_backward.default, (g, x, "triton"))
+    check(operators.segment_sum.default, (random(ATOMS, 3).requires_grad_(), POINTERS, "triton"))
+    check(operators.remove_mean.default, (random(ATOMS, 3).requires_grad_(), POINTERS, "triton"))
+    vectors = random(3, 3).requires_grad_()
+    seeds = [random(3, size, seed=size).requires_grad_() for size in (4, 2, 1)]
+    check(operators.edge_embedding.default, (vectors, "1 2 0 6", "triton"))
+    check(operators.edge_embedding_backward.default, (*seeds, vectors, "1 2 0 6", "triton", "vectors"))
 
 
 def signature(function: Any, dtype: str, *numbers: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from sciml_kernels import Edges, Spec, conv, product
+from sciml_kernels import Edges, Spec, conv, conv_radial, product
 from sciml_kernels.edges import Tables
 from tests.kernels.problems import SPECS, edges, inputs
 
@@ -72,6 +72,25 @@ def test_equivariance(name: str, backend: str, inversion: int, double: None) -> 
     turned_last = _rotate(conv(x, y, w, graph, spec, backend), spec.irreps_out, *turn)
     turned = _rotate(x, spec.irreps_x, *turn), _rotate(y, spec.irreps_y, *turn)
     torch.testing.assert_close(conv(*turned, w, graph, spec, backend), turned_last, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("inversion", [0, 1], ids=["proper", "improper"])
+def test_equivariance_of_the_others(backend: str, inversion: int, double: None) -> None:
+    """The convolution with the radial layer inside, and the product."""
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    turn = (rotation * torch.linalg.det(rotation), inversion)
+    spec, graph = SPECS["separate"], edges(6, 25)
+    x, y, _ = inputs(spec, 6, 25, torch.float64)
+    h, weight = torch.randn(25, 4), torch.randn(4, spec.dim_w)
+    turned_last = _rotate(conv_radial(x, y, h, weight, graph, spec, backend), spec.irreps_out, *turn)
+    turned = _rotate(x, spec.irreps_x, *turn), _rotate(y, spec.irreps_y, *turn)
+    torch.testing.assert_close(conv_radial(*turned, h, weight, graph, spec, backend), turned_last, rtol=0, atol=1e-10)
+    spec = SPECS["y channels"]
+    x, y, w = inputs(spec, 6, 6, torch.float64)
+    turned_last = _rotate(product(x, y, w, spec, backend), spec.irreps_out, *turn)
+    turned = _rotate(x, spec.irreps_x, *turn), _rotate(y, spec.irreps_y, *turn)
+    torch.testing.assert_close(product(*turned, w, spec, backend), turned_last, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("gather", [True, False], ids=["conv", "product"])
@@ -180,6 +199,19 @@ def test_compiled_gradients_equal_eager_ones() -> None:
 
     def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return conv(x, y, w, graph, spec).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_compiled_gradients_of_the_product_equal_eager_ones() -> None:
+    spec = SPECS["y channels"]
+    leaves = [tensor.requires_grad_() for tensor in inputs(spec, 5, 5, torch.float64)]
+
+    def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return product(x, y, w, spec).square().sum()
 
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     eager = torch.autograd.grad(loss(*leaves), leaves)

@@ -59,6 +59,20 @@ def test_triton_equals_the_definition() -> None:
     check_against_definition("triton")
 
 
+@interpreted
+def test_triton_takes_half_precision_and_passes_opcheck() -> None:
+    """Computed in float64, rounded once."""
+    momenta, pointers = jets((3,))
+    pairs, rough = all_pairs(pointers), momenta.bfloat16()
+    found = pair_features(rough, pairs, SPURIONS.bfloat16(), backend="triton")
+    exact = pair_features(rough.double(), pairs, SPURIONS, backend="reference")
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=1e-6)
+    table = torch.rand(3, 10, dtype=torch.float64, requires_grad=True)
+    index = (pairs.receivers, pairs.senders)
+    torch.library.opcheck(torch.ops.sciml_kernels.pair_features.default, (table, table.detach(), *index, "", "triton"))
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_definition_is_that_of_the_model(backend: str) -> None:
     momenta, pointers = jets()
@@ -103,6 +117,17 @@ def test_gradgradcheck() -> None:
     leaf = (momenta / 10).requires_grad_()
     assert torch.autograd.gradcheck(function, leaf)
     assert torch.autograd.gradgradcheck(function, leaf)
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    momenta, pointers = jets((4,))
+    pairs, leaf = all_pairs(pointers), momenta.requires_grad_()
+
+    def loss(p: Tensor) -> Tensor:
+        return pair_features(p, pairs, SPURIONS).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(leaf), leaf), torch.autograd.grad(loss(leaf), leaf))
 
 
 def test_float32_is_cast_last() -> None:

@@ -84,6 +84,34 @@ def test_gradgradcheck() -> None:
 
 
 @BACKENDS
+def test_gradgradcheck_of_the_linear_ones(backend: str) -> None:
+    """Second derivatives of sums, means and charges, whose own are zero, through a square."""
+    pointers = torch.tensor([0, 2, 5])
+
+    def function(values: Tensor, totals: Tensor) -> Tensor:
+        sums = segment_sum(values, pointers, backend)
+        left = remove_net_force(values, pointers, backend)
+        charges = project_charge(values[:, 0], totals, pointers, backend)
+        return sums.square().sum() + left.square().sum() + charges.square().sum()
+
+    leaves = (random(5, 3).requires_grad_(), random(2, seed=1).requires_grad_())
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def test_projections_are_repeatable() -> None:
+    forces, positions, before = random(4000, 3), random(4000, 3, seed=1), torch.get_num_threads()
+    pointers = torch.arange(0, 4001, 40)
+    runs = []
+    for threads in (1, 2, 2):
+        torch.set_num_threads(threads)
+        runs.append(derivatives(lambda f, r: remove_net_force_and_torque(f, r, pointers, "cpu"), [forces, positions]))
+    torch.set_num_threads(before)
+    for first, *others in zip(*runs, strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+@BACKENDS
 def test_singular_bodies_have_the_same_projection(backend: str) -> None:
     """Against least squares by a pseudo-inverse of all conditions, graph by graph."""
     forces, positions = random(ATOMS, 3), molecules()

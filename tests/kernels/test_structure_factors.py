@@ -96,6 +96,14 @@ def test_derivatives_equal_those_of_the_definition(
 
 
 @BACKENDS
+def test_nothing_changes_when_positions_and_waves_turn(backend: str) -> None:
+    r, q, k = arguments(2)
+    turn, _ = torch.linalg.qr(random(3, 3, seed=8))
+    found = factors(r @ turn.T, q, k @ turn.T, backend=backend)
+    torch.testing.assert_close(found, factors(r, q, k, backend=backend), rtol=0, atol=1e-12)
+
+
+@BACKENDS
 def test_second_derivatives_are_those_of_the_first(backend: str) -> None:
     leaves = [tensor.requires_grad_() for tensor in arguments(2)]
     sums = random(sum(WAVES), 2, 2, seed=5)

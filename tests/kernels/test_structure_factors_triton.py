@@ -73,6 +73,14 @@ def test_nan_and_inf_stay_in_their_system(bad: float) -> None:
 
 
 @interpreted
+def test_opcheck() -> None:
+    given, ends = [tensor.requires_grad_() for tensor in arguments(1)], (ATOMS, WAVES, "triton")
+    operators, g = torch.ops.sciml_kernels, random(5, 2, 1).requires_grad_()
+    torch.library.opcheck(operators.structure_factors.default, (*given, *ends))
+    torch.library.opcheck(operators.structure_factors_backward.default, (g, *given, *ends, "rqk"))
+
+
+@interpreted
 def test_empty() -> None:
     ends = torch.zeros(3, dtype=torch.int64)
 

@@ -16,7 +16,7 @@ from sciml_kernels.trilinear import gpu
 from sciml_kernels.trilinear.emit import FIRST_ORDER, second_order
 from sciml_kernels.trilinear.parts import Config, choose_walk
 from tests.kernels.interpreted import interpreted
-from tests.kernels.problems import SPECS, assert_equal_blocks, derivatives, edges, inputs
+from tests.kernels.problems import PROBLEM_PATHS, SPECS, assert_equal_blocks, derivatives, edges, inputs
 
 NODES, EDGES = 3, 3
 SMALL = Spec.summed("3x0e+3x1o", "0e+1o", "0e+1o")
@@ -53,6 +53,12 @@ def test_convolution_equals_its_definition(name: str) -> None:
     compare_conv(SPECS[name], edges(NODES, EDGES))
 
 
+@pytest.mark.parametrize("problem", [2, *(pytest.param(problem, marks=pytest.mark.slow) for problem in (3, 4))])
+@interpreted
+def test_every_path_of_the_benchmark_problems(problem: int) -> None:
+    compare_conv(PROBLEM_PATHS[problem], edges(2, 2))
+
+
 @interpreted
 def test_single_precision() -> None:
     compare_conv(SMALL, edges(NODES, EDGES), torch.float32, 1e-5)
@@ -65,6 +71,18 @@ def test_half_precision_is_summed_in_single() -> None:
     leaves = [tensor.requires_grad_() for tensor in inputs(spec, NODES, 20, torch.bfloat16)]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     out, wanted = conv(*leaves, graph, spec, "triton"), conv(*exact, graph, spec, "reference")
+    found = (out, *torch.autograd.grad(out.sum(), leaves))
+    for tensor, expected in zip(found, (wanted, *torch.autograd.grad(wanted.sum(), exact)), strict=True):
+        assert tensor.dtype == torch.bfloat16
+        torch.testing.assert_close(tensor.double(), expected, rtol=2**-7, atol=1e-6)
+
+
+@interpreted
+def test_half_precision_of_the_product() -> None:
+    spec = Spec.summed("3x0e", "3x0e", "0e", y_channels=True)
+    leaves = [tensor.requires_grad_() for tensor in inputs(spec, NODES, NODES, torch.bfloat16)]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    out, wanted = product(*leaves, spec, "triton"), product(*exact, spec, "reference")
     found = (out, *torch.autograd.grad(out.sum(), leaves))
     for tensor, expected in zip(found, (wanted, *torch.autograd.grad(wanted.sum(), exact)), strict=True):
         assert tensor.dtype == torch.bfloat16

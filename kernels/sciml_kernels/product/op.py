@@ -9,7 +9,7 @@ from sciml_kernels.checks import check_alike, check_type
 from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear.library import trilinear
 from sciml_kernels.trilinear.reference import contract
-from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
+from sciml_kernels.trilinear.spec import Spec, flat_rows, rows_of, shaped_rows
 
 
 def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") -> Tensor:
@@ -19,7 +19,7 @@ def product(x: Tensor, y: Tensor, w: Tensor, spec: Spec, backend: str = "auto") 
     row per node everywhere; the definition is `sciml_kernels.trilinear.reference.contract`.
     """
     check_type("spec", spec, Spec)
-    rows = x.shape[0]
+    rows = rows_of("x", x)
     flat_x = flat_rows("x", x, rows, spec.dim_x, spec.channels)
     flat_y = flat_rows("y", y, rows, spec.dim_y, spec.channels if spec.y_channels else None)
     flat_w = flat_rows("w", w, rows, spec.dim_w, spec.channels)

@@ -11,7 +11,7 @@ from sciml_kernels.product import symmetric_cpu
 from sciml_kernels.product.op import product
 from sciml_kernels.product.symmetric_library import contraction
 from sciml_kernels.product.symmetric_spec import SymmetricSpec
-from sciml_kernels.trilinear.spec import flat_rows, shaped_rows
+from sciml_kernels.trilinear.spec import flat_rows, rows_of, shaped_rows
 
 
 def symmetric_contraction(
@@ -33,7 +33,7 @@ def symmetric_contraction(
         ValueError: an argument of wrong shape, dtype or device, or a backend that is not possible here.
     """
     check_type("spec", spec, SymmetricSpec)
-    flat = flat_rows("x", x, x.shape[0], spec.dim_x, spec.channels)
+    flat = flat_rows("x", x, rows_of("x", x), spec.dim_x, spec.channels)
     check_shape("weights", weights, (None, len(spec.couplings), spec.channels))
     check_shape("species", species, (x.shape[0],))
     check_alike("x", x, weights=weights)

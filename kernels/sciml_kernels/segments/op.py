@@ -111,9 +111,9 @@ def project_charge(charges: Tensor, totals: Tensor, pointers: Tensor, backend: s
         pointers, backend: as for `segment_sum`; raises as it does.
     """
     check_shape("charges", charges, (None,))
+    chosen = _choose("charges", charges, pointers, backend)
     check_shape("totals", totals, (pointers.shape[0] - 1,))
     check_alike("charges", charges, totals=totals)
-    chosen = _choose("charges", charges, pointers, backend)
     shares = totals / reference.counts(pointers, totals)
     if chosen == "reference":
         return reference.remove_mean(charges, pointers) + reference.segment_expand(shares, pointers, len(charges))

@@ -21,7 +21,6 @@ _HEAD = """// {title}
 {vectors}
 template <int N> INLINE vec load(const real* p, Lanes<N>) {{ return load<N>(p); }}
 template <int N> INLINE void put(real* p, vec v, Lanes<N>) {{ put<N>(p, v); }}
-template <int N> INLINE void add(real* p, vec v, Lanes<N>) {{ put<N>(p, load<N>(p) + v); }}
 """
 
 _COUPLING = """
@@ -128,7 +127,9 @@ def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...]
     )
     suffix = SUFFIX[dtype]
     couplings = {
-        coupling_name(spec, path): coupling_function(spec, path, emit(path, terms, wants, suffix), reads, writes)
+        coupling_name(spec, path): coupling_function(
+            spec, path, emit(path, terms, wants, suffix), reads, writes, fetch=spec.dim_w
+        )
         for path in spec.paths
     }
     loop = _conv_loop if gather else _product_loop
@@ -165,8 +166,15 @@ def coupling_name(spec: Spec, path: Path) -> str:
     return f"couple_{l_x}_{l_y}_{l_out}_{spec.irreps_x[path.x].mul}"
 
 
-def coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str]) -> str:
-    """All channels of one path in one row; pointers are those of the path's own blocks."""
+def coupling_function(
+    spec: Spec, path: Path, steps: list[Step], reads: list[str], writes: list[str], fetch: int = 0
+) -> str:
+    """All channels of one path in one row; pointers are those of the path's own blocks.
+
+    Where weights and gradients to them are in memory, those of the next row, `fetch` numbers ahead, are asked for while
+    this one is computed. Processors follow such rows by themselves only to the end of a page, which a row often passes.
+    Weights are asked into the second-level cache: in the first they would displace the sums of the node.
+    """
     mul = spec.irreps_x[path.x].mul
     before, body, after = [], [], []
     declared: set[str] = set()
@@ -178,12 +186,16 @@ def coupling_function(spec: Spec, path: Path, steps: list[Step], reads: list[str
                 before.append(f"const real {step.name} = {step.expression};")
             elif step.kind == "couple":
                 before.append(f"vec {step.name} = {{}};")
-                body.append(f"{step.name} += {step.expression};")
+                body += _added(step)
             else:
                 after.append(f"out_y[{step.component}] += {step.expression};")
         else:
-            body.append(_statement(step, mul, declared))
+            body += _statements(step, mul, declared)
             declared.add(step.name)
+            if fetch and step.name == "out_w":
+                body.append(f"__builtin_prefetch(out_w + {fetch} + c, 1);")
+            if fetch and step.kind == "load" and step.expression in ("w", "vw"):
+                body.append(f"__builtin_prefetch({step.expression} + {fetch} + c, 0, 2);")
     return _COUPLING.format(
         title=" x ".join(map(str, path.degrees[:2])) + f" -> {path.degrees[2]}, {mul} channels",
         name=coupling_name(spec, path),
@@ -202,17 +214,23 @@ def _of_shared_y(step: Step) -> bool:
     return step.kind in ("matrix", "couple") or step.name == "out_y"
 
 
-def _statement(step: Step, mul: int, declared: set[str]) -> str:
+def _statements(step: Step, mul: int, declared: set[str]) -> list[str]:
     """One step within the channel loop."""
-    offset = f"{step.component * mul} + c"
+    place = f"{step.name} + {step.component * mul} + c"
     if step.kind == "load":
-        return f"const vec {step.name} = load({step.expression} + {offset}, lanes);"
-    if step.kind in ("add", "put"):
-        return f"{step.kind}({step.name} + {offset}, {step.expression}, lanes);"
+        return [f"const vec {step.name} = load({step.expression} + {step.component * mul} + c, lanes);"]
+    if step.kind == "add":
+        return [f"put({place}, load({place}, lanes) + {step.expression}, lanes);"]
+    if step.kind == "put":
+        return [f"put({place}, {step.expression}, lanes);"]
     if step.kind == "sum":
-        first = step.name not in declared
-        return f"vec {step.name} = {step.expression};" if first else f"{step.name} += {step.expression};"
-    return f"const vec {step.name} = {step.expression};"
+        return _added(step) if step.name in declared else [f"vec {step.name} = {step.expression};"]
+    return [f"const vec {step.name} = {step.expression};"]
+
+
+def _added(step: Step) -> list[str]:
+    """A sum of products added to another sum, one after the other: each is one operation of the processor."""
+    return [f"{step.name} += {product};" for product in step.expression.split(" + ")]
 
 
 def _row_function(spec: Spec, reads: list[str], writes: list[str]) -> str:

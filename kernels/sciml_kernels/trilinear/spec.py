@@ -180,6 +180,13 @@ def weight_offsets(spec: Spec) -> tuple[int, ...]:
     return tuple(starts[:-1])
 
 
+def rows_of(name: str, tensor: Tensor) -> int:
+    """How many rows a tensor has; ValueError where it is a scalar."""
+    if tensor.dim() == 0:
+        raise ValueError(f"{name}: found a scalar, expected rows of features")
+    return tensor.shape[0]
+
+
 def flat_rows(name: str, tensor: Tensor, rows: int, dim: int, channels: int | None) -> Tensor:
     """The tensor as flat rows (rows, dim); ValueError where it is neither flat nor (rows, dim / channels, channels)."""
     shape = tensor.shape

@@ -1,0 +1,138 @@
+"""Every tensor that any operation takes: of another shape, dtype or device it is refused by name, before a launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sciml_kernels
+from sciml_kernels import Edges, Spec, SymmetricSpec
+
+SPEC = Spec.summed("4x0e+4x1o", "0e+1o", "0e+1o")
+SQUARE = Spec.summed("4x0e+4x1o", "4x0e+4x1o", "0e+1o", y_channels=True)
+CUBE = SymmetricSpec("4x0e+4x1o", "0e+1o", 3)
+NODES, EDGES = 5, 7
+GRAPH = Edges(torch.arange(EDGES) % NODES, torch.arange(EDGES) * NODES // EDGES, NODES)
+ENDS = torch.tensor([0, 2, NODES])
+WAVES = torch.tensor([0, 3, EDGES])
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape)
+
+
+# The tensors of an operation by name, and its other arguments.
+OPERATIONS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {
+    "conv": (
+        {"x": zeros(NODES, 4, 4), "y": zeros(EDGES, 4), "w": zeros(EDGES, len(SPEC.paths), 4)},
+        {"edges": GRAPH, "spec": SPEC},
+    ),
+    "conv_radial": (
+        {"x": zeros(NODES, 4, 4), "y": zeros(EDGES, 4), "h": zeros(EDGES, 8), "weight": zeros(8, SPEC.dim_w)},
+        {"edges": GRAPH, "spec": SPEC},
+    ),
+    "product": (
+        {"x": zeros(NODES, 4, 4), "y": zeros(NODES, 4, 4), "w": zeros(NODES, len(SQUARE.paths), 4)},
+        {"spec": SQUARE},
+    ),
+    "symmetric_contraction": (
+        {"x": zeros(NODES, 4, 4), "weights": zeros(2, len(CUBE.couplings), 4),
+         "species": torch.zeros(NODES, dtype=torch.int64)},
+        {"spec": CUBE},
+    ),
+    "edge_embedding": ({"vectors": zeros(EDGES, 3)}, {"lmax": 2, "basis": 4}),
+    "spherical_harmonics": ({"vectors": zeros(EDGES, 3)}, {"lmax": 2}),
+    "pair_features": (
+        {"momenta": zeros(NODES, 4), "spurions": zeros(2, 3, 4), "graphs": torch.zeros(NODES, dtype=torch.int64)},
+        {"pairs": GRAPH},
+    ),
+    "degree_norm": ({"x": zeros(NODES, 4, 4)}, {}),
+    "degree_linear": (
+        {"x": zeros(NODES, 4, 4), "weights": zeros(2, 4, 6), "bias": zeros(6), "residual": zeros(NODES, 4, 6)},
+        {},
+    ),
+    "gate": ({"x": zeros(NODES, 4, 4), "gates": zeros(NODES, 1, 4)}, {}),
+    "segment_sum": ({"values": zeros(NODES, 3), "pointers": ENDS}, {}),
+    "segment_expand": ({"values": zeros(2, 3), "pointers": ENDS}, {"rows": NODES}),
+    "remove_net_force": ({"forces": zeros(NODES, 3), "pointers": ENDS}, {}),
+    "remove_net_force_and_torque": (
+        {"forces": zeros(NODES, 3), "positions": zeros(NODES, 3), "pointers": ENDS}, {},
+    ),
+    "project_charge": ({"charges": zeros(NODES), "totals": zeros(2), "pointers": ENDS}, {}),
+    "structure_factors": (
+        {"positions": zeros(NODES, 3), "charges": zeros(NODES, 1), "wave_vectors": zeros(EDGES, 3),
+         "atom_pointers": ENDS, "wave_pointers": WAVES},
+        {},
+    ),
+}  # fmt: skip
+ARGUMENTS = [(operation, name) for operation, (tensors, _) in OPERATIONS.items() for name in tensors]
+ROWS_OF_ANYTHING = {("segment_sum", "values"), ("remove_net_force", "forces"), ("segment_expand", "values")}
+ANY_NUMBER = {
+    ("edge_embedding", "vectors"), ("spherical_harmonics", "vectors"), ("degree_norm", "x"),
+    ("degree_linear", "weights"), ("symmetric_contraction", "weights"), ("pair_features", "spurions"),
+}  # fmt: skip
+
+
+def call(operation: str, **changed: Tensor) -> None:
+    tensors, others = OPERATIONS[operation]
+    function: Callable[..., object] = getattr(sciml_kernels, operation)
+    function(**{**tensors, **others, **changed})
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_is_right_is_taken(operation: str) -> None:
+    call(operation)
+
+
+@pytest.mark.parametrize(("operation", "name"), ARGUMENTS)
+def test_other_shapes(operation: str, name: str) -> None:
+    tensor = OPERATIONS[operation][0][name]
+    longer = torch.cat([tensor, tensor[:1]])
+    wrong = [tensor.new_zeros(()), tensor.new_zeros((1, 1, 1, *tensor.shape)), longer]
+    if (operation, name) in ROWS_OF_ANYTHING:
+        wrong = [wrong[0], longer]
+    if (operation, name) in ANY_NUMBER:
+        wrong = wrong[:2]
+    for other in wrong:
+        with pytest.raises(ValueError, match=r"^\w+: found ") as caught:
+            call(operation, **{name: other})
+        found = str(caught.value).split(":")[0]
+        if other is longer:  # of another length than the rest: either may be named
+            assert found in (*OPERATIONS[operation][0], "pairs"), caught.value
+        else:
+            assert found == name, caught.value
+
+
+def mixed(changed: str) -> list[tuple[str, str]]:
+    """The arguments that have something to differ from; `changed` is "dtype" or "device"."""
+    found = []
+    for operation, name in ARGUMENTS:
+        tensors = OPERATIONS[operation][0]
+        kind = tensors[name].is_floating_point()
+        alike = [key for key, tensor in tensors.items() if key != name and tensor.is_floating_point()]
+        if (alike or not kind) if changed == "dtype" else len(tensors) > 1:
+            found.append((operation, name))
+    return found
+
+
+def refused(operation: str, name: str, wrong: Tensor) -> None:
+    """By the name of the tensor; where it is the first one, the others may be those that differ."""
+    with pytest.raises(ValueError, match=r"^\w+: found ") as caught:
+        call(operation, **{name: wrong})
+    first = next(iter(OPERATIONS[operation][0]))
+    assert name == first or str(caught.value).startswith(f"{name}:"), caught.value
+
+
+@pytest.mark.parametrize(("operation", "name"), mixed("dtype"))
+def test_mixed_dtypes(operation: str, name: str) -> None:
+    tensor = OPERATIONS[operation][0][name]
+    refused(operation, name, tensor.to(torch.float64 if tensor.is_floating_point() else torch.int32))
+
+
+@pytest.mark.parametrize(("operation", "name"), mixed("device"))
+def test_mixed_devices(operation: str, name: str) -> None:
+    refused(operation, name, OPERATIONS[operation][0][name].to("meta"))
