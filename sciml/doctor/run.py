@@ -116,7 +116,8 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
             return sum(data.training.seconds_to_build(kind, steps * pace.drawn[kind]) for kind in data.kinds)
 
         found += run_time(config.trainer, pace, building)
-    return [*found, *examine_disks(folder, paths, memory.checkpoint, config.data.workers)]
+    kept = config.trainer.checkpoint_keep + config.trainer.checkpoint_best
+    return [*found, *examine_disks(folder, paths, memory.checkpoint, kept, config.data.workers)]
 
 
 def _device(accelerator: str) -> torch.device:
