@@ -96,7 +96,7 @@ class Counter(Callback):
         if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-            def counted(state: Any, bucket: Any) -> Any:
+            def counted(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
                 self._add("all_reduce", bucket.buffer().nbytes)
                 return allreduce_hook(state, bucket)
 

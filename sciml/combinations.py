@@ -71,8 +71,6 @@ def _recompute(config: Any) -> str | None:
             "trainer.recompute: found true with strategy=zero3, which has put the parameters of a block away by then, "
             "expected strategy=fsdp2"
         )
-    if config.trainer.precision == "bf16-mixed":
-        return "trainer.recompute: found true with trainer.precision=bf16-mixed, which is not proven, expected false"
     return None
 
 

@@ -9,30 +9,34 @@ from sciml.doctor.finding import Finding, megabytes, ok, problem, warning
 
 PROBE_BYTES = 64 * 2**20
 SLOW = 20 * 2**20  # bytes a second, below which a disk holds training up
-KEPT = 5  # checkpoints at once, at most: two newest, the best, the last in good order, and one that is being written
+MORE = 2  # checkpoints at once beside the newest and the best: the last in good order, and one that is being written
 ROOM = 2.0  # times what is needed, below which a disk that others fill too is called short
 SMALL_TEMPORARY = 2**30  # bytes
 SHARED_PER_WORKER = 64 * 2**20  # bytes of shared memory: the batches that a worker has ready
 NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "ceph", "fuse.sshfs", "beegfs")
 
 
-def examine_disks(run_dir: Path, data: list[Path], checkpoint_bytes: int, workers: int) -> list[Finding]:
-    """Speed and room of the disks of a run whose checkpoints take ``checkpoint_bytes`` each."""
-    found = [run_folder(run_dir, checkpoint_bytes), *(data_folder(path) for path in data), _temporary(run_dir)]
+def examine_disks(run_dir: Path, data: list[Path], checkpoint_bytes: int, kept: int, workers: int) -> list[Finding]:
+    """Speed and room of the disks of a run that keeps ``kept`` checkpoints of ``checkpoint_bytes`` each."""
+    found = [run_folder(run_dir, checkpoint_bytes, kept), *(data_folder(path) for path in data), _temporary(run_dir)]
     return [*found, *([_shared_memory(workers)] if workers else [])]
 
 
-def run_folder(run_dir: Path, checkpoint_bytes: int) -> Finding:
+def run_folder(run_dir: Path, checkpoint_bytes: int, kept: int) -> Finding:
     """Room for the checkpoints, and how long one takes to be written."""
     parent = existing(run_dir)
     if not os.access(parent, os.W_OK):
         return problem("run folder", f"{parent} cannot be written", "give another run_dir")
-    free, needed = shutil.disk_usage(parent).free, KEPT * checkpoint_bytes
-    text = f"{megabytes(free)} free on {filesystem(parent)}, {megabytes(needed)} needed by {KEPT} checkpoints at once"
+    at_once = kept + MORE
+    free, needed = shutil.disk_usage(parent).free, at_once * checkpoint_bytes
+    text = (
+        f"{megabytes(free)} free on {filesystem(parent)}, {megabytes(needed)} needed by {at_once} checkpoints at once"
+    )
     if free < needed:
         return problem("run folder", text, "free some, or give a run_dir on another disk")
     speed = write_speed(parent, min(PROBE_BYTES, free // 4))
-    text += f"; {megabytes(speed)}/s written, so a checkpoint takes {checkpoint_bytes / speed:.1f} s"
+    seconds = checkpoint_bytes / speed
+    text += f"; {megabytes(speed)}/s written, so one of {megabytes(checkpoint_bytes)} takes {seconds:.1f} s"
     if free < ROOM * needed:
         return warning("run folder", text, "free some: other files grow too")
     if speed < SLOW:

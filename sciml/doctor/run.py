@@ -104,7 +104,8 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
             return sum(data.training.seconds_to_build(kind, steps * pace.drawn[kind]) for kind in data.kinds)
 
         found += run_time(config.trainer, pace, building)
-    return [*found, *examine_disks(folder, paths, memory.checkpoint, config.data.workers)]
+    kept = config.trainer.checkpoint_keep + config.trainer.checkpoint_best
+    return [*found, *examine_disks(folder, paths, memory.checkpoint, kept, config.data.workers)]
 
 
 def _device(accelerator: str) -> torch.device:
@@ -115,9 +116,10 @@ def _memory(memory: Memory, device: torch.device, config: Any) -> Finding:
     """Whether the largest micro-batch fits into the memory of a device."""
     kind, (nodes, edges) = max(memory.largest.items(), key=lambda entry: entry[1][1])
     text = (
-        f"a step takes {megabytes(memory.total)}: {megabytes(memory.weights)} of weights, gradients, moments and "
-        f"average, {megabytes(memory.activations)} for the backward passes, {megabytes(memory.batches)} of batches; "
-        f"the largest has {nodes:,} nodes and {edges:,} edges ({kind})"
+        f"a step takes {megabytes(memory.total)}: {megabytes(memory.weights)} of weights, moments and average, "
+        f"{megabytes(memory.activations)} for the backward passes and gradients, {megabytes(memory.batches)} of "
+        f"batches, {megabytes(memory.copies)} of a checkpoint that is being written; "
+        f"the largest batch has {nodes:,} nodes and {edges:,} edges ({kind})"
     )
     if device.type == "cpu" and config.trainer.accelerator == "gpu":
         return warning("memory", f"{text}; counted on the CPU", "ask again on the machine with the GPU")

@@ -22,6 +22,10 @@ def recomputed(function: Function, tensors: Sequence[Tensor], parameters: Sequen
 
     ``parameters`` are all leaves with a gradient that the function uses beside its arguments. It must give the same
     numbers every time: no randomness, no state.
+
+    In mixed precision first derivatives are those of a function that keeps everything, to the last bit. Second ones
+    differ by the rounding of sums: what comes back through a first derivative and through the function itself meets at
+    the inputs here, and after every operation there.
     """
     return _Forward.apply(_Again(function, len(tensors), tensors[0].device.type), *tensors, *parameters)
 
@@ -51,7 +55,8 @@ class _Again:
         enabled, dtype = self.autocast
         with torch.enable_grad():
             with torch.autocast(self.device, dtype=dtype, enabled=enabled):
-                output = self.function(*leaves)
+                # Views: the cast of a leaf is kept, and all gradients that meet there are summed in its precision.
+                output = self.function(*(leaf.view_as(leaf) for leaf in leaves))
             wanted = [x for x, need in zip([*leaves, *parameters], needed, strict=True) if need]
             return wanted, list(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, allow_unused=True))
 
@@ -68,18 +73,19 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        return (None, *_Derivative.apply(ctx.again, needed, grad, *ctx.saved_tensors))
+        return (None, *_Derivative.apply(ctx.again, needed, torch.is_grad_enabled(), grad, *ctx.saved_tensors))
 
 
 class _Derivative(torch.autograd.Function):
     """The derivative of the function, and its own derivative, each by computing the function again."""
 
     @staticmethod
-    def forward(ctx: Any, again: _Again, needed: tuple[bool, ...], grad: Tensor, *inputs: Tensor) -> Any:
+    def forward(ctx: Any, again: _Again, needed: tuple[bool, ...], twice: bool, grad: Tensor, *inputs: Tensor) -> Any:
         ctx.again, ctx.needed = again, needed
         ctx.save_for_backward(grad, *inputs)
-        _, found = again.derivative(inputs, needed, grad, create_graph=False)
-        return _spread(found, needed)
+        # A graph that nobody keeps: torch has other formulas where there is one, which round otherwise in bfloat16.
+        _, found = again.derivative(inputs, needed, grad, create_graph=twice and again.autocast[0])
+        return _spread([None if one is None else one.detach() for one in found], needed)
 
     @staticmethod
     @once_differentiable
@@ -94,10 +100,10 @@ class _Derivative(torch.autograd.Function):
             if first is not None and second is not None and first.requires_grad
         ]
         if not pairs:
-            return (None,) * (3 + len(inputs))
+            return (None,) * (4 + len(inputs))
         outputs, weights = zip(*pairs, strict=True)
         of_grad, *of_inputs = torch.autograd.grad(outputs, [grad, *wanted], weights, allow_unused=True)
-        return (None, None, of_grad, *_spread(of_inputs, ctx.needed))
+        return (None, None, None, of_grad, *_spread(of_inputs, ctx.needed))
 
 
 def _spread(found: Sequence[Tensor | None], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:

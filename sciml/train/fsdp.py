@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -17,12 +18,16 @@ class FullyShard(WholeCheckpoints, ModelParallelStrategy):
     hold whole tensors in the form that an unsharded run has, so that a run can go on under another strategy.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, double: bool = False) -> None:
         super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
+        self.own_precision = double  # Lightning refuses the combination by its name, though nothing is in its way
+        if double:
+            self.precision_plugin = DoublePrecision()
 
     def shard(self, model: torch.nn.Module) -> None:
         """Cut ``model`` in place, unless it is."""
         if not isinstance(model, FSDPModule):
+            self.precision_plugin.convert_module(model)
             fully_shard(model, mesh=self.device_mesh["data_parallel"])
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:

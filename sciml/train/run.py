@@ -228,12 +228,14 @@ def _lost_worker(error: RuntimeError) -> str:
 def _hardware(config: Any) -> dict[str, Any]:
     options = config.trainer
     clip = config.optimizer.gradient_clip
+    strategy = build_strategy(config.strategy.name, options.ranks, options.accelerator, clip, options.precision)
+    own = getattr(strategy, "own_precision", False)
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,
         "num_nodes": options.nodes,
-        "strategy": build_strategy(config.strategy.name, options.ranks, options.accelerator, clip),
-        "precision": PRECISIONS[options.precision],
+        "strategy": strategy,
+        "precision": None if own else PRECISIONS[options.precision],
     }
 
 

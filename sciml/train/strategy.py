@@ -8,10 +8,13 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 
 
-def build_strategy(name: str, ranks: int, accelerator: str, gradient_clip: float | None) -> Strategy | str:
+def build_strategy(
+    name: str, ranks: int, accelerator: str, gradient_clip: float | None, precision: str = "32"
+) -> Strategy | str:
     """The strategy ``name`` for ``ranks`` processes; one process needs none, whatever the name.
 
-    ``gradient_clip`` is the largest norm of the gradient, None for no limit, for strategies that clip it themselves.
+    One that has set ``own_precision`` knows the ``precision``, and Lightning must not be told it. ``gradient_clip`` is
+    the largest norm of the gradient, None for no limit, for strategies that clip it themselves.
     """
     if ranks == 1:
         return "auto"
@@ -20,7 +23,7 @@ def build_strategy(name: str, ranks: int, accelerator: str, gradient_clip: float
     if name == "fsdp2":
         from sciml.train.fsdp import FullyShard
 
-        return FullyShard(ranks)
+        return FullyShard(ranks, double=precision == "64")
     if name in ("zero1", "zero2", "zero3"):
         if accelerator == "cpu":  # DeepSpeed would take a GPU wherever there is one
             os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,7 +1,7 @@
 """Checkpoints of older formats, turned into the newest one step at a time.
 
 A change of what a checkpoint holds is a new format: FORMAT grows by one, a function here turns the one before into it,
-and ``tests/train/frozen`` keeps a checkpoint of every format that must load, resume and export.
+and ``sciml/doctor/faults/frozen`` keeps a run of every format that must load, resume and export (fault 17).
 """
 
 from collections.abc import Callable

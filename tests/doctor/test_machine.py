@@ -73,10 +73,10 @@ def test_plain_torch_kernels_are_named():
 
 
 def test_a_disk_without_room_is_a_problem(tmp_path):
-    found = run_folder(tmp_path / "runs" / "mine", checkpoint_bytes=2**60)
-    assert (found.verdict, "needed by 5 checkpoints" in found.found) == ("problem", True)
-    fits = run_folder(tmp_path / "runs" / "mine", checkpoint_bytes=2**20)
-    assert (fits.verdict, "a checkpoint takes" in fits.found) == ("ok", True)
+    found = run_folder(tmp_path / "runs" / "mine", checkpoint_bytes=2**60, kept=20)
+    assert (found.verdict, "needed by 22 checkpoints" in found.found) == ("problem", True)
+    fits = run_folder(tmp_path / "runs" / "mine", checkpoint_bytes=2**20, kept=3)
+    assert (fits.verdict, "so one of 1.0 MiB takes" in fits.found) == ("ok", True)
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 

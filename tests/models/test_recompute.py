@@ -74,3 +74,47 @@ def test_the_second_derivative_of_a_function_with_parameters():
 def test_a_model_without_such_blocks_is_refused():
     with pytest.raises(UserError, match="trainer.recompute: found true, but the model has no block"):
         recompute_blocks(torch.nn.Linear(1, 1))
+
+
+def mixed_step(
+    recomputes: bool, target: str, dtype: torch.dtype | None, seed: int = 7
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A prediction, and the gradients of a loss on it, as in training: the backward pass is outside of autocast.
+
+    None for ``dtype`` computes in float64.
+    """
+    exact = torch.float64 if dtype is None else torch.float32
+    model = random_model(exact, kinds=("atoms",))
+    if recomputes:
+        recompute_blocks(model)
+    rng = np.random.default_rng(seed)
+    graphs = [graph_of(make(rng, 7 + i), "atoms", exact, dataset=i) for i, make in enumerate(MAKERS["atoms"])]
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        found = model(collate(graphs), "atoms", create_graph=True)[target]
+    (found / found.detach().nan_to_num().square().mean().sqrt()).nan_to_num().square().sum().backward()
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+    return found.detach().nan_to_num(), flat.double()
+
+
+def test_in_mixed_precision_outputs_and_first_derivatives_are_the_same_bits():
+    for target in ("energy", "forces", "stress"):
+        (expected, gradients), (found, again) = (mixed_step(way, target, torch.bfloat16) for way in (False, True))
+        assert torch.equal(found, expected), target
+        assert target != "energy" or torch.equal(again, gradients)
+
+
+@pytest.mark.parametrize("target", ["forces", "stress"])
+def test_in_mixed_precision_second_derivatives_differ_by_the_rounding_of_sums(target):
+    """By less than either is off; by an eighth of it in float16, which has three more bits; and none is better."""
+    off: dict[str, list[float]] = {}
+    for seed in range(5):
+        exact = mixed_step(False, target, None, seed)[1]
+        for name, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16}.items():
+            plain, again = (mixed_step(way, target, dtype, seed)[1] for way in (False, True))
+            for key, pair in {"plain": (plain, exact), "again": (again, exact), "both": (again, plain)}.items():
+                off.setdefault(f"{key} {name}", []).append(relative_rms(*pair))
+    middle = {key: float(np.median(values)) for key, values in off.items()}
+    for name in ("bf16", "fp16"):
+        assert middle[f"both {name}"] < 0.7 * middle[f"plain {name}"], middle
+        assert middle[f"again {name}"] < 1.2 * middle[f"plain {name}"], middle
+    assert middle["both fp16"] < 0.2 * middle["both bf16"], middle

@@ -54,10 +54,13 @@ def test_one_process_needs_no_strategy_and_an_unknown_one_is_an_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "tolerance"), [("64", 1e-12), ("bf16-mixed", 1e-5)])
-def test_precisions(tmp_path, precision, tolerance):
+@pytest.mark.parametrize(
+    ("precision", "recompute", "tolerance"),
+    [("64", "false", 1e-12), ("bf16-mixed", "false", 1e-5), ("bf16-mixed", "true", 1e-5)],
+)
+def test_precisions(tmp_path, precision, recompute, tolerance):
     small_store(tmp_path / "molecules")
-    words = [f"trainer.precision={precision}"]
+    words = [f"trainer.precision={precision}", f"trainer.recompute={recompute}"]
     run(tmp_path, 1, [command("single", *words)])
     run(tmp_path, 2, [command(name, f"strategy={name}", TWO, *words) for name in ("ddp", "fsdp2")])
     for name in ("ddp", "fsdp2"):
