@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,9 +26,10 @@ from sciml.data.store import Store
 from sciml.graph import KINDS
 from sciml.models.model import Model, build_model
 from sciml.objectives.supervised import Supervised
-from sciml.schema import SAMPLES
+from sciml.schema import SAMPLES, TrainConfig
 from sciml.train.compiled import Forward, compiled_forward
 from sciml.train.process import keep_freed_memory
+from sciml.train.sources import coarse_of
 
 RESULT = Path(__file__).parent / "results" / "compile.json"
 SOURCES = {"atoms": "crystals", "jets": "jets", "residues": "peptides"}
@@ -62,9 +64,11 @@ def measure(kind: str, model_name: str, steps: int, device: str) -> dict[str, fl
     """Seconds of an eager and of a compiled step, of the compilation, and the difference of the gradients."""
     config = configure("train", ["train=x", f"model={model_name}"])
     torch.manual_seed(0)
-    model = build_model(describe(kind, config)).to(device)
+    source = Source(Store(SAMPLES / SOURCES[kind]), 0)
+    description = describe(kind, config, source)
+    model = build_model(description).to(device)
     objective = build_objective(config.objective.terms)
-    batch = load(kind).to(device)
+    batch = load(kind, source, description).to(device)
     compiled = compiled_forward(model)
     eager, expected = timed(model, objective, lambda b, k: model(b, k, create_graph=True), batch, steps)
     begin = time.perf_counter()
@@ -82,25 +86,26 @@ def measure(kind: str, model_name: str, steps: int, device: str) -> dict[str, fl
     }
 
 
-def describe(kind: str, config) -> dict:
-    """A model for one kind with the recipe's backbone."""
+def describe(kind: str, config: TrainConfig, source: Source) -> dict[str, Any]:
+    """A model for one kind with the backbone and the cutoffs of the configuration's coarse level."""
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
     head = {"atoms": "energy", "jets": "jet_class", "residues": "residue_type"}[kind]
+    cutoffs = {kind: CUTOFFS[kind]}
     return {
         "backbone": backbone,
         "heads": {head: {"hidden": 64}},
         "kinds": [kind],
-        "cutoffs": {kind: CUTOFFS[kind]},
+        "cutoffs": cutoffs,
         "context": {"datasets": ["one"], "classes": ["qcd", "top", "w"]},
         "mean_neighbors": {kind: 20.0},
+        "coarse": coarse_of([source], [kind], cutoffs, config.data.coarse_cutoff.model_dump()),
     }
 
 
-def load(kind: str) -> LoadedBatch:
+def load(kind: str, source: Source, description: dict[str, Any]) -> LoadedBatch:
     """A micro-batch of the embedded samples."""
-    source = Source(Store(SAMPLES / SOURCES[kind]), 0)
-    data = GraphDataset([source], CUTOFFS)
+    data = GraphDataset([source], description["cutoffs"], coarse_cutoffs=description["coarse"]["cutoffs"])
     records = source.data.serves(kind).nonzero()[0][: GRAPHS[kind]]
     return data[MicroBatch(kind, tuple((0, int(i)) for i in records), data.counts(kind, 0, records), 0, 0)]
 

@@ -127,6 +127,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             x, y = [row["learning_rate"] for row in line], [row["loss"] for row in line]
             axis.plot(x, y, "o-", color=colour, label=f"{width} channels")
         axis.set(xscale="log", yscale="log", xlabel="learning rate", title=rule)
+        rates = sorted({row["learning_rate"] for row in rows})
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
+        axis.minorticks_off()
     axes[0].set_ylabel("validation loss")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The modules of the benchmarks, which import each other as scripts do."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("cells", "parts", "transfer", "ablation", "width", "nve", "readme")
+    names = ("cells", "parts", "transfer", "ablation", "width", "nve", "compiled", "readme")
     return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -239,3 +239,15 @@ def test_small_nve_runs_are_certified(bench: Any, tmp_path: Path, shared_data: P
     found = json.loads((tmp_path / "nve.json").read_text())
     assert [row["subject"] for row in found["rows"]] == ["ethanol", "silicon, 64 atoms"]
     assert "0.004 ps" in bench.readme._written(found)
+
+
+@pytest.mark.parametrize("kind", ["atoms", "jets", "residues"])
+def test_the_steps_that_are_compared_run_on_the_embedded_samples(bench: Any, monkeypatch: Any, kind: str) -> None:
+    """A compiled step in miniature: the eager one stands in for it."""
+    monkeypatch.setattr(bench.compiled, "GRAPHS", {kind: 1})
+    monkeypatch.setattr(
+        bench.compiled, "compiled_forward", lambda model: lambda batch, kind: model(batch, kind, create_graph=True)
+    )
+    row = bench.compiled.measure(kind, "tiny", 1, "cpu")
+    assert row["edges"] > 0
+    assert row["gradient_difference"] == 0.0
