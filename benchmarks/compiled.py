@@ -32,7 +32,7 @@ from sciml.train.process import keep_freed_memory
 from sciml.train.sources import coarse_of
 
 RESULT = Path(__file__).parent / "results" / "compile.json"
-SOURCES = {"atoms": "crystals", "jets": "jets", "residues": "peptides"}
+SOURCES = {"atoms": "lithium", "jets": "jets", "residues": "peptides"}
 GRAPHS = {"atoms": 16, "jets": 16, "residues": 3}
 CUTOFFS = {"atoms": 5.0, "jets": 0.9, "residues": 8.0}
 MOST_DIFFERENCE = 1e-3  # of the gradients, relative, in fp32

@@ -13,17 +13,19 @@ from sciml.data.store import Store, Subset
 from sciml.ingest.split import copy_records, split_records
 from sciml.schema import SAMPLES
 
-DOMAINS = {"materials": ("molecules", "crystals", "metals"), "hep": ("jets",), "biology": ("peptides",)}
+DOMAINS = {"materials": ("molecules", "silicon", "lithium", "metals"), "hep": ("jets",), "biology": ("peptides",)}
 REFERENCE = Path(os.environ.get("SCIML_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batches and the share of the labels
 
 
-def write_parts(folder: Path, shares: Mapping[str, float], records: int | None = None) -> None:
-    """Write ``folder``/<store>/<part> for every embedded store and {part: share} of its records.
+def write_parts(
+    folder: Path, shares: Mapping[str, float], records: int | None = None, domains: Sequence[str] = tuple(DOMAINS)
+) -> None:
+    """Write ``folder``/<store>/<part> for every embedded store of ``domains`` and {part: share} of its records.
 
     Cut by trajectory, event or sequence. ``records`` limits every part. Parts that are there already stay.
     """
-    for name in (name for names in DOMAINS.values() for name in names):
+    for name in (name for domain in domains for name in DOMAINS[domain]):
         store = Store(SAMPLES / name)
         indices, _ = split_records(store, list(shares.values()), SEED)
         for part, chosen in zip(shares, indices, strict=True):

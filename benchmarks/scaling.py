@@ -3,7 +3,7 @@
 measured     one process, and two under every strategy: seconds of an optimizer step, edges per second, and what the
              ranks send in a step, counted at the collectives that are called (DDP's by a hook on its buckets);
 load         edges of the busiest rank / mean, and the seconds that planning a step takes, of the plan of batches at 8
-             to 1,024 ranks, on the embedded molecules, crystals, metals and peptides;
+             to 1,024 ranks, on the embedded molecules, silicon, lithium, metals and peptides;
 projection   no measurement: the step of one GPU is assumed, the measured messages are scaled to larger models and to
              more ranks by the formulas of ring algorithms, and neither sending while computing nor congestion is in it.
 
@@ -172,7 +172,7 @@ def measure(folder: Path, strategy: str, ranks: int, steps: int, model: list[str
 
 def loads(ranks: int, steps: int) -> dict[str, float]:
     """The plan of batches at a number of ranks: edges of the busiest over mean, and seconds to plan a step."""
-    sources = [Source(Store(SAMPLES / name), 0) for name in ("molecules", "crystals", "metals", "peptides")]
+    sources = [Source(Store(SAMPLES / name), 0) for name in ("molecules", "silicon", "lithium", "metals", "peptides")]
     costs = [source.costs("atoms", 5.0) for source in sources]
     stream = Stream("atoms", [nodes for nodes, _ in costs], [edges for _, edges in costs], BUDGET, seed=0)
     plan = Plan({"atoms": stream}, {"atoms": ranks}, seed=0)

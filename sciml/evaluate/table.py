@@ -20,43 +20,62 @@ def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
-    count = f"{values['count']:,}"
     if target == "label":
-        rows: list[tuple[str, ...]] = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
-        if len(values["signals"]) > 1:
-            rows.append(("mean AUC of pairs", f"{values['mean_auc']:.3f}", "", "", "", count))
-        rows.append(("calibration error", f"{values['calibration_error']:.3f}", "", "", "", count))
-        for name, pair in values["signals"].items():
-            window = pair.get("mass_window_auc")
-            baseline = f"{window:.3f} (mass window)" if window is not None else ""
-            both = f"{name} / {values['background']}"
-            rows.append((f"AUC {both}", _with_error(pair, "auc", ".3f"), baseline, "", "", count))
-            for key in (key for key in pair if key.startswith("rejection") and not key.endswith("error")):
-                at = key.removeprefix("rejection_")
-                rows.append((f"  rejection at {at}", _with_error(pair, key, ".1f"), "", "", "", ""))
-                divergence = pair[f"mass_divergence_{at}"]
-                if math.isfinite(divergence):
-                    rows.append((f"  mass divergence at {at}", f"{divergence:.3f}", "", "", "bits", ""))
-        return rows
+        return _label_rows(values)
     if target == "residue_types":
-        error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
-        low, high = values["difference_low"], values["difference_high"]
-        interval = f"difference {values['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        return [
-            (
-                "residue type cross-entropy",
-                f"{error:.3f}",
-                f"{baseline:.3f} (composition)",
-                f"{error / baseline:.2f}",
-                f"nats, {interval}",
-                count,
-            )
-        ]
+        return _residue_rows(values)
     if "baseline_accuracy" in values:
         beside = f"{values['baseline_accuracy']:.3f} (most frequent class)"
-        return [(f"{target} accuracy", f"{values['accuracy']:.3f}", beside, "", "", count)]
+        return [(f"{target} accuracy", f"{values['accuracy']:.3f}", beside, "", "", f"{values['count']:,}")]
+    return [
+        *_value_rows(target, values),
+        *_kind_rows(target, values),
+        *(_momenta_rows(values) if target == "true_momenta" else []),
+    ]
+
+
+def _label_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Accuracy and calibration of jets, and of each class against the background its AUC and rejections."""
+    count = f"{values['count']:,}"
+    rows: list[tuple[str, ...]] = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
+    if len(values["signals"]) > 1:
+        rows.append(("mean AUC of pairs", f"{values['mean_auc']:.3f}", "", "", "", count))
+    rows.append(("calibration error", f"{values['calibration_error']:.3f}", "", "", "", count))
+    for name, pair in values["signals"].items():
+        window = pair.get("mass_window_auc")
+        baseline = f"{window:.3f} (mass window)" if window is not None else ""
+        rows.append((f"AUC {name} / {values['background']}", _with_error(pair, "auc", ".3f"), baseline, "", "", count))
+        for key in (key for key in pair if key.startswith("rejection") and not key.endswith("error")):
+            at = key.removeprefix("rejection_")
+            rows.append((f"  rejection at {at}", _with_error(pair, key, ".1f"), "", "", "", ""))
+            divergence = pair[f"mass_divergence_{at}"]
+            if math.isfinite(divergence):
+                rows.append((f"  mass divergence at {at}", f"{divergence:.3f}", "", "", "bits", ""))
+    return rows
+
+
+def _residue_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Cross-entropy of residue types beside that of the composition, with the interval of the difference."""
+    error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
+    low, high = values["difference_low"], values["difference_high"]
+    interval = f"difference {values['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return [
+        (
+            "residue type cross-entropy",
+            f"{error:.3f}",
+            f"{baseline:.3f} (composition)",
+            f"{error / baseline:.2f}",
+            f"nats, {interval}",
+            f"{values['count']:,}",
+        )
+    ]
+
+
+def _value_rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Errors of a number or vector beside its baseline's, correlations, response and resolution where measured."""
+    count = f"{values['count']:,}"
     what = {"energy": "composition fit", "energy_per_atom": "composition fit"} | dict.fromkeys(_OF_JETS, "as measured")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in ("mae", "rmse"):
         error, baseline = values[name], values[f"baseline_{name}"]
         ratio = f"{error / baseline:.2f}" if baseline else ""
@@ -67,15 +86,17 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
         for name in ("pearson", "spearman")
         if name in values
     ]
-    rows += [
+    return rows + [
         (f"{target} {name}", f"{values[name]:.3f}", f"{values[f'baseline_{name}']:.3f} (as measured)", "", "", count)
         for name in ("response", "resolution")
         if name in values
     ]
-    return [*rows, *_kind_rows(target, values), *(_momenta_rows(values) if target == "true_momenta" else [])]
 
 
 def _with_error(pair: dict[str, float], key: str, digits: str) -> str:
+    """A value with its bootstrap error, in words where so few jets are left that either is not finite."""
+    if not math.isfinite(pair[key]):
+        return "no background jet is left"
     error = pair[f"{key}_error"]
     return f"{pair[key]:{digits}} ± " + (f"{error:{digits}}" if math.isfinite(error) else "? (too few jets)")
 

@@ -5,6 +5,7 @@ import copy
 import math
 import re
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -208,15 +209,24 @@ def _run_fit(trainer: lightning.Trainer, module: Module, data: DataModule, check
         if trainer.interrupted and left.code == 1:
             raise KeyboardInterrupt from None
         raise
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if _is_of_lost_worker(error):
             raise UserError(_lost_worker(error)) from None
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
 
 
-def _lost_worker(error: RuntimeError) -> str:
+def _is_of_lost_worker(error: Exception) -> bool:
+    """Whether the loader misses one of its processes, or the tensors of a batch that one had announced.
+
+    What a living process raises comes through another function of the loader.
+    """
+    functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "DataLoader worker" in str(error) or "_try_get_data" in functions
+
+
+def _lost_worker(error: Exception) -> str:
     """A sentence about a process that loads data and died."""
     number = re.search(r"pid\S* (\d+)", str(error))
     return (

@@ -193,7 +193,7 @@ def test_bins_that_ranks_cannot_share_are_refused():
 @pytest.mark.parametrize(
     ("kind", "names", "cutoff", "budget"),
     [
-        ("atoms", ["molecules", "crystals", "metals", "peptides"], 5.0, Budget(64, 512, 16384)),
+        ("atoms", ["molecules", "silicon", "lithium", "metals", "peptides"], 5.0, Budget(64, 512, 16384)),
         ("jets", ["jets"], 2.5, Budget(32, 1024, 32768)),
         ("residues", ["peptides"], 8.0, Budget(16, 1024, 24576)),
     ],

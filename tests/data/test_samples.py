@@ -15,7 +15,8 @@ CRYSTALS = {**ATOMS, "cell": "Å", "stress": "eV/Å^3"}
 # name: domain, level of theory, elements, targets that every record has, units
 PROMISED = {
     "molecules": ("materials", "gfn2-xtb", "H C N O F Si P S Cl", ("energy", "forces"), CRYSTALS),
-    "crystals": ("materials", "sw-gupta", "Li Si", ("energy", "forces", "stress"), CRYSTALS),
+    "silicon": ("materials", "gfn1-xtb", "Si", ("energy", "forces", "stress"), CRYSTALS),
+    "lithium": ("materials", "gupta", "Li", ("energy", "forces", "stress"), CRYSTALS),
     "metals": ("materials", "emt", "Al Ni Cu Pd Ag Pt Au", ("energy", "forces", "stress"), CRYSTALS),
     "jets": ("hep", "pythia8", "", ("label",), {"momenta": "GeV", "jet_momentum": "GeV", "particle_charge": "e"}),
     "peptides": ("biology", "amber14", "H C N O S", ("energy", "forces", "residue_types"), ATOMS),

@@ -16,7 +16,7 @@ from tests.helpers import random_crystal, random_molecule, relative_rms
 from tests.small import graph_of, outputs
 
 SHORT = (
-    "train=samples:crystals",
+    "train=samples:lithium",
     "model=tiny",
     "model.channels=4",
     "model.radial.hidden=[8]",

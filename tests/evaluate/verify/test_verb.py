@@ -104,7 +104,7 @@ def test_embedded_samples_are_read_at_a_level_of_theory_that_knows_their_element
     """The model knows none of the samples' levels of theory: molecules of its elements serve all the same."""
     package = load(place / "run")
     sources = embedded_sources(package)
-    assert {source.name for source in sources} >= {"molecules", "crystals", "jets", "peptides"}
+    assert {source.name for source in sources} >= {"molecules", "silicon", "jets", "peptides"}
     systems = real_systems(package, sources, samples=2)
     assert {system.kind for system in systems} == {"atoms", "jets", "residues"}
     known = set(describe_model()["context"]["references"]["first"])

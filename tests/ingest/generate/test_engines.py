@@ -11,7 +11,7 @@ from ase.build import bulk
 
 from sciml.data.checks import check_record
 from sciml.errors import UserError
-from sciml.ingest.generate import classical, common, emt, jets, peptides, xtb
+from sciml.ingest.generate import classical, common, emt, jets, peptides, silicon, xtb
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,6 +99,21 @@ def test_molecules_are_conservative() -> None:
     atoms = xtb.calculator(Atoms("SiH3OH", [(0, 0, 0), (1.4, 0, 0.5), (-0.7, 1.2, 0.5), (-0.7, -1.2, 0.5),
                                            (0.1, 0.1, -1.65), (0.8, 0.3, -2.2)]))  # fmt: skip
     check_forces(atoms, 1e-3, 2e-4)
+
+
+@needs("tblite")
+def test_silicon_has_the_forces_and_stress_of_its_energy() -> None:
+    (record,) = silicon.sample(classical.Task(silicon.STRUCTURE, "rattled", 0, 5, 1))
+    check_record(record, "materials")
+    rng = np.random.default_rng(6)
+    strain, shift = 1e-3 * rng.normal(size=(3, 3)), 1e-3 * rng.normal(size=record["positions"].shape)
+    strain = strain + strain.T
+    moved = []
+    for sign in (1, -1):
+        atoms = Atoms("Si64", record["positions"] + sign * shift, cell=record["cell"], pbc=True)
+        moved.append(energy(xtb.calculator(common.deform(atoms, np.eye(3) + sign * strain), silicon.METHOD)))
+    work = np.linalg.det(record["cell"]) * (strain * record["stress"]).sum() - (shift * record["forces"]).sum()
+    assert (moved[0] - moved[1]) / 2 == pytest.approx(work, rel=1e-2)
 
 
 @needs("openmm", "PeptideBuilder")
