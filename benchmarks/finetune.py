@@ -66,7 +66,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     seconds: int = 45
-    pretraining: tuple[str, ...] = ("trainer.max_time=00:10:00",)
+    pretraining: tuple[str, ...] = ("trainer.max_time=00:15:00",)
     rates: tuple[float, ...] = (1.0, 3.0)  # of random weights, in units of the recipe's
     cells: int = 20
     label_counts: tuple[int, ...] = (10, 40, 160)

@@ -2,9 +2,9 @@
 
 Silicon: Stillinger and Weber, Phys. Rev. B 31, 5262 (1985). Lithium: a second-moment (Gupta) potential of short
 range whose four parameters give the lattice constant, cohesive energy and roughly the elastic constants of bcc
-lithium. ``generate`` makes lithium; cells of silicon are sampled here and labelled by GFN1-xTB (``silicon``). Lithium is
-not: tblite samples a periodic cell at the Gamma point only, so that its energy of bcc lithium moves by 0.6 eV per atom
-between cells of 16 and 27 atoms, and no size-extensive model can follow.
+lithium. ``generate`` makes lithium; cells of silicon are sampled here and labelled by GFN1-xTB (``silicon``). Lithium
+is not: tblite samples a periodic cell at the Gamma point only, so that its energy of bcc lithium moves by 0.6 eV per
+atom between cells of 16 and 27 atoms, and no size-extensive model can follow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -172,7 +172,10 @@ KINDS = ("strained", "strained", "rattled", "rattled", "vacancy", "md", "md", "m
 
 
 def generate(seed: int, groups: int = 100, frames: int = 6, workers: int = 1) -> Iterator[Record]:
-    """Yield ``frames`` cells of lithium of each of ``groups`` groups (a structure sampled in one way), materials records."""
+    """Yield ``frames`` cells of lithium of each of ``groups`` groups (a structure sampled in one way).
+
+    They are materials records.
+    """
     names = [name for name, (symbol, *_) in STRUCTURES.items() if symbol == "Li"]
     tasks = []
     for number, task_seed in enumerate(task_seeds(seed, groups)):

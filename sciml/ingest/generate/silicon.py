@@ -1,8 +1,8 @@
 """Silicon in cells of 64 atoms with energies, forces and stresses of GFN1-xTB (Grimme et al. 2017), by tblite.
 
-The cells are sampled with the potential of Stillinger and Weber (``classical``), which is fast, and labelled by GFN1-xTB,
-whose forces follow those of density functionals far better. tblite samples a periodic cell at the Gamma point only:
-all cells have one size, so that what this leaves out is the same for all of them.
+The cells are sampled with the potential of Stillinger and Weber (``classical``), which is fast, and labelled by
+GFN1-xTB, whose forces follow those of density functionals far better. tblite samples a periodic cell at the Gamma point
+only: all cells have one size, so that what this leaves out is the same for all of them.
 """
 
 from collections.abc import Iterator
