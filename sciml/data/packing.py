@@ -82,10 +82,12 @@ def balance(costs: np.ndarray, bins: list[list[int]], budget: Budget) -> list[li
 def _largest_first(costs: np.ndarray, records: list[int], count: int, limits: np.ndarray) -> list[list[int]] | None:
     """The record with the most edges first, each into the bin with the fewest that has room (Graham, 1969).
 
-    A record that is larger than the limits alone needs an empty bin. None where a record finds no room.
+    A record that is larger than the limits alone needs an empty bin. None where a record finds no room. A bin without
+    room for the smallest graphs, nodes and edges of all records is not asked again.
     """
     members: list[list[int]] = [[] for _ in range(count)]
     table, most = costs.tolist(), limits.tolist()
+    last = (limits - costs[records].min(axis=0)).tolist()  # the most that a bin may hold to have room for any record
     lightest = [(0, 0, 0, target) for target in range(count)]  # a heap of (edges, graphs, nodes, bin)
     for record in sorted(records, key=lambda i: (-table[i][2], -table[i][1], i)):
         graphs, nodes, edges = table[record]
@@ -95,7 +97,8 @@ def _largest_first(costs: np.ndarray, records: list[int], count: int, limits: np
             load = (had_graphs + graphs, had_nodes + nodes, had_edges + edges)
             if not members[target] or all(value <= limit for value, limit in zip(load, most)):
                 break
-            full.append((had_edges, had_graphs, had_nodes, target))
+            if all(value <= limit for value, limit in zip((had_graphs, had_nodes, had_edges), last)):
+                full.append((had_edges, had_graphs, had_nodes, target))
         else:
             return None
         members[target].append(record)
