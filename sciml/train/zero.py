@@ -129,6 +129,11 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
                 else:
                     safe_set_full_optimizer_state(parameter, value, key)
 
+    def on_validation_end(self) -> None:
+        """Put the parameters that were gathered away: they are those of the moving average, training has its own."""
+        if self.stage == 3:
+            self.deepspeed_engine.optimizer.parameter_offload.partition_all_parameters()
+
     def gradient_norm(self, module: Any) -> Tensor:
         """The norm of all gradients of a step (), of which each rank keeps a part; every rank must call it."""
         squares = torch.zeros((), dtype=torch.float64, device=self.root_device)
