@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from sciml.errors import UserError
-from sciml.models.model import Model
+from sciml.models.model import Model, floating_inputs_to
 
 Forward = Callable[[Batch, str], dict[str, Tensor]]
 MOST_GRAPHS = 64  # kinds, labels and sizes of one each make a graph of their own
@@ -58,8 +58,11 @@ def compiled_forward(model: Model, backend: str = "inductor") -> Forward:
 
 
 def _with_leaves(batch: Batch, dtype: torch.dtype) -> Batch:
-    """A shallow copy of the batch in which positions (n, 3) and a strain of zero (B, 3, 3) can be differentiated."""
-    batch = copy.copy(batch)
+    """A shallow copy of the batch in which positions (n, 3) and a strain of zero (B, 3, 3) can be differentiated.
+
+    All floating inputs have the model's ``dtype``, so that nothing is left to be converted, and copied, in the graph.
+    """
+    batch = copy.copy(floating_inputs_to(batch, dtype))
     batch.positions = batch.positions.detach().to(dtype).requires_grad_()
     batch.strain = batch.positions.new_zeros((batch.num_graphs, 3, 3)).requires_grad_()
     return batch

@@ -37,7 +37,12 @@ def build_loggers(options: Any, name: str, folder: Path) -> list[Logger]:
 def _logger(options: Any, name: str, folder: Path, offline: bool) -> WandbLogger:
     import wandb
 
-    settings = wandb.Settings(init_timeout=2 * PATIENCE, finish_timeout=UPLOAD, finish_timeout_raises=False)
+    settings = wandb.Settings(
+        mode="offline" if offline else "online",  # the logger would set a variable, which a second start does not read
+        init_timeout=2 * PATIENCE,
+        finish_timeout=UPLOAD,
+        finish_timeout_raises=False,
+    )
     save_dir = str(folder)
     return WandbLogger(
         project=options.project, name=name, group=folder.name, save_dir=save_dir, offline=offline, settings=settings
