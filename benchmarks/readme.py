@@ -185,6 +185,41 @@ def _faults(result: dict[str, Any]) -> str:
     return _table(["", "fault", "expected", "found", "holds"], rows)
 
 
+def _scaling(result: dict[str, Any]) -> str:
+    """What two ranks cost and send, how even the plan's ranks are, and what the projection makes of it."""
+    single = result["measured"]["single on 1"]["edges_per_second"]
+    measured = [
+        [
+            name,
+            f"{1e3 * row['seconds_per_step']:.0f}",
+            f"{row['edges_per_second'] / single:.2f}",
+            f"{row['bytes_sent_per_step'] / 1e6:.1f}",
+            f"{row['bytes_by_formula'] / 1e6:.1f}" if "bytes_by_formula" in row else "",
+        ]
+        for name, row in result["measured"].items()
+    ]
+    header = ["ranks", "ms a step", "edges/s, times one rank", "MB sent a step and rank", "MB by formula"]
+    loads = [
+        [ranks, f"{row['largest']:.3f}", f"{1e3 * row['seconds_to_plan_a_step']:.0f}"]
+        for ranks, row in result["load"].items()
+    ]
+    middle = [
+        row for row in result["projection"]["rows"] if (row["parameters"], row["seconds_of_a_step"]) == (1e7, 0.2)
+    ]
+    projected = [
+        [row["strategy"], *(f"{100 * row['efficiency'][ranks]:.0f} %" for ranks in result["load"])] for row in middle
+    ]
+    return "\n\n".join(
+        (
+            _table(header, measured),
+            _table(["ranks", "edges of the busiest / mean", "ms to plan a step"], loads),
+            "Projected, not measured: efficiency of weak scaling with 10 million parameters and 0.2 s a step, from "
+            "those loads, messages by formula, and the bandwidths assumed in `results/scaling.json`.",
+            _table(["strategy", *result["load"]], projected),
+        )
+    )
+
+
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ("quickstart.json", "The quickstart, 2 CPU cores", _quickstart),
     *(
@@ -236,6 +271,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "Learning rate and width: the loss at the rate that is best for 32 channels over that at the width's own best",
         _written,
     ),
+    ("scaling.json", "Several ranks: two measured on 2 CPU cores, the plan of batches to 1,024", _scaling),
     ("faults.json", "Faults, made in real processes (`sciml doctor faults=true`)", _faults),
 ]
 
