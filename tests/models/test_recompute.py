@@ -96,11 +96,11 @@ def mixed_step(
     return found.detach().nan_to_num(), flat.double()
 
 
-def test_in_mixed_precision_outputs_and_first_derivatives_are_the_same_bits():
+def test_in_mixed_precision_first_derivatives_are_the_same_but_for_the_order_of_sums_in_float32():
     for target in ("energy", "forces", "stress"):
         (expected, gradients), (found, again) = (mixed_step(way, target, torch.bfloat16) for way in (False, True))
-        assert torch.equal(found, expected), target
-        assert target != "energy" or torch.equal(again, gradients)
+        assert relative_rms(found, expected) < 1e-6, target
+        assert target != "energy" or relative_rms(again, gradients) < 1e-6
 
 
 @pytest.mark.parametrize("target", ["forces", "stress"])
