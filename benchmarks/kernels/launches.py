@@ -102,6 +102,15 @@ def pair_features() -> Iterator[Launch]:
     yield from _rowwise("pair_features", "pairs", pairs, ("first", "second"), torch.float64, EDGES)
 
 
+def coulomb_pairs() -> Iterator[Launch]:
+    """Pairs of Gaussian charges, with gradients to positions and offsets."""
+    from sciml_kernels.coulomb_pairs.function import from_key
+
+    yield from _rowwise(
+        "coulomb_pairs", "erf", from_key("1.0"), ("first", "second", "offsets"), torch.float32, EDGES
+    )
+
+
 def _rowwise(
     operation: str, problem: str, function: Any, inputs: tuple[str, ...], dtype: torch.dtype, rows: int
 ) -> Iterator[Launch]:
@@ -237,5 +246,6 @@ OPERATIONS: dict[str, Callable[[], Iterator[Launch]]] = {
     "layers": layers,
     "segments": segments,
     "pair_features": pair_features,
+    "coulomb_pairs": coulomb_pairs,
     "structure_factors": structure_factors,
 }

@@ -2,6 +2,7 @@
 
 from sciml_kernels.convolution.op import conv
 from sciml_kernels.convolution_radial.op import conv_radial
+from sciml_kernels.coulomb_pairs.op import coulomb_pairs
 from sciml_kernels.edge_embedding.op import EdgeEmbedding, edge_embedding, spherical_harmonics
 from sciml_kernels.edges import Edges
 from sciml_kernels.interop import channel_major, component_major, from_e3nn
@@ -36,6 +37,7 @@ __all__ = [
     "component_major",
     "conv",
     "conv_radial",
+    "coulomb_pairs",
     "degree_linear",
     "degree_norm",
     "edge_embedding",

@@ -16,7 +16,7 @@ far_shifts         (P, 3)   its lattice shift in cells, as for edges
 Charges are Gaussians of width SMEARING, so waves alone would do, in N^2 operations. Pairs within REACH / alpha take
 over what is sharper than 1 / alpha. With the cost of a pair in units of that of an atom and a wave, both parts are
 balanced at alpha^6 = 2 pi^3 PAIR_COST N / V^2, and the whole takes N^1.5 operations (Perram, Petersen, de Leeuw, 1988).
-For rock salt: 216 atoms take 5,125 waves alone; 10,648 atoms alpha = 0.27 / Å, 37,518 waves and 1,258 pairs an atom.
+For rock salt: 216 atoms take 5,125 waves alone; 10,648 atoms alpha = 0.21 / Å, 19,455 waves and 2,451 pairs an atom.
 """
 
 import copy
@@ -40,7 +40,7 @@ REACH = 5.0
 """Terms of either sum beyond REACH widths are below exp(-REACH^2) = 1.4e-11 of the first."""
 MOST_OPEN = 10_000
 """Atoms of an open system, whose charges all meet each other: their pairs alone take 4 GB."""
-PAIR_COST = 30.0
+PAIR_COST = 8.0
 """Time of a pair over that of an atom and a wave, on a CPU; the results do not depend on it."""
 
 

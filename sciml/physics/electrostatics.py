@@ -22,12 +22,11 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from sciml.data.far_field import SMEARING
-from sciml_kernels import Edges, segment_sum
+from sciml_kernels import Edges, coulomb_pairs, segment_sum
 from sciml_kernels.structure_factors.ewald import COULOMB
 from sciml_kernels.structure_factors.op import in_turns
 
 CHUNK = 8  # columns of a dense matrix at a time: kernels are compiled for a number of channels
-_TINY = 1e-12  # Å^2, added to squared distances: coincident atoms have derivatives
 
 
 def potentials(
@@ -77,21 +76,26 @@ def equilibrate(
 
 def pair_vectors(batch: Batch, positions: Tensor, cell: Tensor) -> Tensor:
     """Vectors (P, 3) from receiver to sender of the pairs beyond the edges, through the periodic images."""
-    vectors = positions[batch.far_senders] - positions[batch.far_receivers]
+    return positions[batch.far_senders] - positions[batch.far_receivers] + pair_offsets(batch, cell)
+
+
+def pair_offsets(batch: Batch, cell: Tensor) -> Tensor:
+    """Lattice vectors (P, 3) of the senders' images in the pairs beyond the edges."""
     if batch.num_graphs == 1:  # a large system comes alone: no copy of the cell for each pair
-        return vectors + batch.far_shifts @ cell[0]
-    return vectors + torch.einsum("ei,eij->ej", batch.far_shifts, cell[batch.batch[batch.far_receivers]])
+        return batch.far_shifts @ cell[0]
+    return torch.einsum("ei,eij->ej", batch.far_shifts, cell[batch.batch[batch.far_receivers]])
 
 
 def _pairs(
     charges: Tensor, positions: Tensor, cell: Tensor, batch: Batch, smearing: float, backend: str
 ) -> Tensor:
     """The sum over pairs, (n, K)."""
-    distance = (pair_vectors(batch, positions, cell).square().sum(dim=1) + _TINY).sqrt()
-    splitting = batch.splitting[batch.batch[batch.far_receivers]]
-    kernel = (torch.erf(distance / (2 * smearing)) - torch.erf(splitting * distance)) / distance
     edges = Edges(batch.far_senders, batch.far_receivers, charges.shape[0], validate=False)
-    return segment_sum(kernel[:, None] * charges[edges.senders], edges.pointers, backend)
+    alone = batch.num_graphs == 1
+    splittings = batch.splitting.expand(len(edges.senders)) if alone else batch.splitting[batch.batch[edges.receivers]]
+    offsets = pair_offsets(batch, cell)
+    interaction = coulomb_pairs(positions, edges, offsets, splittings[:, None], smearing, backend)
+    return segment_sum(interaction * charges.index_select(0, edges.senders), edges.pointers, backend)
 
 
 def _periodic(

@@ -16,6 +16,7 @@ from sciml_kernels import (
     Waves,
     conv,
     conv_radial,
+    coulomb_pairs,
     degree_linear,
     degree_norm,
     edge_embedding,
@@ -57,6 +58,10 @@ OPERATIONS: dict[str, tuple[Callable[..., Tensor], list[Kinds]]] = {
         [("nodes", 4, 4), (3, len(CUBE.couplings), 4), ("species",)],
     ),
     "edge_embedding": (lambda vectors: torch.cat(edge_embedding(vectors, 2, 4), 1), [("edges", 3)]),
+    "coulomb_pairs": (
+        lambda x, d, a, s, r: coulomb_pairs(x, Edges(s, r, x.shape[0], validate=False), d, a, 1.0),
+        [("nodes", 3), ("edges", 3), ("edges", 1), ("senders",), ("receivers",)],
+    ),
     "layers": (
         lambda x, w, g: gate(degree_linear(degree_norm(x), w, norm=True), g),
         [("nodes", 4, 4), (2, 4, 4), ("nodes", 1, 4)],

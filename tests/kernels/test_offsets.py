@@ -17,6 +17,7 @@ from sciml_kernels import aot
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels"
 OPERATIONS = (
     "product", "symmetric_contraction", "edge_embedding", "layers", "segments", "pair_features", "structure_factors",
+    "coulomb_pairs",
 )  # fmt: skip
 DATA = ("tt.load", "tt.get_program_id x", "tt.func", "scf.while")  # where numbers come from that have no bound
 

@@ -50,6 +50,10 @@ OPERATIONS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {
         {"momenta": zeros(NODES, 4), "spurions": zeros(2, 3, 4), "graphs": torch.zeros(NODES, dtype=torch.int64)},
         {"pairs": GRAPH},
     ),
+    "coulomb_pairs": (
+        {"positions": zeros(NODES, 3), "offsets": zeros(EDGES, 3), "splittings": zeros(EDGES, 1)},
+        {"pairs": GRAPH, "smearing": 1.0},
+    ),
     "degree_norm": ({"x": zeros(NODES, 4, 4)}, {}),
     "degree_linear": (
         {"x": zeros(NODES, 4, 4), "weights": zeros(2, 4, 6), "bias": zeros(6), "residual": zeros(NODES, 4, 6)},

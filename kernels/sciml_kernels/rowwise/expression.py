@@ -19,8 +19,8 @@ class Expression:
     Attributes:
         index: its place in the graph; operands have lower ones.
         operation: "constant", "input", "add", "multiply", "divide", "negate", "sqrt", "floor", "log", "exp",
-            "less" (a condition), "select" (condition, where true, else), and three that `rowwise.special` replaces
-            once derivatives are taken: the families of functions "power" and "bessel", and "known".
+            "less" (a condition), "select" (condition, where true, else), and four that `rowwise.special` replaces
+            once derivatives are taken: the families of functions "power" and "bessel", "erf", and "known".
         operands: the nodes that it works on.
         detail: the value of a constant, the (array, component) of an input, the order within a family.
     """
@@ -168,6 +168,11 @@ def exp(x: Expression) -> Expression:
     return x.graph.node("exp", (x,))
 
 
+def erf(x: Expression) -> Expression:
+    """The error function."""
+    return x.graph.node("erf", (x,))
+
+
 def floor(x: Expression) -> Expression:
     """The largest integer that is not above x; its derivative is zero."""
     return x.graph.node("floor", (x,))
@@ -231,6 +236,9 @@ def partials(node: Expression) -> list[tuple[Expression, Expression]]:
             return [(operands[0], 1 / operands[0])]
         case "exp":
             return [(operands[0], node)]
+        case "erf":
+            x = operands[0]
+            return [(x, TWO_OVER_ROOT_PI * exp(-(x * x)))]
         case "known":
             return list(zip(operands[1::2], operands[2::2]))
         case "power":
@@ -243,6 +251,7 @@ def partials(node: Expression) -> list[tuple[Expression, Expression]]:
 
 
 PI_SQUARED = 9.869604401089358
+TWO_OVER_ROOT_PI = 1.1283791670955126
 
 
 def _order(node: Expression) -> int:

@@ -8,18 +8,38 @@ are the spherical Bessel functions, with phi_{-1} = cos z. Both families are clo
 so that no derivative divides zero by zero at r = 0. For r < 1/2 phi_m is its power series in z^2; beyond, where nothing
 cancels, phi_{m + 1} = ((2 m + 1) phi_m - phi_{m - 1}) / z^2 starts at cos z and sin z / z, whose argument is reduced to
 |r - n| <= 1/2 without rounding, because pi is outside.
+
+`erf` is its power series below 1/2. Beyond, it is 1 - exp(-x^2) p(u), where the polynomial p interpolates
+exp(x^2) erfc(x), which is smooth, at the zeros of a Chebyshev polynomial of u, and u is linear in 1 / (x + 15/4)
+(Shepherd, Laframboise, 1981). Past x = 6 it is 1 to less than a rounding.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
-from sciml_kernels.rowwise.expression import PI_SQUARED, Expression, Graph, floor, reachable, select, sqrt
+import torch
+
+from sciml_kernels.rowwise.expression import (
+    PI_SQUARED,
+    TWO_OVER_ROOT_PI,
+    Expression,
+    Graph,
+    exp,
+    floor,
+    minimum,
+    reachable,
+    select,
+    sqrt,
+)
+
+ERF_FROM, ERF_TO, ERF_POLE = 0.5, 6.0, 3.75
 
 
 def lowered(roots: Sequence[Expression], epsilon: float) -> list[Expression]:
-    """The same expressions without `power`, `bessel` and `known`, in a graph of their own.
+    """The same expressions without `power`, `bessel`, `erf` and `known`, in a graph of their own.
 
     Args:
         roots: what is wanted.
@@ -35,6 +55,8 @@ def lowered(roots: Sequence[Expression], epsilon: float) -> list[Expression]:
         elif node.operation == "bessel":
             assert isinstance(node.detail, int)
             new[node.index] = _bessel(operands[0], node.detail, epsilon)
+        elif node.operation == "erf":
+            new[node.index] = _erf(operands[0], epsilon)
         elif node.operation == "known":
             new[node.index] = operands[0]
         else:
@@ -88,7 +110,55 @@ def _series(square: Expression, order: int, epsilon: float) -> Expression:
     while abs(coefficients[-1]) * largest ** (len(coefficients) - 1) > 0.1 * epsilon * coefficients[0]:
         k = len(coefficients)
         coefficients.append(-coefficients[-1] / (2 * k * (2 * k + 2 * order + 1)))
-    result = square.graph.constant(coefficients[-1])
+    return _polynomial(square, coefficients)
+
+
+def _polynomial(x: Expression, coefficients: Sequence[float]) -> Expression:
+    """sum_k coefficients[k] x^k by Horner's rule."""
+    result = x.graph.constant(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
-        result = result * square + coefficient
+        result = result * x + coefficient
     return result
+
+
+def _erf(x: Expression, epsilon: float) -> Expression:
+    size = select(x < 0, -x, x)
+    series = [TWO_OVER_ROOT_PI]
+    while abs(series[-1]) * ERF_FROM ** (2 * len(series) - 2) > 0.1 * epsilon:
+        k = len(series)
+        series.append(-series[-1] * (2 * k - 1) / (k * (2 * k + 1)))
+    bounded = minimum(size, ERF_TO)
+    shift, slope = _argument()
+    complement = exp(-(bounded * bounded)) * _polynomial(shift + slope / (bounded + ERF_POLE), _complement(epsilon))
+    far = 1 - complement
+    return select(size < ERF_FROM, x * _polynomial(x * x, series), select(x < 0, -far, far))
+
+
+def _argument() -> tuple[float, float]:
+    """(a, b) of u = a + b / (x + ERF_POLE), which runs from -1 to 1 as x comes down from ERF_TO to ERF_FROM."""
+    low, high = 1 / (ERF_TO + ERF_POLE), 1 / (ERF_FROM + ERF_POLE)
+    return -(high + low) / (high - low), 2 / (high - low)
+
+
+@functools.cache
+def _complement(epsilon: float) -> list[float]:
+    """Coefficients of p(u) = exp(x^2) erfc(x) in powers of u, as far as they count."""
+    count = 32
+    shift, slope = _argument()
+    places = [math.pi * (j + 0.5) / count for j in range(count)]
+    x = torch.tensor([slope / (math.cos(place) - shift) - ERF_POLE for place in places], dtype=torch.float64)
+    values = torch.special.erfcx(x).tolist()
+    chebyshev = [
+        (2 if n else 1) / count * sum(value * math.cos(n * place) for value, place in zip(values, places))
+        for n in range(count // 2)
+    ]
+    while abs(chebyshev[-1]) < 0.1 * epsilon:
+        chebyshev.pop()
+    powers = [0.0] * len(chebyshev)
+    before, now = [0.0], [1.0]  # T_(n - 1) and T_n in powers of u
+    for n, coefficient in enumerate(chebyshev):
+        for k, value in enumerate(now):
+            powers[k] += coefficient * value
+        after = [0.0, *((2 if n else 1) * value for value in now)]
+        before, now = now, [a - (before[k] if n and k < len(before) else 0.0) for k, a in enumerate(after)]
+    return powers

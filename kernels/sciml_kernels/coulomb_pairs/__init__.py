@@ -1,0 +1,1 @@
+"""Interaction of pairs of Gaussian charges, without the smooth part of an Ewald sum."""

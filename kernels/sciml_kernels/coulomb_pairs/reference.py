@@ -1,0 +1,15 @@
+"""The definition of the pair interaction in plain torch: any dtype, any order of derivative by autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TINY = 1e-12
+"""Added to squared distances: charges in one place have derivatives."""
+
+
+def coulomb_pairs(first: Tensor, second: Tensor, offsets: Tensor, splittings: Tensor, smearing: float) -> Tensor:
+    """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), of r = |second - first + offset|; rows (P, 3) and (P, 1)."""
+    distance = ((second - first + offsets).square().sum(dim=1, keepdim=True) + TINY).sqrt()
+    return (torch.erf(distance / (2 * smearing)) - torch.erf(splittings * distance)) / distance
