@@ -10,6 +10,6 @@ TINY = 1e-12
 
 
 def coulomb_pairs(first: Tensor, second: Tensor, offsets: Tensor, splittings: Tensor, smearing: float) -> Tensor:
-    """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), of r = |second - first + offset|; rows (P, 3) and (P, 1)."""
+    """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), with r = |second - first + offset| of rows (P, 3)."""
     distance = ((second - first + offsets).square().sum(dim=1, keepdim=True) + TINY).sqrt()
     return (torch.erf(distance / (2 * smearing)) - torch.erf(splittings * distance)) / distance
