@@ -19,13 +19,13 @@ SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batche
 
 
 def write_parts(
-    folder: Path, shares: Mapping[str, float], records: int | None = None, domains: Sequence[str] = tuple(DOMAINS)
+    folder: Path, shares: Mapping[str, float], records: int | None = None, domains: Sequence[str] | None = None
 ) -> None:
-    """Write ``folder``/<store>/<part> for every embedded store of ``domains`` and {part: share} of its records.
+    """Write ``folder``/<store>/<part> for every embedded store (of ``domains``) and {part: share} of its records.
 
     Cut by trajectory, event or sequence. ``records`` limits every part. Parts that are there already stay.
     """
-    for name in (name for domain in domains for name in DOMAINS[domain]):
+    for name in (name for domain in domains or DOMAINS for name in DOMAINS[domain]):
         store = Store(SAMPLES / name)
         indices, _ = split_records(store, list(shares.values()), SEED)
         for part, chosen in zip(shares, indices, strict=True):
