@@ -39,8 +39,10 @@ STRATEGIES = ("ddp", "zero1", "zero2", "fsdp2")
 COLLECTIVES = {  # name: bytes that a rank sends in a ring of N ranks, per byte of the call's largest tensor
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather_into_tensor": lambda n: (n - 1) / n,
+    "all_gather_single": lambda n: (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
     "reduce_scatter_tensor": lambda n: (n - 1) / n,
+    "reduce_scatter_single": lambda n: (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,
     "broadcast": lambda n: 1.0,
     "reduce": lambda n: 1.0,
@@ -74,7 +76,8 @@ class Counter(Callback):
         self.found: dict[str, list[int]] = {}
         self.edges, self.begun, self.done = 0, 0.0, -1
         for name in COLLECTIVES:
-            self._watch(name)
+            if hasattr(torch.distributed, name):  # two of them are new in torch 2.13
+                self._watch(name)
 
     def _watch(self, name: str) -> None:
         call = getattr(torch.distributed, name)
