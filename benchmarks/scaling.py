@@ -47,11 +47,12 @@ COLLECTIVES = {  # name: bytes that a rank sends in a ring of N ranks, per byte 
     "broadcast": lambda n: 1.0,
     "reduce": lambda n: 1.0,
 }
-# Numbers of parameters that a rank sends in a step with m micro-batches, by the papers on each strategy.
+# Numbers of parameters that a rank sends in a step with m micro-batches. DeepSpeed reduces gradients on every rank, where
+# the paper on ZeRO (Rajbhandari et al., 2020) would scatter them: N-1 over N more a time.
 FORMULAS: dict[str, tuple[str, Callable[[int, int], float]]] = {
-    "ddp": ("2 (N-1)/N", lambda n, m: 2 * (n - 1) / n),
-    "zero1": ("2 (N-1)/N: gradients reduced once a step, parameters gathered", lambda n, m: 2 * (n - 1) / n),
-    "zero2": ("(m + 1) (N-1)/N: gradients reduced in every micro-batch", lambda n, m: (m + 1) * (n - 1) / n),
+    "ddp": ("2 (N-1)/N: gradients reduced once a step", lambda n, m: 2 * (n - 1) / n),
+    "zero1": ("3 (N-1)/N: gradients reduced once a step, parameters gathered", lambda n, m: 3 * (n - 1) / n),
+    "zero2": ("(2 m + 1) (N-1)/N: gradients reduced in every micro-batch", lambda n, m: (2 * m + 1) * (n - 1) / n),
     "fsdp2": ("2 m (N-1)/N: parameters gathered, gradients scattered, every time", lambda n, m: 2 * m * (n - 1) / n),
 }
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
