@@ -47,8 +47,8 @@ COLLECTIVES = {  # name: bytes that a rank sends in a ring of N ranks, per byte 
     "broadcast": lambda n: 1.0,
     "reduce": lambda n: 1.0,
 }
-# Numbers of parameters that a rank sends in a step with m micro-batches. DeepSpeed reduces gradients on every rank, where
-# the paper on ZeRO (Rajbhandari et al., 2020) would scatter them: N-1 over N more a time.
+# Numbers of parameters that a rank sends in a step with m micro-batches. DeepSpeed reduces gradients on every rank,
+# where the paper on ZeRO (Rajbhandari et al., 2020) would scatter them: N-1 over N more a time.
 FORMULAS: dict[str, tuple[str, Callable[[int, int], float]]] = {
     "ddp": ("2 (N-1)/N: gradients reduced once a step", lambda n, m: 2 * (n - 1) / n),
     "zero1": ("3 (N-1)/N: gradients reduced once a step, parameters gathered", lambda n, m: 3 * (n - 1) / n),
