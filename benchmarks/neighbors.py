@@ -64,9 +64,7 @@ def by_record(positions: Tensor, cells: Tensor, pbc: Tensor, pointers: Tensor) -
 
 def same(found: Pairs, expected: Pairs) -> bool:
     """Whether two lists have the same pairs."""
-    rows = [
-        torch.column_stack([receivers, senders, shifts]).cpu() for senders, receivers, shifts in (found, expected)
-    ]
+    rows = [torch.column_stack([receivers, senders, shifts]).cpu() for senders, receivers, shifts in (found, expected)]
     if rows[0].shape != rows[1].shape:
         return False
     sorted_rows = [row[np.lexsort(row.numpy().T[::-1])] for row in rows]

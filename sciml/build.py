@@ -220,7 +220,10 @@ def budgets_of(batch: Any) -> dict[str, Budget]:
 
 
 def build_data(
-    config: Any, splits: Splits, description: dict[str, Any], far_field: FarField = FarField()  # noqa: B008 (frozen)
+    config: Any,
+    splits: Splits,
+    description: dict[str, Any],
+    far_field: FarField = FarField(),  # noqa: B008 (frozen)
 ) -> DataModule:
     """The loaders of a run; kinds of which no target has a weight are left out."""
     trained = set(weighted_heads(config).values())

@@ -51,6 +51,7 @@ __all__ = [
     "translate",
 ]
 
+
 class Rows:
     """A list of records with the read API of a Store that counts need."""
 

@@ -106,9 +106,7 @@ def coulomb_pairs() -> Iterator[Launch]:
     """Pairs of Gaussian charges, with gradients to positions and offsets."""
     from sciml_kernels.coulomb_pairs.function import from_key
 
-    yield from _rowwise(
-        "coulomb_pairs", "erf", from_key("1.0"), ("first", "second", "offsets"), torch.float32, EDGES
-    )
+    yield from _rowwise("coulomb_pairs", "erf", from_key("1.0"), ("first", "second", "offsets"), torch.float32, EDGES)
 
 
 def _rowwise(

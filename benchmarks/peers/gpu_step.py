@@ -150,9 +150,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "setup":
         return setup(options)
-    if options.device == "gpu" and subprocess.run(
-        [sys.executable, "-c", "import torch; raise SystemExit(not torch.cuda.is_available())"]
-    ).returncode:
+    if (
+        options.device == "gpu"
+        and subprocess.run(
+            [sys.executable, "-c", "import torch; raise SystemExit(not torch.cuda.is_available())"]
+        ).returncode
+    ):
         say("gpu_step.py: torch finds no GPU here; --device cpu runs a miniature")
         return 2
     return measure(options)

@@ -102,9 +102,7 @@ def evaluate_sources(
         if target == "energy":
             composition[names[index]] = beside
         parts.setdefault(target, []).append((columns, beside, kinds_of_numbers))
-        stores[names[index]] |= _measure(
-            target, columns, beside, context["classes"], baselines, kinds_of_numbers, own
-        )
+        stores[names[index]] |= _measure(target, columns, beside, context["classes"], baselines, kinds_of_numbers, own)
     targets: Metrics = {}
     for target, several in parts.items():
         joined = concatenate([columns for columns, _, _ in several])

@@ -170,9 +170,7 @@ def listed_names(source: str) -> set[str]:
     return {str(name) for name in names}
 
 
-def _ingest_file(
-    path: Path, module: Any, options: Options, writer: StoreWriter, kept: set[str] | None = None
-) -> None:
+def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter, kept: set[str] | None = None) -> None:
     """Add the records of one file, of those with names in ``kept`` alone.
 
     Raises UserError when it yields none, or only bad ones, or impossible units.

@@ -32,9 +32,7 @@ class NodeEmbedding(nn.Module):
     ``noise``, the level of noise in the positions and the forces before it are inputs too (NoiseEmbedding).
     """
 
-    def __init__(
-        self, channels: int, inputs: dict[str, KindInputs], num_datasets: int, noise: bool = False
-    ) -> None:
+    def __init__(self, channels: int, inputs: dict[str, KindInputs], num_datasets: int, noise: bool = False) -> None:
         super().__init__()
         self.types = nn.Embedding(NUM_TYPES, channels)
         self.domain = nn.Embedding(len(DOMAINS), channels)

@@ -185,5 +185,3 @@ class RaiseDegrees(nn.Module):
         hidden = self.radial(edge, edges, invariants, invariants, self.kind, None)
         message = self.convolution(x, edge.harmonics, hidden, edges, torch.ones_like(invariants[0, 0]))
         return pad_degrees(x, self.lmax) + degree_norm(message, backend=self.backend)
-
-

@@ -76,9 +76,7 @@ class Supervised:
                 if target in self.terms and target in predictions and target in batch:
                     yield target, *self._rows(head, target, predictions[target], batch)
 
-    def _rows(
-        self, head: Head, target: str, prediction: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _rows(self, head: Head, target: str, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         label = batch[target]
         graph = graph_of_rows(batch, label)
         loss, options = self.losses[target], self.terms[target].options

@@ -86,9 +86,7 @@ def pair_offsets(batch: Batch, cell: Tensor) -> Tensor:
     return torch.einsum("ei,eij->ej", batch.far_shifts, cell[batch.batch[batch.far_receivers]])
 
 
-def _pairs(
-    charges: Tensor, positions: Tensor, cell: Tensor, batch: Batch, smearing: float, backend: str
-) -> Tensor:
+def _pairs(charges: Tensor, positions: Tensor, cell: Tensor, batch: Batch, smearing: float, backend: str) -> Tensor:
     """The sum over pairs, (n, K)."""
     edges = Edges(batch.far_senders, batch.far_receivers, charges.shape[0], validate=False)
     alone = batch.num_graphs == 1
@@ -98,9 +96,7 @@ def _pairs(
     return segment_sum(interaction * charges.index_select(0, edges.senders), edges.pointers, backend)
 
 
-def _periodic(
-    charges: Tensor, positions: Tensor, cell: Tensor, batch: Batch, smearing: float, backend: str
-) -> Tensor:
+def _periodic(charges: Tensor, positions: Tensor, cell: Tensor, batch: Batch, smearing: float, backend: str) -> Tensor:
     """The other terms, (n, K): zero for atoms of open systems."""
     periodic = batch.pbc.all(dim=1)
     cell = torch.where(periodic[:, None, None], cell, torch.eye(3, dtype=cell.dtype, device=cell.device))

@@ -7,6 +7,7 @@ import re
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ VALIDATION_SHARE = 0.04  # of the time budget, at most
 SAFETY = 0.97  # of the time budget is planned; the rest covers a slower second half
 
 
-def plan_steps(
-    module: Module, data: DataModule, config: Any, start: float, checkpoint: Path | None
-) -> tuple[int, int]:
+def plan_steps(module: Module, data: DataModule, config: Any, start: float, checkpoint: Path | None) -> tuple[int, int]:
     """Optimizer steps and validations of the run: ``trainer.max_steps``, or what fits into ``trainer.max_time``.
 
     For a time budget a copy of the module takes some steps and one validation; both are timed once. The resulting
@@ -138,24 +137,10 @@ def fit(
         folder / "checkpoints", options.checkpoint_every, options.checkpoint_keep, options.checkpoint_best
     )
     module.guard = Guard(options.guard, folder, checkpoints, average)
-    callbacks: list[lightning.Callback] = [
-        average,
-        MetricsFile(folder / "metrics.jsonl", options.log_every),
-        module.guard,
-        checkpoints,
-    ]
-    if options.profile:
-        callbacks.append(Profile(folder / "profile"))
-    segment = options.segment_seconds
-    limit = TimeLimit(segment, start) if segment is not None else None
-    if limit is not None:
-        callbacks.append(limit)
-    if options.max_seconds is not None and checkpoint is None:  # a resumed run keeps the steps that it was given
-        callbacks.append(TimeBudget(data.training, options.max_seconds, start))
     preemption = Preemption(checkpoints, average)
-    callbacks += [preemption, Interruption()]
-    if options.progress:
-        callbacks.append(Progress())
+    callbacks = [average, MetricsFile(folder / "metrics.jsonl", options.log_every), module.guard, checkpoints]
+    callbacks += [*_asked_for(data, options, folder, start, resumed=checkpoint is not None), preemption, Interruption()]
+    callbacks += [Progress()] if options.progress else []
     callbacks.append(Resume(folder, config.seed))
     with _quiet(), preemption.listening():
         trainer = lightning.Trainer(
@@ -182,6 +167,18 @@ def fit(
     average.swap(module.model)
     _check_finite(module)
     return trainer.global_step >= module.total_steps and not preemption.signalled
+
+
+def _asked_for(
+    data: DataModule, options: Any, folder: Path, start: float, resumed: bool
+) -> Iterator[lightning.Callback]:
+    """The callbacks of a profile and of limits of time, where the recipe has them."""
+    if options.profile:
+        yield Profile(folder / "profile")
+    if options.segment_seconds is not None:
+        yield TimeLimit(options.segment_seconds, start)
+    if options.max_seconds is not None and not resumed:  # a resumed run keeps the steps that it was given
+        yield TimeBudget(data.training, options.max_seconds, start)
 
 
 def _check_finite(module: Module) -> None:

@@ -155,8 +155,7 @@ def check_known(sources: list[Source], context: dict[str, Any]) -> None:
 
 
 def check_far_field(sources: list[Source], far_field: FarField) -> None:
-    """Raise UserError where the model has sums over charges and a record is a slab or a wire, for which there are none.
-    """
+    """Raise UserError where the model has sums over charges and a record is a slab or a wire: they have none."""
     if not far_field.ewald:
         return
     for source in sources:

@@ -176,4 +176,3 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         if self.stage < 3:
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
-

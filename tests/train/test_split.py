@@ -1,6 +1,5 @@
 """A step that does not fit is computed again in pieces, on all ranks, with the same result."""
 
-
 import pytest
 import torch
 from safetensors.torch import load_file

@@ -113,9 +113,7 @@ def sums_wait(todo: Pass) -> bool:
     return not set(todo.wants) & set("yh") and ("x" in todo.wants) + ("g" in todo.wants) < 2
 
 
-def registers(
-    spec: Spec, hidden: int, paths: Sequence[int], block: int, walk: Walk, todo: Pass, config: Config
-) -> int:
+def registers(spec: Spec, hidden: int, paths: Sequence[int], block: int, walk: Walk, todo: Pass, config: Config) -> int:
     """What a thread holds while a tile is served, in registers."""
     chosen = [spec.paths[index] for index in paths]
     components = {

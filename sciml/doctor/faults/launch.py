@@ -46,9 +46,7 @@ def errors_of(folder: Path) -> str:
     return "\n".join(file.read_text(errors="replace")[-3000:] for file in sorted(folder.glob("rank-*.err")))
 
 
-def _start(
-    rank: int, ranks: int, port: int, commands: list[list[str]], folder: Path, prelude: str
-) -> subprocess.Popen:
+def _start(rank: int, ranks: int, port: int, commands: list[list[str]], folder: Path, prelude: str) -> subprocess.Popen:
     own = {"LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
     environment = {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}
     if ranks > 1:

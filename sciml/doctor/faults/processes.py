@@ -61,9 +61,7 @@ def _child(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     function(*arguments)
 
 
-def _run(
-    command: list[str], output: Path, environment: dict[str, str], prepare: Callable[[], None] | None
-) -> None:
+def _run(command: list[str], output: Path, environment: dict[str, str], prepare: Callable[[], None] | None) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -182,5 +182,3 @@ def _lives(place: Path) -> bool:
     same = all(torch.equal(value, exported[name]) for name, value in package.model.state_dict().items())
     train_here(place, "resume=true", "trainer.checkpoint_every=2")
     return same and damage(checkpoint(place, 4)) is None
-
-

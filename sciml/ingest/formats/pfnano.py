@@ -71,9 +71,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         try:
             arrays = {name: tree[name].array(entry_start=start, entry_stop=stop, library="np") for name in branches}
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: event {start} or later cannot be read ({error}); is the file whole?"
-            ) from None
+            raise UserError(f"{path}: event {start} or later cannot be read ({error}); is the file whole?") from None
         for event in range(stop - start):
             yield from _jets(path, start + event, {name: array[event] for name, array in arrays.items()})
 
