@@ -187,12 +187,16 @@ def _faults(result: dict[str, Any]) -> str:
 
 def _scaling(result: dict[str, Any]) -> str:
     """What two ranks cost and send, how even the plan's ranks are, and what the projection makes of it."""
-    single = result["measured"]["single on 1"]["edges_per_second"]
+
+    def times(name: str, row: dict[str, Any]) -> float:
+        single = "single, direct forces on 1" if "direct forces" in name else "single on 1"
+        return row["edges_per_second"] / result["measured"][single]["edges_per_second"]
+
     measured = [
         [
             name,
             f"{1e3 * row['seconds_per_step']:.0f}",
-            f"{row['edges_per_second'] / single:.2f}",
+            f"{times(name, row):.2f}",
             f"{row['bytes_sent_per_step'] / 1e6:.1f}",
             f"{row['bytes_by_formula'] / 1e6:.1f}" if "bytes_by_formula" in row else "",
         ]

@@ -1,7 +1,8 @@
 """Ranks: throughput, messages and load on this machine, and a projection to 1,024 GPUs: python benchmarks/scaling.py
 
 measured     one process, and two under every strategy: seconds of an optimizer step, edges per second, and what the
-             ranks send in a step, counted at the collectives that are called (DDP's by a hook on its buckets);
+             ranks send in a step, counted at the collectives that are called (DDP's by a hook on its buckets); ZeRO-3
+             with forces that are read out directly, beside one process that does so too;
 load         edges of the busiest rank / mean, and the seconds that planning a step takes, of the plan of batches at 8
              to 1,024 ranks, on the embedded molecules, silicon, lithium, metals and peptides;
 projection   no measurement: the step of one GPU is assumed, the measured messages are scaled to larger models and to
@@ -35,7 +36,8 @@ from sciml.schema import SAMPLES
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = Path(__file__).parent / "results" / "scaling.json"
-STRATEGIES = ("ddp", "zero1", "zero2", "fsdp2")
+STRATEGIES = ("ddp", "zero1", "zero2", "fsdp2", "zero3")
+DIRECT = ("zero3",)  # strategies that are refused where forces are derivatives
 COLLECTIVES = {  # name: bytes that a rank sends in a ring of N ranks, per byte of the call's largest tensor
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather_into_tensor": lambda n: (n - 1) / n,
@@ -54,6 +56,7 @@ FORMULAS: dict[str, tuple[str, Callable[[int, int], float]]] = {
     "zero1": ("3 (N-1)/N: gradients reduced once a step, parameters gathered", lambda n, m: 3 * (n - 1) / n),
     "zero2": ("(2 m + 1) (N-1)/N: gradients reduced in every micro-batch", lambda n, m: (2 * m + 1) * (n - 1) / n),
     "fsdp2": ("2 m (N-1)/N: parameters gathered, gradients scattered, every time", lambda n, m: 2 * m * (n - 1) / n),
+    "zero3": ("2 m (N-1)/N: parameters (of < 1e5 numbers) gathered once, scattered", lambda n, m: 2 * m * (n - 1) / n),
 }
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 ASSUMED = {
@@ -116,7 +119,7 @@ class Counter(Callback):
                 "seconds_per_step": seconds,
                 "edges_per_step": self.edges / self.steps,
                 "collectives": {name: {"calls": calls, "bytes": size} for name, (calls, size) in per_step.items()},
-                "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+                "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in module.model.parameters()),
                 "micro_batches": trainer.accumulate_grad_batches,
             }
             rank = trainer.global_rank
@@ -133,9 +136,11 @@ def install(steps: int) -> None:
     lightning.Trainer.__init__ = with_counter  # type: ignore[method-assign]
 
 
-def measure(folder: Path, strategy: str, ranks: int, steps: int, model: list[str]) -> dict[str, Any]:
+def measure(
+    folder: Path, strategy: str, ranks: int, steps: int, model: list[str], direct: bool = False
+) -> dict[str, Any]:
     """A run of ``steps`` counted steps; what its first rank found, edges and seconds over all ranks."""
-    run = folder / f"{strategy}-{ranks}"
+    run = folder / (f"{strategy}-{ranks}" + ("-direct" if direct else ""))
     run.mkdir(parents=True, exist_ok=True)
     words = [
         "train",
@@ -150,6 +155,7 @@ def measure(folder: Path, strategy: str, ranks: int, steps: int, model: list[str
         "trainer.threads=1",
         "trainer.progress=false",
         "logger=disabled",
+        *(["heads=direct"] if direct else []),
         *model,
     ]
     prelude = f"import sys; sys.path[:0] = [{str(ROOT / 'benchmarks')!r}]; import scaling; scaling.install({steps})"
@@ -195,7 +201,7 @@ def project(load: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
                 for ranks, found in load.items():
                     inside = int(ranks) <= ASSUMED["gpus_of_a_node"]
                     speed = ASSUMED["bytes_per_second_in_a_node" if inside else "bytes_per_second_between_nodes"]
-                    messages = 2 * (batches if strategy in ("zero2", "fsdp2") else 1)
+                    messages = 2 * (batches if strategy in ("zero2", "fsdp2", "zero3") else 1)
                     waiting = messages * np.log2(int(ranks)) * ASSUMED["seconds_per_message_and_doubling_of_ranks"]
                     sending = 4 * parameters * formula(int(ranks), batches) / speed
                     efficiency[ranks] = round(float(step / (step * found["mean"] + sending + waiting)), 4)
@@ -214,9 +220,12 @@ def main() -> None:
     if options.small:
         strategies, ranks, steps = ("ddp",), (8, 16), 2
         model = ["model=tiny", "model.channels=4", "model.radial.hidden=[8]", "data.batch.atoms.max_graphs=4"]
-    measured = {"single on 1": measure(options.runs, "single", 1, steps, model)}
-    for strategy in strategies:
-        measured[f"{strategy} on 2"] = measure(options.runs, strategy, 2, steps, model)
+    measured = {}
+    for direct in (False, True):
+        chosen = [strategy for strategy in strategies if (strategy in DIRECT) == direct]
+        for strategy, number in [("single", 1), *((strategy, 2) for strategy in chosen)] if chosen else ():
+            name = f"{strategy}, direct forces on {number}" if direct else f"{strategy} on {number}"
+            measured[name] = measure(options.runs, strategy, number, steps, model, direct)
     load = {str(number): loads(number, 2 if number > 128 else 4) for number in ranks}
     result = {
         "machine": machine(),

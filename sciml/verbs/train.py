@@ -109,7 +109,7 @@ def _module(run: Run, resumed: bool) -> Module:
     factors = None
     if run.tuning:
         whole = config.strategy.name not in ("single", "ddp")
-        factors = run.tuning.start(model, description, objective, run.data, resumed, first_process(), whole)
+        factors = run.tuning.start(model, description, objective, run.data, resumed, whole)
     split = config.strategy.out_of_memory == "split"
     module = Module(model, objective, config.optimizer, 0, widths, config.trainer.compile, factors, split)
     levels = levels_of_theory(run.splits, description, run.package)

@@ -1,5 +1,6 @@
 """A run that starts from a package: what it adds to training, in the order in which that happens."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class FineTuning:
                 "records of its tasks with adapt.retained.stores=FILES"
             )
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
+        self.untrained: Model | None = None
         replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets)
         splits.train += replayed
         for source in replayed:
@@ -60,14 +62,14 @@ class FineTuning:
         objective: Supervised,
         data: DataModule,
         resumed: bool,
-        first: bool,
         whole: bool = False,
     ) -> dict[str, float]:
-        """Choose what is trained, check that the model is the package's, measure it where this is the ``first``
-        process. ``whole`` freezes nothing, for strategies that want a gradient of every parameter.
+        """Keep the model as it starts, choose what is trained, and check that the model is the package's. ``whole``
+        freezes nothing, for strategies that want a gradient of every parameter.
 
         Returns {parameter: its share of the learning rate}. Raises UserError where the model is not the package's.
         """
+        self.untrained = copy.deepcopy(model)  # measured at the end, so that the time of the run is that of training
         learned = objective.terms.keys()
         trained = [head for kind in data.kinds for head in model.heads_for(kind) if learned & set(head.targets)]
         heads = {key for key, head in model.heads.items() if head in trained}
@@ -76,13 +78,12 @@ class FineTuning:
         if self.options.parity and not resumed:
             graphs = assert_parity(model, self.package, data.training.sources, description)
             say(f"before the first update the model gives what {self.package.path} gives, on {graphs} graphs")
-        if first:
-            self.forgetting.before(self._measure(model, description))
-            model.train()
         return learning_rate_factors(model, self.options.layer_decay)
 
     def finish(self, model: Model, description: dict[str, Any], scratch: Package | None) -> str:
         """The table of what was gained and what was forgotten, beside a model trained from ``scratch``."""
+        assert self.untrained is not None
+        untrained = self.untrained.to(next(model.parameters()).device)
         beside = None
         if scratch is not None:
             names = description["context"]["datasets"]
@@ -91,7 +92,7 @@ class FineTuning:
                 for source in self.forgetting.sources["new"]
             ]
             beside = self._measure(scratch.model, scratch.config["model"])(sources)
-        return self.forgetting.after(self._measure(model, description), beside)
+        return self.forgetting.compare(self._measure(untrained, description), self._measure(model, description), beside)
 
     def _measure(self, model: Model, description: dict[str, Any]) -> Measure:
         def measure(sources: list[Source]) -> dict[str, Metrics]:

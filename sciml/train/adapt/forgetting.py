@@ -1,4 +1,4 @@
-"""What a fine-tuning gained on the new task and what it forgot of the old ones: the same records before and after."""
+"""What a fine-tuning gained on the new task and what it forgot of the old ones: the same records, both models."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def retained_sources(options: Any, package: Package, open_store: Open) -> list[S
 
 
 class Forgetting:
-    """Measures the same sources before the first update and at the end, and keeps what it found in ``folder``.
+    """Measures the same sources with the model before the first update and after the last; writes it to ``folder``.
 
     ``test`` are sources of the new task, ``retained`` those of the base tasks.
     """
@@ -55,33 +55,27 @@ class Forgetting:
         }
         self.folder = folder
 
-    def before(self, measure: Measure) -> None:
-        """Measure the model that training starts from; a resumed run has done so already."""
-        if not (self.folder / "before.json").is_file():
-            self._write("before", {part: measure(sources) for part, sources in self.sources.items() if sources})
-
-    def after(self, measure: Measure, scratch: dict[str, Any] | None = None) -> str:
-        """Measure the trained model; returns the table of both, with the metrics of a model trained from ``scratch``
-        on the new data beside them. Writes ``adaptation.json``: its rows.
+    def compare(self, untrained: Measure, trained: Measure, scratch: dict[str, Any] | None = None) -> str:
+        """Measure the model that training started from and the trained one; returns the table of both, with the metrics
+        of a model trained from ``scratch`` on the new data beside them. Writes ``adaptation.json``: its rows.
         """
-        before = json.loads((self.folder / "before.json").read_text(encoding="utf-8"))
-        after = {part: measure(sources) for part, sources in self.sources.items() if sources}
+        before, after = (
+            {part: measure(sources) for part, sources in self.sources.items() if sources}
+            for measure in (untrained, trained)
+        )
         rows = [
             {"part": part, "store": store, "measure": name, "unit": unit, "before": first, "after": after_value}
             for part in after
-            for store, name, unit, first, after_value in _pairs(before.get(part, {}), after[part])
+            for store, name, unit, first, after_value in _pairs(before[part], after[part])
         ]
         if scratch is not None:
             values = {(store, name): value for store, name, _, value in _measures(scratch)}
             for row in rows:
                 if row["part"] == NEW:
                     row["scratch"] = values.get((str(row["store"]), str(row["measure"])))
-        self._write("adaptation", rows)
-        return text(rows)
-
-    def _write(self, name: str, content: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        write_text(self.folder / "adaptation.json", json.dumps(rows, indent=1) + "\n")
+        return text(rows)
 
 
 def _measures(stores: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, str, str, float]]:

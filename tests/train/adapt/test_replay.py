@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,4 +122,3 @@ def test_a_run_tells_what_was_gained_and_forgotten_beside_one_from_scratch(workp
     assert sciml.load(run / "from_scratch").config["model"]["backbone"] == base.config["model"]["backbone"]
     data = {entry["name"] for entry in sciml.load(run).config["data"]}
     assert data == {"new", "replay-molecules", "replay-jets"}
-    assert Path(run / "evaluation" / "before.json").is_file()
