@@ -66,19 +66,22 @@ def run_cell(folder: Path, words: Iterable[str]) -> dict[str, Any]:
         log = streams.enter_context(open(folder / "log.txt", "w", encoding="utf-8"))
         for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
             streams.enter_context(redirect(log))
-        train(configure("train", [*words, *QUIET, f"run_dir={folder}"]))
-    found = {"words": words, "seconds": round(time.perf_counter() - start, 2), **measured(folder)}
+        config = configure("train", [*words, *QUIET, f"run_dir={folder}"])
+        train(config)
+    seconds = round(time.perf_counter() - start, 2)
+    found = {"words": words, "seconds": seconds, **measured(folder, best=config.trainer.publish == "best")}
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_result(record, found)
     return found
 
 
-def measured(run: Path) -> dict[str, Any]:
-    """Steps, last validation loss and test metrics of a finished run."""
+def measured(run: Path, best: bool) -> dict[str, Any]:
+    """Steps, validation loss and test metrics of a finished run that published its ``best`` or its last weights."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     validations = [line["val/loss"] for line in lines if "val/loss" in line]
+    loss = min(validations) if best else validations[-1]
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    return {"steps": lines[-1]["step"], "validation_loss": validations[-1], "targets": metrics["targets"]}
+    return {"steps": lines[-1]["step"], "validation_loss": loss, "targets": metrics["targets"]}
 
 
 def value_at(targets: dict[str, Any], path: str) -> float:

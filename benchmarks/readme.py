@@ -176,6 +176,67 @@ def _several(result: dict[str, Any]) -> str:
     return "\n\n".join(f"*{name}*\n\n{_table(lines[0], lines[1:])}" for name, lines in result["text"].items())
 
 
+def _atoms(result: dict[str, Any]) -> str:
+    """Processor time per atom of both parts, and what it comes to."""
+    rows = [
+        [
+            f"{row['atoms']:,}",
+            *(f"{1e6 * row[part]['cpu_seconds'] / row['atoms']:.0f}" for part in ("short_range", "reciprocal")),
+        ]
+        for row in result["rows"]
+    ]
+    checks = [
+        f"{name}: {values['cpu_seconds']:.2f}, at most {values['bound']:g}" for name, values in result["checks"].items()
+    ]
+    header = ["atoms", "short range, µs an atom", "reciprocal block, µs an atom"]
+    return f"{_table(header, rows)}\n\n{'; '.join(checks).capitalize()}."
+
+
+def _compiled(result: dict[str, Any]) -> str:
+    """Eager and compiled steps of each kind of graph, on each device that was measured."""
+    rows = [
+        [
+            f"{kind}, {device.upper()}",
+            f"{row['edges']:,}",
+            f"{1e3 * row['eager_seconds']:.0f}",
+            f"{1e3 * row['compiled_seconds']:.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['compilation_seconds']:.0f}",
+            f"{row['gradient_difference']:.0e}",
+        ]
+        for device, found in result.items()
+        for kind, row in found["kinds"].items()
+    ]
+    header = ["graphs", "edges", "eager, ms", "compiled, ms", "times", "to compile, s", "gradients differ by"]
+    return _table(header, rows)
+
+
+def _compile_report(result: dict[str, Any]) -> str:
+    """By operation: its Triton kernels, and the worst of them on each target."""
+    rows = []
+    for operation in dict.fromkeys(row["operation"] for row in result["rows"]):
+        kernels = [k for row in result["rows"] if row["operation"] == operation for k in row["kernels"]]
+        targets = list(dict.fromkeys(kernel["target"] for kernel in kernels))
+        most = [max(k["registers"] for k in kernels if k["target"] == target) for target in targets]
+        rows.append(
+            [
+                operation,
+                f"{len(kernels) // len(targets)}",
+                " / ".join(map(str, most)),
+                str(sum(kernel["spills"] for kernel in kernels)),
+                f"{max(kernel['seconds'] for kernel in kernels):.1f}",
+            ]
+        )
+    header = [
+        "operation",
+        "kernels",
+        f"most registers, {' / '.join(targets)}",
+        "bytes spilled",
+        "slowest to compile, s",
+    ]
+    return f"{_table(header, rows)}\n\nTimes on a GPU are not measured yet."
+
+
 def _faults(result: dict[str, Any]) -> str:
     """One line a fault; a short suite says that its sweeps were short."""
     rows = [
@@ -252,6 +313,9 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "Forward / backward / double backward of the kernels, 128 nodes, 6,600 edges (6: 250,000), fp32, 2 CPU cores",
         _kernels,
     ),
+    ("kernels_compile.json", "The Triton kernels, compiled for GPUs without one", _compile_report),
+    ("compile.json", "A training step of `model=small` by torch.compile beside the eager one", _compiled),
+    ("scaling_atoms.json", "Periodic crystals, one CPU thread, processor time", _atoms),
     (
         "transfer.json",
         "Pretraining: the same steps on the same embedded samples, mean ± standard deviation over seeds",
@@ -276,7 +340,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         _written,
     ),
     ("scaling.json", "Several ranks: two measured on 2 CPU cores, the plan of batches to 1,024", _scaling),
-    ("faults.json", "Faults, made in real processes (`sciml doctor faults=true`)", _faults),
+    ("faults.json", "Faults, made in real processes (`sciml doctor faults=thorough`)", _faults),
 ]
 
 if __name__ == "__main__":

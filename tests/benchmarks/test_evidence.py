@@ -38,7 +38,7 @@ def trained(bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise UserError("step 3: loss is nan; lower optimizer.learning_rate.")
         (run / "evaluation").mkdir()
         (run / "checkpoints").mkdir()
-        lines = [{"step": 1, "train/loss": 2.0}, {"step": 2, "val/loss": 0.5}, {"step": 4, "train/loss": 1.0}]
+        lines = [{"step": 1, "train/loss": 2.0}, {"step": 2, "val/loss": 0.25}, {"step": 4, "val/loss": 0.5}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         targets = {"forces": {"mae": 0.25}, "label": {"signals": {"top": {"auc": 0.9}}}}
         (run / "evaluation" / "metrics.json").write_text(json.dumps({"targets": targets, "stores": {}}))
@@ -56,6 +56,8 @@ def test_a_finished_cell_is_read_and_not_trained_again(bench: Any, trained: list
     assert "a word of the run" in (tmp_path / "a" / "log.txt").read_text()
     assert bench.cells.run_cell(tmp_path / "a", words) == first
     assert trained == ["a"]
+    best = bench.cells.run_cell(tmp_path / "b", [*words, "trainer.publish=best"])
+    assert best["validation_loss"] == 0.25
     with pytest.raises(SystemExit, match="other settings"):
         bench.cells.run_cell(tmp_path / "a", [*words, "seed=1"])
 

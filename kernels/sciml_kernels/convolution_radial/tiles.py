@@ -72,8 +72,8 @@ def config(gpu: str, key: str, hidden: int, dtype: torch.dtype, walk: Walk, todo
 
 
 def default(todo: Pass) -> Config:
-    """For what was not measured. 128 registers are enough for the value and for the gradient to h."""
-    return Config(maxnreg=128 if todo.wants == "h" or (todo.wants == "g" and not todo.tangents) else 255)
+    """For what was not measured. 128 registers are enough for the value and for the first gradient to h."""
+    return Config(maxnreg=128 if todo.wants in ("g", "h") and not todo.tangents else 255)
 
 
 def measured(gpu: str, todo: Pass) -> bool:
