@@ -62,8 +62,8 @@ class Settings:
 
     fractions: tuple[float, ...] = (0.05, 0.25, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2)
-    pretraining_steps: int = 1000
-    steps: int = 600
+    pretraining_steps: int = 600
+    steps: int = 300
     rates: tuple[float, ...] = (0.005, 0.0015)
     records: int | None = None
     small_words: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from workers import machine, say, write_result
 from sciml.errors import UserError
 
 RULES = ("one rate for all", "by width")
+TIE = 1.01  # losses of one seed differ by as much
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def losses(settings: Settings, runs: Path, threads: int) -> list[dict[str, Any]]
 
 
 def summary(rows: list[dict[str, Any]], reference: int) -> list[dict[str, Any]]:
-    """Per rule and width: the best rate, its loss, and the loss at the rate that is best at the reference width.
+    """Per rule and width: the best rate, its loss, and the loss at the rate that is chosen at the reference width: the
+    lowest whose loss there is within TIE of the best.
 
     ``cost`` is the last over the best: what is lost by choosing the rate at the reference; None where that diverges.
     """
@@ -90,7 +92,8 @@ def summary(rows: list[dict[str, Any]], reference: int) -> list[dict[str, Any]]:
             if row["rule"] == rule:
                 loss = math.inf if row["loss"] is None else row["loss"]
                 curves.setdefault(row["channels"], {})[row["learning_rate"]] = loss
-        chosen = min(curves[reference], key=curves[reference].__getitem__)
+        least = min(curves[reference].values())
+        chosen = min(rate for rate, loss in curves[reference].items() if loss <= TIE * least)
         for width, curve in curves.items():
             best = min(curve, key=curve.__getitem__)
             row = {"rule": rule, "channels": width, "best_rate": best, "best_loss": curve[best], "chosen_rate": chosen}

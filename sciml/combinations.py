@@ -55,9 +55,18 @@ def _precision(config: Any) -> str | None:
 
 
 def _compile(config: Any) -> str | None:
-    name = config.strategy.name
-    if config.trainer.compile and name in SHARDED:
+    if not config.trainer.compile:
+        return None
+    name, heads = config.strategy.name, config.heads.items()
+    if name in SHARDED:
         return f"trainer.compile: found true with strategy={name}, which is not proven, expected false or strategy=ddp"
+    charges = [f"heads.{key}.charges" for key, options in heads if options.get("charges")]
+    charges += ["model.reciprocal.charges"] if config.model.reciprocal.charges else []
+    if charges:
+        return (
+            f"trainer.compile: found true with {charges[0]}, whose sums over waves have sizes that a compiler cannot "
+            "know, expected false"
+        )
     return None
 
 

@@ -179,11 +179,13 @@ def _levels(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return starts, torch.repeat_interleave(counts)
 
 
-def graph_of_rows(batch: Batch, label: torch.Tensor) -> torch.Tensor:
-    """Graph index of every row of a label, which by its length belongs to graphs, fine nodes or coarse nodes."""
-    if label.shape[0] == batch.num_graphs:
+def graph_of_rows(batch: Batch, label: torch.Tensor, level: str | None = None) -> torch.Tensor:
+    """Graph index of every row of a label of ``level`` graph, fine or coarse; without it, its length has to tell."""
+    sizes = {"graph": batch.num_graphs, "fine": batch.batch.shape[0]}
+    found = level or next((name for name, size in sizes.items() if label.shape[0] == size), "coarse")
+    if found == "graph":
         return torch.arange(batch.num_graphs, device=label.device)
-    return batch.batch if label.shape[0] == batch.batch.shape[0] else batch.coarse_batch
+    return batch.batch if found == "fine" else batch.coarse_batch
 
 
 def holds_anywhere(mask: torch.Tensor) -> bool:

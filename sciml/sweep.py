@@ -5,6 +5,7 @@ Values are written as in Hydra: ``key=a,b``, ``key=choice(a,b)``, ``key=range(1,
 is written in brackets, ``train=[a.xyz,b.xyz]``.
 """
 
+import contextlib
 import itertools
 import json
 import subprocess
@@ -175,8 +176,8 @@ def _submit(trials: list[Trial], command: Any, options: Any) -> None:
     for trial, job in zip(due, jobs):
         try:
             job.result()
-        except submitit.core.utils.FailedJobError:
-            trial.code = 1
+        except submitit.core.utils.UncompletedJobError as error:  # it failed, or was lost without a word
+            trial.code = PREEMPTED if f"exit status {PREEMPTED}" in str(error) else 1
     for trial in trials:
         _finish(trial)
         print(f"{' '.join(trial.words)}  {_outcome(trial)}", flush=True)
@@ -200,7 +201,8 @@ def _drawn(space: Space, number: int, folder: Path, verb: str, config_dir: str |
         launch([trial])
         trials.append(trial)
         failed = optuna.trial.TrialState.FAIL
-        study.tell(asked, trial.value) if trial.value is not None else study.tell(asked, state=failed)
+        done = trial.code == 0 and trial.value is not None
+        study.tell(asked, trial.value) if done else study.tell(asked, state=failed)
         if trial.code == PREEMPTED:
             break
     return trials
@@ -215,8 +217,9 @@ def _finish(trial: Trial) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # a full disk may have left a part of the last one
+            yield json.loads(line)
 
 
 def _outcome(trial: Trial) -> str:

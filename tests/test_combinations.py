@@ -25,6 +25,8 @@ TWO = ("train=x", "run_dir=y", "trainer.max_steps=5", "trainer.devices=2", "data
         (["strategy=ddp", "data.find_batch=true"], "data.find_batch: found true with 2 ranks"),
         (["strategy=fsdp2", "init=p", "adapt=lora"], "adapt: found lora with strategy=fsdp2, expected adapt=full"),
         (["strategy=ddp", "init=p", "adapt=lora", "trainer.recompute=true"], "recompute: found true with adapt=lora"),
+        (["strategy=ddp", "trainer.compile=true", "model.reciprocal.charges=4"], "true with model.reciprocal.charges"),
+        (["strategy=ddp", "trainer.compile=true", "heads=long_range"], "found true with heads.energy.charges, whose"),
         (["strategy=ddp", "model.backend=triton"], "model.backend: found triton with trainer.accelerator=cpu"),
     ],
 )

@@ -58,12 +58,14 @@ def test_two_nodes_train_together(tmp_path: Path) -> None:
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, 2, 1, "torchrun has started 4 processes"),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, 4, 2, None),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, 4, 1, "SLURM has started 8 processes"),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "mine"}, 2, 1, "SLURM has started 1 processes"),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, 2, 1, None),
     ],
 )
 def test_what_was_launched_is_what_was_asked_for(
     variables: dict[str, str], devices: int, nodes: int, refusal: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("NODE_RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+    for name in ("NODE_RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -122,7 +122,7 @@ def test_jobs_are_submitted_with_the_parameters_of_the_user(data, commands, tmp_
     stub = ModuleType("submitit")
     stub.AutoExecutor = Executor
     stub.helpers = SimpleNamespace(CommandFunction=lambda command: command)
-    stub.core = SimpleNamespace(utils=SimpleNamespace(FailedJobError=RuntimeError))
+    stub.core = SimpleNamespace(utils=SimpleNamespace(UncompletedJobError=RuntimeError))
     monkeypatch.setitem(sys.modules, "submitit", stub)
     folder = tmp_path / "sweep"
     words = ["seed=1,2", f"sweep.folder={folder}", "sweep.launcher=submitit", "sweep.slurm.slurm_partition=gpu"]

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from sciml.data.corruption import Corruption, Corruptions
 from sciml.data.far_field import FarField
-from sciml.data.graph_dataset import GraphDataset, evaluation_loader
+from sciml.data.graph_dataset import GraphDataset, evaluation_loader, ignore_signals
 from sciml.data.packing import Budget
 from sciml.data.sampler import Plan, Stream, with_share
 from sciml.data.source import Source, source_names
@@ -79,6 +79,7 @@ class DataModule(lightning.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             generator=torch.Generator(),  # else an iterator takes a number from the global one
+            worker_init_fn=ignore_signals,
         )
 
     def val_dataloader(self) -> DataLoader:

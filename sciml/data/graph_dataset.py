@@ -1,5 +1,6 @@
 """From records to the graphs of a micro-batch, with their labels, corrupted where an objective asks for it."""
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,7 +182,20 @@ def evaluation_loader(
 ) -> DataLoader:
     """A loader over one pass of the dataset."""
     bins = dataset.evaluation_bins(kinds, budgets, world_size, rank)
-    return DataLoader(dataset, batch_size=None, sampler=bins, num_workers=workers, generator=torch.Generator())
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=bins,
+        num_workers=workers,
+        generator=torch.Generator(),
+        worker_init_fn=ignore_signals,
+    )
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave signals that reach all processes of a job to the one that trains: it saves, and ends the others."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _rows(target: Target, domain: Any, record: Record, kind: str) -> Any:

@@ -58,7 +58,12 @@ def examine(config: Any) -> list[Finding]:
     folder = Path(config.run_dir or f"runs/{config.name}")
     try:
         if config.run_dir:
-            resume_point(folder, config.resume)
+            damaged: dict[Path, str] = {}
+            resume_point(folder, config.resume, damaged)
+            found += [
+                warning("checkpoints", f"{path.name} is damaged ({reason})", "the run would go on from an older one")
+                for path, reason in damaged.items()
+            ]
         found += _examine_training(_on_one_device(config), config, folder)
     except UserError as error:
         found.append(problem("refused", f"training would stop with: {error}", "mend it, then ask again"))

@@ -37,20 +37,23 @@ def predict(
     device = next(model.parameters()).device
     for micro_batch in evaluation_loader(dataset, kinds, budgets):
         micro_batch = micro_batch.to(device)
+        levels = model.levels(micro_batch.kind)
         with torch.no_grad():
             predictions = model(micro_batch.batch, micro_batch.kind)
         for target, prediction in predictions.items():
             if target in micro_batch.batch:
-                for source, columns in _labelled_rows(target, prediction, micro_batch):
+                for source, columns in _labelled_rows(target, prediction, micro_batch, levels.get(target)):
                     parts.setdefault((source, target), []).append(columns)
     return {key: concatenate(value) for key, value in parts.items()}
 
 
-def _labelled_rows(target: str, prediction: Tensor, micro_batch: LoadedBatch) -> list[tuple[int, Columns]]:
+def _labelled_rows(
+    target: str, prediction: Tensor, micro_batch: LoadedBatch, level: str | None
+) -> list[tuple[int, Columns]]:
     """The labelled rows of one micro-batch, by source."""
     batch = micro_batch.batch
     label = batch[target]
-    graph = graph_of_rows(batch, label)
+    graph = graph_of_rows(batch, label, level)
     finite = label >= 0 if not label.is_floating_point() else torch.isfinite(label)
     labelled = finite.reshape(len(label), -1).all(dim=1)
     of_graph = torch.bincount(batch.batch, minlength=batch.num_graphs)[graph]

@@ -21,6 +21,7 @@ from sciml.data.packing import Budget
 from sciml.data.source import Source
 from sciml.data.store import Subset
 from sciml.data.targets import described_targets
+from sciml.graph import graph_of_rows
 from sciml.models.model import Model
 from sciml.models.readout import Head
 from sciml.objectives.supervised import error_unit
@@ -123,7 +124,9 @@ def labelled_rows(
             label = batch[target]
             known = label >= 0 if not label.is_floating_point() else label.isfinite()
             known = known.reshape(len(label), -1).all(dim=1)
-            unit = error_unit(target, label, batch, found[target][0].scale(target, batch))
+            head = found[target][0]
+            graph = graph_of_rows(batch, label, head.levels.get(target))
+            unit = error_unit(target, graph, batch, head.scale(target, batch))
             columns = (features_of(found, target, batch), predictions[target], label, unit)
             if any(len(column) != len(label) for column in columns):
                 continue  # a head of one's own, whose last layer has other rows than its labels

@@ -41,9 +41,18 @@ class Model(nn.Module):
         parts = [self.backbone, *self.heads.values()]
         return functools.reduce(operator.or_, (getattr(part, "far_field", FarField()) for part in parts))
 
+    @property
+    def spurions(self) -> bool:
+        """Whether the directions of time and beam reach the model."""
+        return bool(getattr(self.backbone, "spurions", True))
+
     def heads_for(self, kind: str) -> list[Head]:
         """The heads that read graphs of ``kind``."""
         return [head for head in self.heads.values() if isinstance(head, Head) and head.kind == kind]
+
+    def levels(self, kind: str) -> dict[str, str]:
+        """{prediction: graph, fine or coarse} of the predictions whose heads say what has a row."""
+        return {name: level for head in self.heads_for(kind) for name, level in head.levels.items()}
 
     def forward(self, batch: Batch, kind: str, create_graph: bool = False) -> dict[str, Tensor]:
         """Return {target: prediction} for a batch of one kind; units and shapes as in :mod:`sciml.graph`.
@@ -54,8 +63,8 @@ class Model(nn.Module):
         if kind == "atoms" and (needed := self.far_field):
             batch = with_far_field(batch, needed)
         batch = floating_inputs_to(batch, self.dtype)
-        if not getattr(self.backbone, "spurions", True):  # of heads too, some of which read the inputs themselves
-            batch = without_spurions(batch, kind)
+        if not self.spurions and not torch.compiler.is_compiling():  # a compiled step has done so before
+            batch = without_spurions(batch, kind)  # of heads too, some of which read the inputs themselves
         heads = self.heads_for(kind)
         differentiate = any(head.differentiates for head in heads)
         with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):

@@ -65,17 +65,19 @@ class Geometry:
 class Head(nn.Module):
     """Base of all heads: turns the features of nodes into named predictions.
 
-    A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``lmax`` (the
-    highest degree of features it reads), ``differentiates`` (whether it needs gradients of the geometry) and
+    A subclass sets ``kind`` (the kind of graph it reads), ``targets`` (the predictions it returns), ``levels`` (graph,
+    fine or coarse, where the number of rows of a prediction may not tell), ``lmax`` (the highest degree of features it
+    reads), ``differentiates`` (whether it needs gradients of the geometry) and
     ``far_field`` (what it needs beyond the edges) and ``reads_noise`` (whether the backbone must know the level of
     noise in the positions), and takes (context, **options) to build, with ``takes_key`` (context, key, **options).
     What ``sciml verify`` must know beside that: ``ranks`` {prediction: spatial axes, or irreps} of those that turn with
-    space and are not in :data:`sciml.physics.symmetry.RANKS`, and ``irc_safe``, the claim that soft particles and
-    collinear splittings change nothing.
+    space and are not in :data:`sciml.physics.symmetry.RANKS`, ``irc_safe``, the claim that soft particles and
+    collinear splittings change nothing, and ``shares_charge``, that parts of a system do so however far they are apart.
     """
 
     kind: str
     targets: tuple[str, ...]
+    levels: dict[str, str] = {}
     lmax: int = 0
     differentiates: bool = False
     far_field: FarField = FarField()
@@ -83,6 +85,7 @@ class Head(nn.Module):
     takes_key: bool = False
     ranks: dict[str, int | str] = {}
     irc_safe: bool = False
+    shares_charge: bool = False
 
     @classmethod
     def facts(cls, key: str, options: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -57,7 +57,7 @@ class TargetHead(Head):
     ) -> None:
         super().__init__(context)
         self.target = Target(key, level, irreps, unit, tuple(map(str, classes or ())), extensive, kind, column)
-        self.kind, self.targets, self.channels = kind, (key,), channels
+        self.kind, self.targets, self.levels, self.channels = kind, (key,), {key: level}, channels
         terms = [(len(self.target.classes), 0)] if classes else self.target.terms
         self.terms, self.scalars = terms, sum(copies for copies, degree in terms if degree == 0)
         tensors = sum(copies for copies, degree in terms if degree > 0)
@@ -180,7 +180,8 @@ class RaiseDegrees(nn.Module):
         positions, edges = geometry.positions_strained, edges_of(batch)
         with full_precision(positions):
             vectors = edge_vectors(batch, edges, positions, geometry.cell_strained, self.backend) / self.cutoff
-            edge = edge_embedding(vectors, self.lmax, BASIS, backend=self.backend)
+            solid = self.kind == "jets"  # particles may be parallel, and their difference then has no direction
+            edge = edge_embedding(vectors, self.lmax, BASIS, solid=solid, backend=self.backend)
         x = self.linear(features.fine[:, : num_components(self.lmax_in)])
         hidden = self.radial(edge, edges, invariants, invariants, self.kind, None)
         message = self.convolution(x, edge.harmonics, hidden, edges, torch.ones_like(invariants[0, 0]))

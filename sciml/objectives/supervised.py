@@ -78,14 +78,14 @@ class Supervised:
 
     def _rows(self, head: Head, target: str, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         label = batch[target]
-        graph = graph_of_rows(batch, label)
+        graph = graph_of_rows(batch, label, head.levels.get(target))
         loss, options = self.losses[target], self.terms[target].options
         if not label.is_floating_point():
             labelled = label >= 0
             losses = loss(prediction[labelled], label[labelled].long(), **options)
             return losses, torch.ones_like(losses), graph[labelled]
         label = label.to(prediction.dtype)
-        unit = error_unit(target, label, batch, head.scale(target, batch)).to(prediction.dtype)
+        unit = error_unit(target, graph, batch, head.scale(target, batch)).to(prediction.dtype)
         unit = unit.view(-1, *([1] * (label.dim() - 1)))
         labelled = torch.isfinite(label)
         error = head.error(target, prediction, label, batch) / unit
@@ -93,12 +93,12 @@ class Supervised:
         return loss(error, torch.zeros_like(error), **options), labelled.to(error.dtype), graph
 
 
-def error_unit(target: str, label: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
-    """Unit (m,) of the error in every row of a label; ``scale`` (B,) is what the head of the target gives."""
-    unit = torch.ones(batch.num_graphs, device=label.device) if scale is None else scale
+def error_unit(target: str, graph: Tensor, batch: Batch, scale: Tensor | None) -> Tensor:
+    """Unit (m,) of the error in every row of a label, by its ``graph`` (m,); ``scale`` (B,) is what the head gives."""
+    unit = torch.ones(batch.num_graphs, device=graph.device) if scale is None else scale
     if target in PER_ATOM:
         unit = unit * batch.ptr.diff()
-    return unit[graph_of_rows(batch, label)]
+    return unit[graph]
 
 
 def _denominator(target: str, micro_batch: LoadedBatch) -> float:

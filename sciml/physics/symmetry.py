@@ -82,6 +82,18 @@ def relative_rms(value: Tensor | np.ndarray, reference: Tensor | np.ndarray, flo
     return float(difference / scale.clamp_min(floor * (~both).sum().sqrt()))
 
 
+def lengths(value: Tensor, rank: int | str) -> Tensor:
+    """The length (..., copies) of every copy of the irreps in ``rank``, signed for scalars; other values as they are.
+
+    Boosts turn the vectors of a rest frame (Wigner, 1939) and leave these.
+    """
+    if not isinstance(rank, str):
+        return value
+    degrees = [degree for copies, degree in parse_irreps(rank) for _ in range(copies)]
+    parts = value.split([2 * degree + 1 for degree in degrees], dim=-1)
+    return torch.cat([part if part.shape[-1] == 1 else part.norm(dim=-1, keepdim=True) for part in parts], dim=-1)
+
+
 def random_orthogonal(generator: torch.Generator | None = None) -> Tensor:
     """A matrix (3, 3) float64 of O(3), uniform in the Haar measure (Mezzadri, 2007): half of them reflect."""
     q, r = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))

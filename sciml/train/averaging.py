@@ -20,6 +20,7 @@ class ExponentialAverage(Callback):
         self.decay = decay
         self.updates = 0
         self.averages: list[torch.Tensor] = []
+        self._whole = False  # as a checkpoint holds them
         self._step = -1
         self._parameters: list[torch.Tensor] = []
         self._training: list[torch.Tensor] | None = None
@@ -27,10 +28,9 @@ class ExponentialAverage(Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._step = trainer.global_step
         self._parameters = list(module.model.parameters())
-        if self.averages:  # of a checkpoint, which holds them whole
-            self.averages = [part_of(p, a).clone() for p, a in zip(self._parameters, self.averages, strict=True)]
-        else:
+        if not self.averages:
             self.averages = [part(parameter).clone() for parameter in self._parameters]
+        self._cut(self._parameters)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         if trainer.global_step == self._step:
@@ -52,8 +52,15 @@ class ExponentialAverage(Callback):
 
     def swap(self, model: torch.nn.Module) -> None:
         """Put the averages into the model; :meth:`restore` takes them out again."""
+        self._cut(list(model.parameters()))  # of a run that is resumed after its last step
         self._training = [part(parameter).clone() for parameter in model.parameters()]
         copy_parts(self.averages, model.parameters())
+
+    def _cut(self, parameters: list[torch.Tensor]) -> None:
+        """Keep this rank's part of averages that are whole."""
+        if self._whole:
+            self.averages = [part_of(p, a).clone() for p, a in zip(parameters, self.averages, strict=True)]
+        self._whole = False
 
     def restore(self, model: torch.nn.Module) -> None:
         """Put the trained parameters back."""
@@ -73,4 +80,4 @@ class ExponentialAverage(Callback):
         return {"updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates, self.averages = state["updates"], state["averages"]
+        self.updates, self.averages, self._whole = state["updates"], state["averages"], True

@@ -23,6 +23,8 @@ class TimeLimit(Callback):
         if trainer.global_step == self._step:
             return  # between the micro-batches of a step: stopping here would throw their gradients away
         self._step = trainer.global_step
+        if self._step >= module.total_steps:
+            return  # the run ends by itself, with the validation that belongs to its last step
         over = time.perf_counter() - self.start > self.seconds
         if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.limit_val_batches = 0  # Lightning validates before it stops, due or not

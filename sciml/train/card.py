@@ -3,6 +3,7 @@
 from typing import Any
 
 from sciml.data.source import Source
+from sciml.data.statistics import elements_of
 from sciml.train.sources import datasets_of_domain
 
 UNITS = {
@@ -18,12 +19,14 @@ UNITS = {
 def package_config(description: dict[str, Any], sources: list[Source], baselines: dict[str, Any]) -> dict[str, Any]:
     """The content of a package's ``config.json``: the model, its units, and what it was trained on."""
     context = description["context"]
-    elements = sorted({int(z) for table in context["references"].values() for z in table})
+    elements = {int(z) for table in context["references"].values() for z in table}
+    if not elements:  # structures without energies
+        elements = {number for source in sources if source.data.base != "hep" for number in elements_of(source.data)}
     return {
         "sciml_version": _version(),
         "model": description,
         "units": UNITS,
-        "elements": elements,
+        "elements": sorted(elements),
         "datasets_of_domain": datasets_of_domain(sources, context["datasets"]),
         "baselines": baselines,
         "data": [

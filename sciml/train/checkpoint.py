@@ -169,6 +169,13 @@ def validation_losses(folder: Path) -> dict[Path, float]:
     return {path: loss for loss, path in sorted(known, key=lambda pair: pair[0])}
 
 
+def note_validation(folder: Path, step: int, loss: float) -> None:
+    """Write the validation loss of ``step`` into the manifest of its checkpoint, where there is one without."""
+    for path, manifest in manifests_in(folder).items():
+        if step_of(path) == step and path.is_dir() and manifest.get("validation_loss") is None:
+            write_text(path / MANIFEST, json.dumps(manifest | {"validation_loss": loss}, indent=1) + "\n")
+
+
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint, of the oldest format an empty one. Raises ValueError where it is not readable."""
     if path.suffix == _OLD_FILE:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from sciml.errors import UserError
+from sciml.models.embedding import without_spurions
 from sciml.models.model import Model, floating_inputs_to
 
 Forward = Callable[[Batch, str], dict[str, Tensor]]
@@ -44,6 +45,8 @@ def compiled_forward(model: Model, backend: str = "inductor") -> Forward:
                 model(batch, kind)
             ready.add(kind)
         batch = _with_leaves(batch, model.dtype)
+        if not model.spurions:
+            batch = without_spurions(batch, kind)
         settings = {"trace_autograd_ops": True, "recompile_limit": MOST_GRAPHS}
         with torch._dynamo.config.patch(settings):
             try:

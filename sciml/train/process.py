@@ -11,6 +11,7 @@ import torch
 
 from sciml.errors import UserError
 
+INTERACTIVE = ("bash", "interactive")  # names of SLURM's jobs in which Lightning starts the ranks itself
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from malloc.h
 
 
@@ -42,7 +43,7 @@ def check_launch(devices: int, nodes: int) -> None:
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:  # of torchrun
         found, launcher = int(environment["WORLD_SIZE"]), "torchrun"
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    elif _is_task_of_slurm():
         found, launcher = int(environment["SLURM_NTASKS"]), "SLURM"
     elif nodes > 1 and "NODE_RANK" not in environment:
         raise UserError(
@@ -56,6 +57,14 @@ def check_launch(devices: int, nodes: int) -> None:
             f"trainer.devices and trainer.nodes: found {devices} and {nodes}, but {launcher} has started {found} "
             "processes; let their product be that."
         )
+
+
+def _is_task_of_slurm() -> bool:
+    """Whether Lightning takes its ranks from SLURM: in every job, but for one task in an interactive shell."""
+    environment = os.environ
+    if not {"SLURM_NTASKS", "SLURM_PROCID"} <= environment.keys():
+        return False
+    return int(environment["SLURM_NTASKS"]) > 1 or environment.get("SLURM_JOB_NAME") not in (None, *INTERACTIVE)
 
 
 def sum_over_ranks(losses: dict[str, torch.Tensor], targets: Iterable[str], strategy: Any) -> dict[str, float]:

@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Callback
 
 from sciml.config import FREE_KEYS
 from sciml.errors import UserError
-from sciml.train.checkpoint import newest_checkpoint, step_of
+from sciml.files import write_text
+from sciml.train.checkpoint import LATEST, newest_checkpoint, step_of
 from sciml.train.events import add_event, cut_events
 from sciml.train.process import first_process
 from sciml.train.progress import say
@@ -49,8 +50,10 @@ MAY_CHANGE = (
 )
 
 
-def resume_point(folder: Path, resume: bool) -> Path | None:
+def resume_point(folder: Path, resume: bool, damaged: dict[Path, str] | None = None) -> Path | None:
     """The checkpoint to continue from, None for a fresh start: the newest that is not damaged.
+
+    Those that were passed over are added to ``damaged``, with the reasons; nothing is changed.
 
     Raises UserError where the folder holds a run and ``resume`` is not asked for, or where all its checkpoints are
     damaged. A run is there where it left its configuration or checkpoints; data that a failed command ingested are
@@ -62,7 +65,7 @@ def resume_point(folder: Path, resume: bool) -> Path | None:
                 f"run_dir={folder} holds a run already; give another folder, or resume=true to continue it."
             )
         return None
-    damaged: dict[Path, str] = {}
+    damaged = {} if damaged is None else damaged
     found = newest_checkpoint(folder / "checkpoints", damaged.__setitem__)
     if damaged and found is None:
         path, reason = next(iter(damaged.items()))
@@ -70,12 +73,17 @@ def resume_point(folder: Path, resume: bool) -> Path | None:
             f"{path} is not a readable checkpoint ({reason}), and no other in its folder is; restore one from a copy, "
             "or start anew in another run_dir."
         )
+    return found
+
+
+def put_aside(folder: Path, damaged: dict[Path, str], found: Path) -> None:
+    """Rename damaged checkpoints of the run in ``folder`` and tell of them; ``latest`` is then ``found``."""
     for path, reason in damaged.items():
         say(f"resume: {path} is damaged ({reason}), so it becomes damaged-{path.name}; going on from an older one")
-        if found is not None and first_process():
+        if first_process():
             path.rename(path.with_name(f"damaged-{path.name}"))
+            write_text(path.parent / LATEST, found.name + "\n")
             add_event(folder, step_of(found), "damaged checkpoint", checkpoint=path.name, reason=reason)
-    return found
 
 
 def check_resumed(folder: Path, config: dict[str, Any]) -> None:
@@ -113,18 +121,22 @@ class Resume(Callback):
     """Puts a run back to where its checkpoint was saved; the last of the callbacks.
 
     Generators are restored when everything is set up, so that what setting up draws is not missing afterwards. A
-    validation that was due is made up for before the first step.
+    validation that was due is made up for before the first step, or after the last, which Lightning would not begin.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
         self._generators: dict[str, Any] | None = None
         self._validation_due = False
+        self._steps: int | None = None
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         step, rank = checkpoint["global_step"], trainer.global_rank
         checkpoint["loops"] = {"fit_loop": progress_at(trainer, step)}
         self._validation_due = checkpoint["validation_due"]
+        loop = trainer.fit_loop.epoch_loop
+        if self._validation_due and step >= loop.max_steps:
+            self._steps, loop.max_steps = loop.max_steps, step + 1
         if rank < len(checkpoint["ranks"]):
             self._generators = checkpoint["ranks"][rank]["generators"]
         elif rank:
@@ -139,6 +151,8 @@ class Resume(Callback):
         if self._validation_due:
             self._validation_due = False
             validate_now(trainer)
+        if self._steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._steps = self._steps, None
 
 
 def progress_at(trainer: lightning.Trainer, step: int) -> dict[str, Any]:

@@ -44,10 +44,15 @@ def plan_steps(module: Module, data: DataModule, config: Any, start: float, chec
     For a time budget a copy of the module takes some steps and one validation; both are timed once. The resulting
     numbers are stored in every checkpoint, so that a resumed run follows the same schedule.
     """
+    options = config.trainer
     if checkpoint is not None:
         stored = read_checkpoint(checkpoint)
-        return int(stored["total_steps"]), int(stored["validations"])
-    options = config.trainer
+        total = int(stored["total_steps"])
+        if options.max_steps not in (None, total):
+            say(
+                f"trainer.max_steps={options.max_steps}: the run keeps the {total} steps that its schedule was made for"
+            )
+        return total, int(stored["validations"])
     budget = options.max_seconds
     if budget is None:
         return int(options.max_steps), VALIDATIONS
@@ -164,9 +169,10 @@ def fit(
             _run_fit(trainer, module, data, checkpoint)
         except Stopped:
             return False
+    signalled = trainer.strategy.reduce_boolean_decision(preemption.signalled, all=False)  # after the last meeting too
     average.swap(module.model)
     _check_finite(module)
-    return trainer.global_step >= module.total_steps and not preemption.signalled
+    return trainer.global_step >= module.total_steps and not signalled
 
 
 def _asked_for(

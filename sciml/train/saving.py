@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sciml.errors import UserError
-from sciml.train.checkpoint import STATE, rank_file
+from sciml.train.checkpoint import STATE, note_validation, rank_file
 from sciml.train.rng import generator_states
 from sciml.train.writer import Writer
 
@@ -58,6 +58,9 @@ class Checkpoints(Callback):
         self._validated = trainer.global_step
         loss = trainer.callback_metrics.get("val/loss")
         self._loss = None if loss is None else float(loss)
+        if self._validated == self._saved and self._loss is not None and trainer.is_global_zero:
+            self.wait()  # saved before its validation, which was broken off: made up for now
+            note_validation(self.folder, self._saved, self._loss)
         if self.every is None or trainer.global_step % self.every == 0:
             self.save(trainer)
 

@@ -143,10 +143,16 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         return squares.sqrt()
 
     def leave_out(self, optimizer: Any) -> None:
-        """Drop the gradients of a step: what is not finite DeepSpeed leaves out by itself, and counts on."""
-        for gradient in self._gradients():
+        """Drop the gradients of a step: what is not finite DeepSpeed leaves out by itself, and counts on.
+
+        They are zeros afterwards, for the next step does not write the padding of a rank's part under ZeRO-3.
+        """
+        gradients = list(self._gradients())
+        for gradient in gradients:
             gradient.fill_(torch.nan)
         self.deepspeed_engine.step()
+        for gradient in gradients:
+            gradient.zero_()
 
     def _gradients(self) -> Iterator[Tensor]:
         """This rank's parts of the summed gradients, between the last backward pass of a step and its update."""

@@ -19,6 +19,7 @@ from sciml.train.adapt.finetuning import from_scratch
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.batch_size import find_budgets, with_budgets, with_stored_budgets
 from sciml.train.checkpoint import package_of_checkpoint, step_of, validation_losses
+from sciml.train.events import cut_events
 from sciml.train.labels import check_classes_seen, check_targets
 from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
@@ -27,7 +28,7 @@ from sciml.train.optimizer import relative_widths
 from sciml.train.process import check_launch, first_process, prepare_process
 from sciml.train.progress import say
 from sciml.train.provenance import provenance
-from sciml.train.resume import check_resumed, resume_point
+from sciml.train.resume import check_resumed, put_aside, resume_point
 from sciml.train.run import fit, plan_steps
 from sciml.train.sharding import unsharded
 from sciml.train.sources import Splits, check_far_field, check_known
@@ -68,13 +69,18 @@ def _train(config: Any, folder: Path, start: float) -> int:
 
 def _resumed(config: Any, folder: Path) -> tuple[Any, Path | None]:
     """The configuration with the limits that the run found before, and the checkpoint that training goes on from."""
-    checkpoint = resume_point(folder, config.resume or not first_process())
+    damaged: dict[Path, str] = {}
+    checkpoint = resume_point(folder, config.resume or not first_process(), damaged)
+    if checkpoint is not None:
+        put_aside(folder, damaged, checkpoint)
     if config.resume and checkpoint is not None:
         if config.data.find_batch:
             config = with_stored_budgets(config, folder)
         check_resumed(folder, config.model_dump())
     elif config.resume:
         say(f"resume: no checkpoint in {folder / 'checkpoints'}, so this run starts afresh")
+        if first_process():
+            cut_events(folder, 0)
     return config, checkpoint
 
 

@@ -6,7 +6,16 @@ import torch
 
 from sciml.models.model import build_model
 from sciml.models.target_head import TargetHead
-from sciml.physics.symmetry import Action, permute, random_orthogonal, relative_rms, rotate
+from sciml.physics import lorentz
+from sciml.physics.symmetry import (
+    Action,
+    lengths,
+    lorentz_transform,
+    permute,
+    random_orthogonal,
+    relative_rms,
+    rotate,
+)
 from tests.helpers import random_crystal, random_jet, random_molecule, random_peptide
 from tests.small import describe_model, graph_of, outputs
 
@@ -79,6 +88,19 @@ def test_facts_of_the_labels_are_where_an_untrained_head_starts():
     graph = graph_of(random_molecule(np.random.default_rng(0), atoms=5, elements=(1, 6)), "atoms")
     expected = 2.0 * (graph.types == 1).sum() - 3.0 * (graph.types == 6).sum()
     assert float(outputs(model, "atoms", graph)["gap"][0, 0]) == pytest.approx(float(expected))
+
+
+def test_vectors_of_parallel_particles_are_finite_and_keep_their_length_when_the_jet_is_boosted():
+    """Two particles of one direction have no direction between them; boosts turn the vectors of the rest frame."""
+    model = model_of({"axis": {"kind": "jets", "irreps": "1o"}}, layers=1)
+    record = random_jet(np.random.default_rng(0), particles=6)
+    record["momenta"][1] = 0.5 * record["momenta"][0]
+    first = outputs(model, "jets", graph_of(record, "jets"))["axis"]
+    assert first.isfinite().all()
+    assert float(first.abs().max()) > 1e-4
+    boosted, spurions = lorentz_transform(record, lorentz.random_boost(3.0, torch.Generator().manual_seed(0)))
+    moved = outputs(model, "jets", graph_of(boosted, "jets", spurions=spurions))["axis"]
+    assert relative_rms(lengths(moved, "1o"), lengths(first, "1o")) < 1e-6
 
 
 def test_levels_and_kinds_have_their_rows():

@@ -6,7 +6,7 @@ import torch
 
 from sciml.data.graph_dataset import LoadedBatch
 from sciml.errors import UserError
-from sciml.graph import collate
+from sciml.graph import collate, graph_of_rows
 from sciml.objectives.losses import absolute_error, cross_entropy, huber, squared_error
 from sciml.objectives.supervised import Supervised, Term, error_unit
 from tests.helpers import random_crystal, random_jet, random_molecule, random_peptide, relative_rms
@@ -136,8 +136,18 @@ def test_errors_of_numbers_on_the_coarse_level_are_in_the_unit_of_their_graph():
     first, second = (graph_of(random_peptide(np.random.default_rng(0), residues=n), "residues") for n in (1, 3))
     batch = collate([first, second])
     label = torch.zeros(batch.coarse_types.shape[0], 2)
-    unit = error_unit("exposure", label, batch, torch.tensor([2.0, 3.0]))
+    unit = error_unit("exposure", graph_of_rows(batch, label), batch, torch.tensor([2.0, 3.0]))
     assert unit.tolist() == [{0: 2.0, 1: 3.0}[int(graph)] for graph in batch.coarse_batch]
+
+
+def test_as_many_residues_as_graphs_are_residues_where_the_head_says_so():
+    """A molecule without residues beside a peptide of two: two rows, both of the second graph."""
+    molecule, peptide = graphs("atoms")[0], graph_of(random_peptide(np.random.default_rng(0), residues=2), "atoms")
+    batch = collate([molecule, peptide])
+    rows = torch.zeros(2, 1)
+    assert batch.coarse_types.shape[0] == batch.num_graphs == 2
+    assert graph_of_rows(batch, rows, "coarse").tolist() == [1, 1]
+    assert graph_of_rows(batch, rows, "graph").tolist() == [0, 1]
 
 
 def test_weights_multiply():

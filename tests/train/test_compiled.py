@@ -7,10 +7,11 @@ import torch
 from sciml.data.graph_dataset import LoadedBatch
 from sciml.errors import UserError
 from sciml.graph import collate
+from sciml.models.model import build_model
 from sciml.objectives.supervised import Supervised, Term
 from sciml.train.compiled import compiled_forward
 from tests.helpers import random_crystal, random_jet, random_molecule, random_peptide, relative_rms
-from tests.small import ALL_SCALES, graph_of, random_model
+from tests.small import ALL_SCALES, describe_model, graph_of, random_model
 
 OBJECTIVE = Supervised(
     {
@@ -60,6 +61,17 @@ def check(kind: str, backend: str, batches: list[LoadedBatch], **options) -> Non
 def test_gradients_of_the_parameters_are_the_eager_ones(kind):
     """Traced and differentiated as a whole; two sizes, so that no size is burnt in. Atoms have forces and a stress."""
     check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)], layers=1, correlation=2)
+
+
+def test_jets_without_spurions_and_with_four_momenta_are_traced():
+    """Neither copies a batch nor looks at a number while it is traced."""
+    description = describe_model(("jets",), layers=1, correlation=1, spurions=False)
+    description["heads"]["four_momenta"] = {"name": "four_momenta", "hidden": 8}
+    model = build_model(description).double()
+    batch = micro_batch("jets", 7).batch
+    expected, found = model(batch, "jets", create_graph=True), compiled_forward(model, "aot_eager")(batch, "jets")
+    for name, value in expected.items():
+        assert relative_rms(found[name], value) < 1e-9, name
 
 
 @pytest.mark.slow

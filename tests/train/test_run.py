@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,15 @@ from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.train import run as run_module
 from sciml.train.budget import TimeLimit
-from sciml.train.checkpoint import checkpoints_in, package_of_checkpoint, read_checkpoint, remove, step_of
+from sciml.train.checkpoint import (
+    checkpoints_in,
+    package_of_checkpoint,
+    read_checkpoint,
+    remove,
+    step_of,
+    validation_losses,
+)
+from sciml.train.module import Module
 from sciml.train.throughput import CLOCKED
 from sciml.verbs.train import train
 from tests.helpers import random_crystal
@@ -198,6 +208,32 @@ def test_the_weights_of_the_lowest_validation_loss_are_published_where_wanted(wo
     expected = package_of_checkpoint(workplace / "run" / "checkpoints" / f"step={step:09d}").model.state_dict()
     assert same(weights(workplace / "run"), dict(expected))
     assert ("the weights of step 3 are published, of validation loss -1" in capsys.readouterr().err) == (step == 3)
+
+
+def test_a_validation_that_the_last_step_owes_is_made_up_for(finished, workplace, monkeypatch):
+    """SIGTERM during the last step: saved without its validation, which the resumed run makes, and notes."""
+    shutil.rmtree(workplace / "run")
+    plain = Module.training_step
+
+    def told_to_end(module, *arguments):
+        if module.trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(module, *arguments)
+
+    monkeypatch.setattr(Module, "training_step", told_to_end)
+    assert train(train_config(workplace, *RESUMABLE)) == 143
+    monkeypatch.undo()
+    assert train(train_config(workplace, *RESUMABLE, "resume=true")) == 0
+    assert same(weights(workplace / "run"), weights(finished / "run"))
+    found, expected = ([li for li in lines(folder / "run") if "val/loss" in li] for folder in (workplace, finished))
+    assert [line["step"] for line in found] == [line["step"] for line in expected] == [3, 6]
+    losses = validation_losses(workplace / "run" / "checkpoints")
+    assert {step_of(path) for path in losses} == {3, 6}
+
+
+def test_more_steps_of_a_resumed_run_are_not_silently_left_out(workplace, capsys):
+    assert train(train_config(workplace, *RESUMABLE, "trainer.max_steps=9", "resume=true")) == 0
+    assert "trainer.max_steps=9: the run keeps the 6 steps that its schedule" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(workplace):

@@ -16,6 +16,7 @@ from sciml.doctor.faults.small import small_store
 from sciml.doctor.faults.strategies import SHORT_RUN
 from sciml.train.checkpoint import checkpoints_in, remove, step_of
 from sciml.train.strategy import build_strategy
+from tests.small import stores
 
 TWO = "trainer.devices=2"
 KEPT = ("trainer.checkpoint_every=1", "trainer.checkpoint_keep=100", "optimizer.ema_decay=0.5")
@@ -30,6 +31,15 @@ def loss(self, micro_batch):
     return value * float("nan") if broken else value
 Module._loss = loss
 """
+
+
+THREE_KINDS = (
+    *("model=tiny", "model.channels=4", "model.radial.hidden=[8]", "heads=long_range", "trainer.max_steps=3"),
+    *("data.bins_per_step={atoms: 2, jets: 2, residues: 2}", "data.val_fraction=0.25", "optimizer.warmup_steps=1"),
+    *("objective.denoise.weight={atoms: 1.0, residues: 1.0}", "objective.masked.weight={atoms: 0.2, jets: 0.2}"),
+    *("data.batch.atoms.max_graphs=3", "data.batch.jets.max_graphs=3", "data.batch.residues.max_graphs=3"),
+    *("logger=disabled", "trainer.progress=false", "trainer.threads=1", "trainer.val_every=3"),
+)
 
 
 def command(name: str, *words: str) -> list[str]:
@@ -112,9 +122,43 @@ def test_a_run_goes_on_under_another_strategy(tmp_path):
 def test_a_step_that_is_no_number_on_one_rank_is_left_out_under_every_strategy(tmp_path):
     small_store(tmp_path / "molecules")
     run(tmp_path, 1, [command("single")], NOT_A_NUMBER)
-    names = ("ddp", "zero1", "zero2", "fsdp2")
-    run(tmp_path, 2, [command(name, f"strategy={name}", TWO) for name in names], NOT_A_NUMBER)
+    run(tmp_path, 1, [command("single_direct", "heads=direct")], NOT_A_NUMBER)
+    names = ("ddp", "zero1", "zero2", "fsdp2", "zero3")
+    direct = {"zero3": ["heads=direct"]}
+    run(
+        tmp_path,
+        2,
+        [command(name, f"strategy={name}", TWO, *direct.get(name, [])) for name in names],
+        NOT_A_NUMBER,
+    )
     for name in ("single", *names):
         lines = [json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if line["event"] == "left out"] == [3], name
-        assert difference(tmp_path, name, "single") <= 1e-6, name
+        alone = "single_direct" if name in direct else "single"
+        assert difference(tmp_path, name, alone) <= 1e-6, name
+
+
+@pytest.mark.slow
+def test_a_run_that_was_lost_after_its_last_step_is_published_when_resumed(tmp_path):
+    """The averages of a checkpoint are whole, and nothing is trained that would cut them."""
+    small_store(tmp_path / "molecules")
+    begun = {"fsdp2": [], "zero3": ["heads=direct"]}
+    run(tmp_path, 2, [command(name, f"strategy={name}", TWO, *words) for name, words in begun.items()])
+    for name in begun:
+        shutil.move(tmp_path / name / "package", tmp_path / f"{name}-before" / "package")
+    again = [command(name, f"strategy={name}", TWO, *words, "resume=true") for name, words in begun.items()]
+    run(tmp_path, 2, again)
+    for name in begun:
+        assert difference(tmp_path, name, f"{name}-before") <= 1e-6, name
+
+
+@pytest.mark.slow
+def test_every_head_under_every_strategy(tmp_path):
+    """Energies with charges, jets, residues and the objectives of pretraining, together, as one process trains them."""
+    stores(tmp_path)
+    words = ["train=[molecules,jets,peptides]", *THREE_KINDS]
+    run(tmp_path, 1, [["train", "run_dir=single", *words]])
+    names = ("ddp", "zero1", "zero2", "fsdp2")
+    run(tmp_path, 2, [["train", f"run_dir={name}", *words, f"strategy={name}", TWO] for name in names])
+    for name in names:
+        assert difference(tmp_path, name, "single") <= 1e-5, name

@@ -9,6 +9,7 @@ import numpy as np
 
 from sciml.data.store import Store
 from sciml.doctor.faults.commands import SHORT_RUN, last_line, start, wait_for
+from sciml.doctor.faults.processes import loaders_of
 from sciml.doctor.faults.row import Row
 from sciml.errors import UserError
 from sciml.ingest.ingest import ingest
@@ -68,7 +69,7 @@ def fault_14_loader_dies(folder: Path) -> Row:
     process = start(folder, "train", *SHORT_RUN, *words, f"run_dir={run}")
     try:
         wait_for(lambda: process.poll() is not None or len(list((run / "checkpoints").glob("step=*"))) > 1)
-        for worker in _workers(process.pid):
+        for worker in loaders_of(process.pid):
             os.kill(worker, signal.SIGKILL)
         code = process.wait(timeout=120)
     finally:
@@ -100,17 +101,3 @@ def _is_refused(action: object) -> bool:
     except UserError:
         return True
     return False
-
-
-def _workers(parent: int) -> list[int]:
-    """The children of a process that run its own command: those that it forked to load data."""
-    found = []
-    command = Path(f"/proc/{parent}/cmdline").read_bytes()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            above = int(status.read_text().rpartition(")")[2].split()[1])
-            if above == parent and (status.parent / "cmdline").read_bytes() == command:
-                found.append(int(status.parent.name))
-        except OSError:  # gone in the meantime
-            continue
-    return found

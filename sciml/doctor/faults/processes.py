@@ -108,3 +108,17 @@ def has_step(run: Path, step: int) -> Callable[[], bool]:
     """Whether ``metrics.jsonl`` of a run has come to ``step``."""
     path = run / "metrics.jsonl"
     return lambda: path.exists() and f'"step": {step},' in path.read_text(encoding="utf-8")
+
+
+def loaders_of(parent: int) -> list[int]:
+    """The children of a process that run its own command: those that it forked to load data."""
+    found = []
+    command = Path(f"/proc/{parent}/cmdline").read_bytes()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            above = int(status.read_text().rpartition(")")[2].split()[1])
+            if above == parent and (status.parent / "cmdline").read_bytes() == command:
+                found.append(int(status.parent.name))
+        except OSError:  # gone in the meantime
+            continue
+    return found

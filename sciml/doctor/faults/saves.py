@@ -30,7 +30,7 @@ from sciml.train.checkpoint import (
     step_of,
 )
 from sciml.train.events import read_events
-from sciml.train.resume import resume_point
+from sciml.train.resume import put_aside, resume_point
 from sciml.train.writer import Writer
 
 OTHER_FILESYSTEM = Path("/dev/shm")
@@ -87,7 +87,10 @@ def fault_07_damaged_checkpoint(folder: Path) -> Row:
         run = folder / damage_of.__name__
         _write(run / "checkpoints", range(1, 4))
         damage_of(run / "checkpoints" / "step=000000003" / STATE)
-        found = resume_point(run, resume=True)
+        damaged: dict[Path, str] = {}
+        found = resume_point(run, True, damaged)
+        assert found is not None
+        put_aside(run, damaged, found)
         (event,) = read_events(run)
         named = event["checkpoint"] == "step=000000003"
         outcomes.append(named and found == run / "checkpoints" / "step=000000002" and damage(found) is None)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import sciml
-from sciml.doctor.faults.processes import codes, ended, has_step, start, start_ranks, wait_until
+from sciml.doctor.faults.processes import codes, ended, has_step, loaders_of, start, start_ranks, wait_until
 from sciml.doctor.faults.row import Row
 from sciml.doctor.faults.small import metrics, train_here, words
 from sciml.errors import UserError
@@ -62,13 +62,27 @@ def fault_04_terminate_ranks(folder: Path, thorough: bool = False) -> Row:
         found = checkpoints_in(place / "run" / "checkpoints")
         last = metrics(place)[-1]["step"]
         outcomes.append(left == [PREEMPTED] * 2 and [step_of(path) for path in found] == [last] and _whole(found))
+    outcomes.append(_terminated_with_its_loaders(folder / "loaders"))
+    told_ranks = ", ".join(" and ".join(f"rank {rank}" for rank in told) for told, _ in cases)
     return Row(
         4,
-        "SIGTERM or SIGUSR1 to " + ", ".join(" and ".join(f"rank {rank}" for rank in told) for told, _ in cases),
-        f"both ranks leave with {PREEMPTED} and one checkpoint, of the last step in metrics.jsonl",
+        f"SIGTERM or SIGUSR1 to {told_ranks}, and SIGTERM to a run and the process that loads its data",
+        f"all ranks leave with {PREEMPTED} and one checkpoint, of the last step in metrics.jsonl",
         f"{sum(outcomes)} of {len(outcomes)} as expected",
         all(outcomes),
     )
+
+
+def _terminated_with_its_loaders(place: Path) -> bool:
+    """Send SIGTERM to a run and what loads its data, as a shell and some batch systems do; whether it saved."""
+    process = start(["train", *words(place, *ENDLESS, "data.workers=1")], place.with_suffix(".txt"))
+    with ended([process]):
+        wait_until(has_step(place / "run", 2), [process])
+        for number in (*loaders_of(process.pid or 0), process.pid or 0):
+            os.kill(number, signal.SIGTERM)
+        (code,) = codes([process], 120.0)
+    found = checkpoints_in(place / "run" / "checkpoints")
+    return code == PREEMPTED and len(found) == 1 and _whole(found)
 
 
 def _whole(paths: list[Path]) -> bool:
@@ -119,6 +133,7 @@ def fault_06_requeue(folder: Path, thorough: bool = False) -> Row:
     In the short version sciml is a stand-in too, which leaves with the code of a preemption when it gets SIGUSR1.
     """
     expectation = "the job is requeued once, resumes and ends with exit code 0"
+    stand_ins = "sbatch, srun and scontrol" if thorough else "sbatch, srun, scontrol and sciml"
     template = Path(sciml.__file__).parents[1] / "scripts" / "slurm"
     if not template.exists():
         return Row(6, "SLURM preempts a job", expectation, "not made: scripts/slurm is not in this installation", True)
@@ -144,7 +159,7 @@ def fault_06_requeue(folder: Path, thorough: bool = False) -> Row:
     resumed = (folder / "output.txt").read_text().count("srun: sciml train")
     return Row(
         6,
-        "SLURM sends SIGUSR1 before it takes the machine away (stand-ins for sbatch, srun and scontrol)",
+        f"SLURM sends SIGUSR1 before it takes the machine away (stand-ins for {stand_ins})",
         expectation,
         f"exit code {code}, requeued {requeued}, started {resumed} times",
         code == 0 and requeued == ["17"] and resumed == 2,

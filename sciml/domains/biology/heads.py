@@ -13,6 +13,7 @@ class ResidueTypeHead(Head):
 
     kind = "residues"
     targets = ("residue_types",)
+    levels = {"residue_types": "coarse"}
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)

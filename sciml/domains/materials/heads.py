@@ -103,6 +103,7 @@ class EnergyHead(PotentialHead):
         super().__init__(context, hidden)
         if equilibration and not charges:
             raise UserError("heads.energy.equilibration: found true with charges=0, expected 1 set of charges or more.")
+        self.shares_charge = equilibration
         self.electrostatics = Electrostatics(context, charges, equilibration) if charges else None
         self.priors = nn.ModuleList()
         if repulsion:

@@ -33,9 +33,9 @@ LAWS: dict[str, Law] = {
     "precision": Law("derivatives", "forces in fp32 are those in fp64"),
     "energy conservation": Law("dynamics", "the total energy of an NVE run does not drift"),
     "cutoff: value": Law(
-        "cutoff", "nothing jumps as an atom crosses the cutoff", ("cutoff: slope", "energy conservation")
+        "cutoff", "nothing jumps as an atom, or a residue, crosses its cutoff", ("cutoff: slope", "energy conservation")
     ),
-    "cutoff: slope": Law("cutoff", "no slope jumps as an atom crosses the cutoff", ("energy conservation",)),
+    "cutoff: slope": Law("cutoff", "no slope jumps there", ("energy conservation",)),
     "net force": Law("conservation", "direct forces add up to zero", ("net torque",)),
     "net torque": Law("conservation", "torques of direct forces add up to zero"),
     "total charge": Law("conservation", "charges add up to the total charge", ("size extensivity", "size consistency")),

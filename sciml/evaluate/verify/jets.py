@@ -16,7 +16,7 @@ from sciml.evaluate.verify.probe import NAMES, Probe, Worst, typical
 from sciml.evaluate.verify.systems import System
 from sciml.graph import FOUR_MOMENTA, Graph
 from sciml.physics import lorentz
-from sciml.physics.symmetry import lorentz_transform, random_orthogonal, relative_rms
+from sciml.physics.symmetry import lengths, lorentz_transform, random_orthogonal, relative_rms
 
 EPS = torch.finfo(torch.float64).eps
 ROUNDING = 20.0
@@ -46,6 +46,7 @@ def lorentz_invariance(probe: Probe, generator: torch.Generator, curves: Curves)
     geometry, network = Worst(), Worst()
     wide = [probe.graph(system, wider=2.0) for system in systems]
     first = {dtype: probe.predict("jets", [probe.graph(s, dtype) for s in systems], dtype) for dtype in NAMES}
+    ranks = probe.ranks("jets")
     floors = typical(first[torch.float64])
     for gamma in GAMMAS:
         moved = [_boosted(system.record, gamma, generator) for system in systems]
@@ -59,8 +60,9 @@ def lorentz_invariance(probe: Probe, generator: torch.Generator, curves: Curves)
             found = probe.predict("jets", graphs, dtype)
             for system, before, after_boost, (_, _, matrix) in zip(systems, first[dtype], found, moved, strict=True):
                 for name, output in before.items():
-                    expected = output @ matrix.T if name in FOUR_MOMENTA else output
-                    error = relative_rms(after_boost[name], expected, floors.get(name, 0.0))
+                    expected = output @ matrix.T if name in FOUR_MOMENTA else lengths(output, ranks.get(name, 0))
+                    reached = lengths(after_boost[name], ranks.get(name, 0))
+                    error = relative_rms(reached, expected, floors.get(name, 0.0))
                     _point(curves, system, f"{name}, {NAMES[dtype]}", gamma, error)
                     if dtype in NETWORK_TOLERANCE:
                         network.add(name, error, f"{system.name}, gamma {gamma:g}")

@@ -62,10 +62,9 @@ class Probe:
 
         ``wider`` is added to the cutoffs; ``options`` reach the domain's ``graph``.
         """
-        cutoff = self.cutoff(system.kind) + wider
-        coarse = self.package.config["model"].get("coarse", {}).get("cutoffs", {})
-        if system.kind in coarse:
-            options["coarse_cutoff"] = coarse[system.kind] + wider
+        cutoff, coarse = self.cutoff(system.kind) + wider, self.coarse_cutoff(system.kind)
+        if coarse is not None:
+            options["coarse_cutoff"] = coarse + wider
         domain = registry.resolve("domains", system.level.domain)
         record = system.record if record is None else record
         graph = domain.graph(record, system.kind, cutoff, dtype=dtype, **options)
@@ -75,6 +74,11 @@ class Probe:
     def cutoff(self, kind: str) -> float:
         """The cutoff of a kind, in the unit of its positions."""
         return self.package.config["model"]["cutoffs"][kind]
+
+    def coarse_cutoff(self, kind: str) -> float | None:
+        """The cutoff of a kind on the coarse level, None without that level."""
+        found: float | None = self.package.config["model"].get("coarse", {}).get("cutoffs", {}).get(kind)
+        return found
 
     def predict(self, kind: str, graphs: Sequence[Graph], dtype: torch.dtype = torch.float64) -> list[Outputs]:
         """The outputs of every graph, on the CPU; a graph that has no stress beside one that has gets NaN."""
@@ -96,7 +100,8 @@ class Probe:
         batch = batch.to(self.device)
         with torch.no_grad():
             found = self.models[dtype](batch, kind)
-        rows = {name: graph_of_rows(batch, value).cpu() for name, value in found.items()}
+        levels = self.models[dtype].levels(kind)
+        rows = {name: graph_of_rows(batch, value, levels.get(name)).cpu() for name, value in found.items()}
         values = {name: value.detach().cpu() for name, value in found.items()}
         return [{n: value[rows[n] == i] for n, value in values.items()} for i in range(len(graphs))]
 

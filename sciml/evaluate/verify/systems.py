@@ -58,7 +58,7 @@ def levels_of(package: Package) -> list[Level]:
         domain: package.datasets for domain in SCHEMAS if set(kinds(domain)) & set(package.kinds)
     }
     return [
-        Level(index, name, domain, _elements(package, name))
+        Level(index, name, domain, _elements(package, name, domain))
         for index, name in enumerate(package.datasets)
         for domain, names in table.items()
         if name in names
@@ -66,13 +66,19 @@ def levels_of(package: Package) -> list[Level]:
 
 
 def levels_of_atoms(package: Package) -> list[Level]:
-    """Those of the levels of theory that graphs of atoms are made at: they have reference energies."""
+    """Those of the levels of theory that graphs of atoms are made at: some elements are known there."""
     return [level for level in levels_of(package) if level.elements and "atoms" in kinds(level.domain)]
 
 
-def _elements(package: Package, name: str) -> tuple[int, ...]:
-    """Atomic numbers that a level of theory has reference energies of."""
-    return tuple(sorted(int(z) for z in package.config["model"]["context"]["references"].get(name, {})))
+def _elements(package: Package, name: str, domain: str) -> tuple[int, ...]:
+    """Atomic numbers that a level of theory has reference energies of; those of the training data where none has any:
+    the model learned from structures alone.
+    """
+    references = package.config["model"]["context"]["references"]
+    found = references.get(name, {})
+    if not any(references.values()) and "atoms" in package.kinds and "atoms" in kinds(domain):
+        found = package.config.get("elements", ())
+    return tuple(sorted(int(z) for z in found))
 
 
 def random_systems(package: Package, kind: str, seed: int) -> list[System]:
@@ -141,7 +147,9 @@ def real_systems(package: Package, sources: list[Source], samples: int) -> list[
     result = []
     for source in sources:
         level_name = package.datasets[source.dataset]
-        level = Level(source.dataset, level_name, source.data.domain, _elements(package, level_name))
+        level = Level(
+            source.dataset, level_name, source.data.domain, _elements(package, level_name, source.data.domain)
+        )
         for kind in (kind for kind in KINDS if kind in package.kinds):
             serves = np.flatnonzero(source.data.serves(kind))
             if not len(serves) or (kind == "atoms" and not level.elements):
