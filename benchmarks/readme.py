@@ -9,6 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 NOT_MEASURED = {"rmd17_ethanol_gpu.json": "GPU times are not measured yet."}
+HOLDS = {True: "yes", False: "no", None: "not made"}
 LIMIT = (
     "The limit of a pass: its bytes at the measured speed of a copy, or its operations at that of a product of "
     "matrices, whichever takes longer."
@@ -240,7 +241,7 @@ def _compile_report(result: dict[str, Any]) -> str:
 def _faults(result: dict[str, Any]) -> str:
     """One line a fault; a short suite says that its sweeps were short."""
     rows = [
-        [str(row["number"]), row["fault"], row["expectation"], row["figure"], "yes" if row["passed"] else "no"]
+        [str(row["number"]), row["fault"], row["expectation"], row["figure"], HOLDS[row["passed"]]]
         for row in result["rows"]
     ]
     return _table(["", "fault", "expected", "found", "holds"], rows)

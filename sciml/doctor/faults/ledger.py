@@ -27,7 +27,7 @@ def examine_faults(output: Path, thorough: bool = False) -> int:
     write(output / "faults.json", rows, thorough)
     print(table(rows))
     print(f"ledger  {output / 'faults.json'}")
-    return int(not all(row.passed for row in rows))
+    return int(not all(row.passed is not False for row in rows))
 
 
 def make_faults(chosen: Sequence[Fault], thorough: bool = False) -> list[Row]:
@@ -47,7 +47,7 @@ def make_faults(chosen: Sequence[Fault], thorough: bool = False) -> list[Row]:
                     number_of(fault), what, "the fault can be made here", f"{type(error).__name__}: {error}", False
                 )
         rows.append(row)
-        say(f"{row.number:>2} {'held' if row.passed else 'FAILED'} {row.fault} ({time.perf_counter() - start:.0f} s)")
+        say(f"{row.number:>2} {row.verdict} {row.fault} ({time.perf_counter() - start:.0f} s)")
     return sorted(rows, key=lambda row: row.number)
 
 
@@ -72,6 +72,7 @@ def write(path: Path, rows: list[Row], thorough: bool) -> None:
 
 def table(rows: list[Row]) -> str:
     """One line a fault: its number, what was done, what was measured, whether it held."""
-    lines = [f"{row.number:>3}  {'held  ' if row.passed else 'FAILED'}  {row.fault}: {row.figure}" for row in rows]
-    failed = sum(not row.passed for row in rows)
-    return "\n".join([*lines, "", f"{len(rows) - failed} of {len(rows)} faults were borne as expected"])
+    lines = [f"{row.number:>3}  {row.verdict:<8}  {row.fault}: {row.figure}" for row in rows]
+    made = [row for row in rows if row.passed is not None]
+    borne = sum(bool(row.passed) for row in made)
+    return "\n".join([*lines, "", f"{borne} of {len(made)} faults were borne as expected"])

@@ -136,7 +136,7 @@ def fault_06_requeue(folder: Path, thorough: bool = False) -> Row:
     stand_ins = "sbatch, srun and scontrol" if thorough else "sbatch, srun, scontrol and sciml"
     template = Path(sciml.__file__).parents[1] / "scripts" / "slurm"
     if not template.exists():
-        return Row(6, "SLURM preempts a job", expectation, "not made: scripts/slurm is not in this installation", True)
+        return Row(6, "SLURM preempts a job", expectation, "scripts/slurm is not in this installation", None)
     tools = folder / "tools"
     tools.mkdir()
     for name, text in (SLURM if thorough else {**SLURM, "sciml": TRAINER}).items():
