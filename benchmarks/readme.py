@@ -139,10 +139,14 @@ def _kernels(result: dict[str, Any]) -> str:
         for index, peer in enumerate(peers):
             theirs, memory = row[f"{peer}_ms"], row[f"{peer}_memory"]["peak_MB"]
             own = [f"{row['problem']} ({row['name']})", _passes(ours), f"{100 * row['of_limit']:.0f} %"]
-            cells = [peer, _passes(theirs), f"{sum(theirs.values()) / sum(ours.values()):.0f}", f"{memory / used:.0f}"]
+            cells = [peer, _passes(theirs), _times(sum(theirs.values()) / sum(ours.values())), _times(memory / used)]
             rows.append([*(own if index == 0 else ["", "", ""]), *cells])
     header = ["problem", "sciml_kernels, ms", "of the limit", "peer", "peer, ms", "times", "peak memory, times"]
     return f"{_table(header, rows)}\n\n{LIMIT}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
 def _passes(times: dict[str, float]) -> str:

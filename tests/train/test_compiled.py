@@ -63,6 +63,7 @@ def test_gradients_of_the_parameters_are_the_eager_ones(kind):
     check(kind, "aot_eager", [micro_batch(kind, 7), micro_batch(kind, 9)], layers=1, correlation=2)
 
 
+@pytest.mark.slow
 def test_jets_without_spurions_and_with_four_momenta_are_traced():
     """Neither copies a batch nor looks at a number while it is traced."""
     description = describe_model(("jets",), layers=1, correlation=1, spurions=False)
