@@ -131,6 +131,28 @@ def test_jobs_are_submitted_with_the_parameters_of_the_user(data, commands, tmp_
     assert len(commands) == 2
 
 
+@pytest.mark.parametrize(("reason", "code"), [("returned non-zero exit status 143", 143), ("lost without a word", 1)])
+def test_a_job_that_ended_badly_has_a_code(reason, code, tmp_path, monkeypatch):
+    class Lost(Exception):
+        """What submitit raises for a job without a result."""
+
+    def result() -> None:
+        raise Lost(reason)
+
+    stub = ModuleType("submitit")
+    stub.AutoExecutor = lambda folder: SimpleNamespace(
+        update_parameters=lambda **parameters: None, submit=lambda command: SimpleNamespace(result=result)
+    )
+    stub.helpers = SimpleNamespace(CommandFunction=lambda command: command)
+    stub.core = SimpleNamespace(utils=SimpleNamespace(UncompletedJobError=Lost))
+    monkeypatch.setitem(sys.modules, "submitit", stub)
+    trial = sweep.Trial(["seed=1"], tmp_path / "000")
+    trial.folder.mkdir()
+    (trial.folder / "metrics.jsonl").write_text('{"step": 1, "val/loss": 0.5}\n{"step": 2, "val/l')
+    sweep._submit([trial], lambda trial: [], SimpleNamespace(slurm={}))
+    assert (trial.code, trial.value) == (code, 0.5)
+
+
 def test_optuna_draws_between_the_ends(data, commands, tmp_path, monkeypatch):
     """A stub stands for Optuna, which draws the lower end always."""
     told: list[tuple[object, object]] = []

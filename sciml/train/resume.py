@@ -82,8 +82,9 @@ def put_aside(folder: Path, damaged: dict[Path, str], found: Path) -> None:
         say(f"resume: {path} is damaged ({reason}), so it becomes damaged-{path.name}; going on from an older one")
         if first_process():
             path.rename(path.with_name(f"damaged-{path.name}"))
-            write_text(path.parent / LATEST, found.name + "\n")
             add_event(folder, step_of(found), "damaged checkpoint", checkpoint=path.name, reason=reason)
+    if damaged and first_process():
+        write_text(found.parent / LATEST, found.name + "\n")
 
 
 def check_resumed(folder: Path, config: dict[str, Any]) -> None:

@@ -59,8 +59,7 @@ class Checkpoints(Callback):
         loss = trainer.callback_metrics.get("val/loss")
         self._loss = None if loss is None else float(loss)
         if self._validated == self._saved and self._loss is not None and trainer.is_global_zero:
-            self.wait()  # saved before its validation, which was broken off: made up for now
-            note_validation(self.folder, self._saved, self._loss)
+            note_validation(self.folder, self._saved, self._loss)  # an earlier process saved, and broke it off
         if self.every is None or trainer.global_step % self.every == 0:
             self.save(trainer)
 

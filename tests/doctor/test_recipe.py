@@ -14,6 +14,7 @@ from sciml.doctor.pace import Pace
 from sciml.doctor.recipe import Course, course, head_labels, run_time, saves
 from sciml.doctor.run import examine, run
 from sciml.errors import UserError
+from sciml.train.checkpoint import STATE
 from tests.small import peptides_store, stores
 
 HEADS = {"energy": {"hidden": 8}, "residue_type": {"hidden": 8}, "denoise_atoms": {"hidden": 8}}
@@ -87,6 +88,20 @@ def test_what_would_be_refused_is_a_problem(folder, tmp_path):
     found = examine(configure("doctor", words(folder, f"run_dir={tmp_path / 'run'}")))
     assert found[-1].verdict == "problem"
     assert "holds a run already" in found[-1].found
+
+
+def test_a_damaged_checkpoint_is_told_and_left_where_it_is(folder, tmp_path):
+    run_folder = words(folder, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2", "trainer.checkpoint_every=1")
+    assert main(["train", *run_folder, "trainer.progress=false"]) == 0
+    newest = tmp_path / "run" / "checkpoints" / "step=000000002"
+    (newest / STATE).write_bytes(b"cut short")
+    before = sorted(path.name for path in newest.parent.iterdir())
+    found = examine(configure("doctor", [*run_folder, "resume=true"]))
+    assert [(row.verdict, newest.name in row.found) for row in found if row.check == "checkpoints"] == [
+        ("warning", True)
+    ]
+    assert sorted(path.name for path in newest.parent.iterdir()) == before
+    assert not (tmp_path / "run" / "events.jsonl").exists()
 
 
 def test_a_mistake_in_the_command_is_the_users(folder):
