@@ -4,8 +4,9 @@ Every domain is trained on shares of its embedded data from random weights, from
 same domain, and from one pretrained on all domains together; a plain transformer from random weights stands beside
 them. The embedded stores are cut once, by trajectory, event or sequence, into a part for pretraining, one to train on,
 one for validation and one for the test (`parts.py`). All starts of a domain take the same number of steps on the same
-samples, each with the better of the same learning rates by validation loss; the time is reported, not equal. Writes
-results/transfer.json and a plot with the standard deviation over seeds, whatever they show.
+samples, each with the learning rate that had the lowest validation loss for the first seed; the time is reported, not
+equal. Writes results/transfer.json and a plot with the standard deviation over seeds, whatever they show; a case that
+stands there, found with the same settings, is not repeated.
 
 The recipe of the pretraining is `--recipe`; backbone and cutoffs are those of BACKBONE in every run. Labels are part of
 the pretraining where the recipe uses them.
@@ -13,6 +14,7 @@ the pretraining where the recipe uses them.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -152,14 +154,14 @@ def words(settings: Settings, options: Any, case: Case, rate: float) -> list[str
     ]
 
 
-def run_case(settings: Settings, options: Any, case: Case) -> dict[str, Any]:
-    """The better of the learning rates by validation loss: {case, learning rate, steps, seconds, measures}."""
+def run_case(settings: Settings, options: Any, case: Case, rates: Sequence[float]) -> dict[str, Any]:
+    """The best of the learning ``rates`` by validation loss: {case, learning rate, steps, seconds, measures}."""
     start = []
     if case.start in ("in-domain", "joint"):
         domain = case.domain if case.start == "in-domain" else "joint"
         start = [f"init={pretrain(settings, options, domain, case.seed)}"]
     found = {}
-    for rate in settings.rates:
+    for rate in rates:
         folder = options.runs / case.name / f"rate-{rate:g}"
         found[rate] = run_cell(folder, [*words(settings, options, case, rate), *start])
     rate = min(found, key=lambda rate: found[rate]["validation_loss"])
@@ -175,6 +177,22 @@ def run_case(settings: Settings, options: Any, case: Case) -> dict[str, Any]:
         "validation_loss": cell["validation_loss"],
         "measures": measures,
     }
+
+
+def rates_of(settings: Settings, case: Case, rows: list[dict[str, Any]]) -> list[float]:
+    """The learning rates to try: all of them for the first seed, for a later one what that seed chose."""
+    same = (case.domain, case.fraction, case.start)
+    chosen = [row["learning_rate"] for row in rows if (row["domain"], row["fraction"], row["start"]) == same]
+    return chosen[:1] or list(settings.rates)
+
+
+def found_before(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a benchmark that was stopped, on whatever machine, if its settings were the same."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    same = all(found.get(key) == json.loads(json.dumps(head[key])) for key in ("recipe", "settings"))
+    return list(found["rows"]) if same else []
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -244,13 +262,14 @@ def main(values: Sequence[str] | None = None) -> int:
     settings = SMALL if options.small else Settings()
     write_parts(options.runs / "data", SHARES, settings.records)
     write_fractions(options.runs / "data", "training", settings.fractions, settings.seeds)
-    rows = []
-    for case in cases(settings):
-        rows.append(run_case(settings, options, case))
+    head = {"machine": machine(), "recipe": options.recipe, "threads": options.threads, "settings": asdict(settings)}
+    rows = found_before(options.output, head)
+    for case in cases(settings)[len(rows) :]:
+        rows.append(run_case(settings, options, case, rates_of(settings, case, rows)))
         lines = table(rows)
-        head = {"machine": machine(), "recipe": options.recipe, "threads": options.threads}
-        head |= {"settings": asdict(settings), "complete": len(rows) == len(cases(settings))}
-        write_result(options.output, {**head, "text": text(lines), "table": lines, "rows": rows})
+        complete = len(rows) == len(cases(settings))
+        write_result(options.output, {**head, "complete": complete, "text": text(lines), "table": lines, "rows": rows})
+    lines = table(rows)
     plot(lines, options.output.with_suffix(".png"))
     for row in text(lines):
         say("  ".join(row))

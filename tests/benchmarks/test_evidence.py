@@ -1,5 +1,6 @@
 """The benchmarks of training runs: what is finished is not repeated, and tables say what the runs found."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -127,6 +128,25 @@ def test_the_table_of_transfer_has_means_and_deviations_over_seeds(bench: Any, t
     assert row == ["materials", "forces MAE, meV/Å (lower is better)", "50%", "110 ± 14", "", "50", ""]
     bench.transfer.plot([forces, energies], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_a_later_seed_takes_the_learning_rate_of_the_first(bench: Any) -> None:
+    settings = bench.transfer.Settings()
+    first, *_ = bench.transfer.cases(settings)
+    rows = [{**case_row(first.domain, first.start, 0, 1.0, first.fraction), "learning_rate": 0.0015}]
+    later = dataclasses.replace(first, seed=1)
+    assert bench.transfer.rates_of(settings, later, rows) == [0.0015]
+    for other in ({"start": "joint"}, {"fraction": 1.0}, {"domain": "hep"}):
+        assert bench.transfer.rates_of(settings, dataclasses.replace(later, **other), rows) == [*settings.rates]
+
+
+def test_transfer_goes_on_from_a_table_of_the_same_settings(bench: Any, tmp_path: Path) -> None:
+    head = {"recipe": "pretrain_base", "settings": dataclasses.asdict(bench.transfer.Settings()), "machine": {"cores": 2}}
+    path = tmp_path / "transfer.json"
+    assert bench.transfer.found_before(path, head) == []
+    bench.transfer.write_result(path, {**head, "rows": [{"seed": 0}]})
+    assert bench.transfer.found_before(path, {**head, "machine": {"cores": 4}}) == [{"seed": 0}]
+    assert bench.transfer.found_before(path, {**head, "recipe": "other"}) == []
 
 
 def test_every_training_of_the_table_is_a_run_of_its_own(bench: Any, trained: list[str], tmp_path: Path) -> None:
