@@ -14,7 +14,7 @@ from sciml.train.compiled import Forward, compiled_forward
 from sciml.train.optimizer import build_optimizer, learning_rate_factor
 from sciml.train.process import sum_over_ranks
 from sciml.train.split import SplitStep
-from sciml.train.strategy import clips_gradients
+from sciml.train.strategy import clips_gradients, wants_every_prediction
 from sciml.train.validation import StoreLosses
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Module(lightning.LightningModule):
         predictions = self._forward(micro_batch.batch, micro_batch.kind)
         loss, shares = self.objective(self.model, predictions, micro_batch)
         _accumulate(self.step_losses, shares)
+        if wants_every_prediction(self.trainer.strategy):
+            loss = loss + zero_of_predictions(predictions)
         return loss
 
     def _backward(self, micro_batch: LoadedBatch) -> None:
@@ -176,6 +178,11 @@ def zero_of_all(model: torch.nn.Module) -> Tensor:
     """
     present = [parameter.sum() for parameter in model.parameters() if not hasattr(parameter, "ds_tensor")]
     return 0.0 * torch.stack(present).sum() if present else torch.zeros((), device=next(model.buffers()).device)
+
+
+def zero_of_predictions(predictions: dict[str, Tensor]) -> Tensor:
+    """A zero () that every prediction takes part in, whether this rank has labels for it or not."""
+    return 0.0 * torch.stack([value.nan_to_num().sum().double() for value in predictions.values()]).sum()
 
 
 def _accumulate(totals: dict[str, Tensor], shares: dict[str, Tensor]) -> None:

@@ -36,3 +36,8 @@ def build_strategy(
 def clips_gradients(strategy: Any) -> bool:
     """Whether a strategy clips the gradients by itself."""
     return getattr(strategy, "clips_gradients", False)
+
+
+def wants_every_prediction(strategy: Any) -> bool:
+    """Whether a backward pass has to run through the same modules on every rank, whatever labels a rank has."""
+    return getattr(strategy, "wants_every_prediction", False)

@@ -69,6 +69,7 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
             }
         )
         self.stage = stage
+        self.wants_every_prediction = stage == 3  # its ranks gather the parameters of each module together
         self._groups: list[dict[str, Any]] = []
 
     def setup_environment(self) -> None:
@@ -142,17 +143,27 @@ class Zero(WholeCheckpoints, DeepSpeedStrategy):
         torch.distributed.all_reduce(squares)
         return squares.sqrt()
 
-    def leave_out(self, optimizer: Any) -> None:
-        """Drop the gradients of a step: what is not finite DeepSpeed leaves out by itself, and counts on.
+    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
+        """Compute the last gradients of a micro-batch, and update the parameters where it is the last of its step."""
+        steps = self.deepspeed_engine.global_steps
+        found = super().optimizer_step(optimizer, closure, model, **kwargs)
+        if self.deepspeed_engine.global_steps > steps:
+            self._forget_gradients()
+        return found
 
-        They are zeros afterwards, for the next step does not write the padding of a rank's part under ZeRO-3.
-        """
-        gradients = list(self._gradients())
-        for gradient in gradients:
+    def leave_out(self, optimizer: Any) -> None:
+        """Drop the gradients of a step: what is not finite DeepSpeed leaves out by itself, and counts on."""
+        for gradient in self._gradients():
             gradient.fill_(torch.nan)
         self.deepspeed_engine.step()
-        for gradient in gradients:
-            gradient.zero_()
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        """Under ZeRO-3 the first micro-batch of a step overwrites the gradients of those parameters alone that it
+        reaches, and never the padding of a rank's part: without this, what is left would be added to the next step.
+        """
+        if self.stage == 3:
+            self.deepspeed_engine.optimizer.grad_partitions_flat_buffer.zero_()
 
     def _gradients(self) -> Iterator[Tensor]:
         """This rank's parts of the summed gradients, between the last backward pass of a step and its update."""

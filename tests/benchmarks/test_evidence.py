@@ -141,7 +141,8 @@ def test_a_later_seed_takes_the_learning_rate_of_the_first(bench: Any) -> None:
 
 
 def test_transfer_goes_on_from_a_table_of_the_same_settings(bench: Any, tmp_path: Path) -> None:
-    head = {"recipe": "pretrain_base", "settings": dataclasses.asdict(bench.transfer.Settings()), "machine": {"cores": 2}}
+    settings = dataclasses.asdict(bench.transfer.Settings())
+    head = {"recipe": "pretrain_base", "settings": settings, "machine": {"cores": 2}}
     path = tmp_path / "transfer.json"
     assert bench.transfer.found_before(path, head) == []
     bench.transfer.write_result(path, {**head, "rows": [{"seed": 0}]})
@@ -174,7 +175,7 @@ def test_the_better_learning_rate_is_chosen_by_validation(bench: Any, tmp_path: 
     monkeypatch.setattr(bench.transfer, "run_cell", run_cell)
     options = SimpleNamespace(runs=tmp_path, recipe="quickstart", threads=1)
     case = bench.transfer.Case("materials", 0.25, 0, "joint")
-    row = bench.transfer.run_case(bench.transfer.Settings(), options, case)
+    row = bench.transfer.run_case(bench.transfer.Settings(), options, case, (0.005, 0.0015))
     assert (row["learning_rate"], row["measures"]["forces MAE, meV/Å"]) == (0.0015, 0.1)
     assert asked[0] == ("joint-0", [])
     assert asked[1:] == [(f"rate-{r}", [f"init={tmp_path / 'pretraining' / 'joint-0'}"]) for r in ("0.005", "0.0015")]

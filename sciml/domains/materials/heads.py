@@ -148,7 +148,7 @@ class DirectForcesHead(PotentialHead):
     Cheap to train, since nothing is differentiated twice; not for dynamics, whose energy would drift. Forces are sums
     over channels of the features of degree 1, gated by invariants, less their net force and, without a cell, their net
     torque: the least change that conserves momentum. Stress is the mean over atoms of an invariant times the unit
-    matrix and of outer products of the same vectors.
+    matrix and of outer products of the same vectors, NaN where the system is not periodic in all directions.
     """
 
     lmax = 1
@@ -165,18 +165,16 @@ class DirectForcesHead(PotentialHead):
         interaction = self.local_energy(features, batch)
         forces = (vectors * force_gate[:, None]).sum(dim=2) / math.sqrt(self.channels)
         forces = forces * self.scales[batch.dataset[batch.batch], None]
-        predictions = {
+        outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
+        per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
+        virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
+        stress = virial * self.stress_scale(batch)[:, None, None].to(virial.dtype)
+        return {
             "energy": interaction + self.reference_energy(batch),
             "interaction_energy": interaction,
             "forces": self._conserving(forces.to(vectors.dtype), batch),
+            "stress": _where_periodic(stress, batch),
         }
-        if torch.compiler.is_compiling() or batch.has_crystals:
-            outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
-            per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
-            virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
-            stress = virial * self.stress_scale(batch)[:, None, None].to(virial.dtype)
-            predictions["stress"] = _where_periodic(stress, batch)
-        return predictions
 
     @staticmethod
     def _conserving(forces: Tensor, batch: Batch) -> Tensor:
