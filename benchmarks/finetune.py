@@ -4,7 +4,7 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
 
     silicon   Si from 20 training cells of mlearn, on its test cells: from the base, from random weights
     jets      top against QCD from 500 labelled generated jets: from the base, from random weights
-    proteins  residue types of 10 proteins of TS50 from the other 40: from the base, from random weights
+    proteins  residue types of 10 proteins of TS50 from the other 40: from the base with replay, from random weights
     strategies  Si at three label counts: all parameters, low rank: error, trained parameters, time, forgetting
     lithium   Li after Si, without replay and with: the error that is left on Si
 
@@ -65,8 +65,8 @@ class Settings:
     """The size of the benchmark; ``seconds`` of a fine-tuning, ``pretraining`` words that end the base's training."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    seconds: int = 45
-    pretraining: tuple[str, ...] = ("trainer.max_time=00:15:00",)
+    seconds: int = 60
+    pretraining: tuple[str, ...] = ("trainer.max_steps=2000",)
     rates: tuple[float, ...] = (1.0, 3.0)  # of random weights, in units of the recipe's
     cells: int = 20
     label_counts: tuple[int, ...] = (10, 40, 160)
@@ -163,16 +163,17 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
         shared = (f"seed={seed}", f"trainer.threads={options.threads}", *settings.duration, *settings.small_words)
         tuned = (f"init={base}", *shared)
         plain = (*BACKBONE, *(word for word in shared if not word.startswith("adapt.")), "adapt.layer_decay=1.0")
+        peptides = _replay(settings, data / "peptides" / "pretraining")
         of = {
-            "silicon": ("finetune_materials", f"Si-{settings.cells}-{seed}", "Si-test", settings.cells),
-            "jets": ("finetune_hep", f"jets-{settings.jets}-{seed}", "jets/test", settings.jets),
-            "proteins": ("finetune_biology", "train", "test", 40),
+            "silicon": ("finetune_materials", f"Si-{settings.cells}-{seed}", "Si-test", settings.cells, ()),
+            "jets": ("finetune_hep", f"jets-{settings.jets}-{seed}", "jets/test", settings.jets, ()),
+            "proteins": ("finetune_biology", "train", "test", 40, peptides),
         }
-        for table, (recipe, train, test, labels) in of.items():
+        for table, (recipe, train, test, labels, replay) in of.items():
             if table not in tables:
                 continue
             sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}")
-            yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned))
+            yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned, *replay))
             for rate in settings.rates:
                 words = (*sources, *plain, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")
                 yield Cell(table, f"{table}-scratch-{rate:g}-{seed}", "scratch", seed, labels, words, rate)
@@ -183,6 +184,11 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
                 yield Cell("strategies", f"strategies-{strategy}-{count}-{seed}", strategy, seed, count, words)
         if "lithium" in tables:
             yield from _lithium(settings, data, options.runs, seed, tuned, shared)
+
+
+def _replay(settings: Settings, store: Path) -> tuple[str, ...]:
+    """The words that mix a store of the base's own data into a fine-tuning."""
+    return f"adapt.replay.fraction={settings.replay}", f"adapt.replay.stores={store}"
 
 
 def learning_rate(recipe: str) -> float:
@@ -200,7 +206,7 @@ def _lithium(
     yield Cell("lithium", f"lithium-si-{seed}", "Si", seed, count, (recipe, *silicon, *tuned))
     after = (f"train={data / f'Li-{count}-{seed}'}", f"test={data / 'Li-test'}", f"init={runs / f'lithium-si-{seed}'}")
     kept = f"adapt.retained.stores={data / 'Si-test'}"
-    replay = (f"adapt.replay.fraction={settings.replay}", f"adapt.replay.stores={data / f'Si-{count}-{seed}'}")
+    replay = _replay(settings, data / f"Si-{count}-{seed}")
     for start, further in (("alone", ()), ("replay", replay)):
         words = (recipe, *after, *shared, kept, *further)
         yield Cell("lithium", f"lithium-{start}-{seed}", start, seed, count, words)

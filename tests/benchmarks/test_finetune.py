@@ -27,7 +27,7 @@ def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: An
     found = {cell.name: cell for cell in finetune.cells(settings, options, tmp_path / "base", finetune.TABLES)}
     assert len(found) == 14
     configs = {name: configure("train", cell.words) for name, cell in found.items()}
-    assert {config.trainer.max_time for config in configs.values()} == {"00:00:45"}
+    assert {config.trainer.max_time for config in configs.values()} == {"00:01:00"}
     for table in finetune.MEASURES:
         base, scratch, faster = (configs[f"{table}-{start}-3"] for start in ("base", "scratch-1", "scratch-3"))
         assert (base.init, scratch.init) == (str(tmp_path / "base"), None)

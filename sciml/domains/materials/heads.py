@@ -165,16 +165,18 @@ class DirectForcesHead(PotentialHead):
         interaction = self.local_energy(features, batch)
         forces = (vectors * force_gate[:, None]).sum(dim=2) / math.sqrt(self.channels)
         forces = forces * self.scales[batch.dataset[batch.batch], None]
-        outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
-        per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
-        virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
-        stress = virial * self.stress_scale(batch)[:, None, None].to(virial.dtype)
-        return {
+        predictions = {
             "energy": interaction + self.reference_energy(batch),
             "interaction_energy": interaction,
             "forces": self._conserving(forces.to(vectors.dtype), batch),
-            "stress": _where_periodic(stress, batch),
         }
+        if geometry.create_graph or batch.has_crystals:  # all batches of a training run have the same predictions
+            outer = (vectors * stress_gate[:, None]) @ vectors.transpose(1, 2) / self.channels
+            per_atom = outer + pressure[..., None] * torch.eye(3, dtype=outer.dtype, device=outer.device)
+            virial = pool_mean(per_atom.flatten(1), batch.batch, batch.num_graphs).view(-1, 3, 3)
+            stress = virial * self.stress_scale(batch)[:, None, None].to(virial.dtype)
+            predictions["stress"] = _where_periodic(stress, batch)
+        return predictions
 
     @staticmethod
     def _conserving(forces: Tensor, batch: Batch) -> Tensor:
