@@ -106,7 +106,7 @@ def _in_subprocess(payload: dict[str, Any], end: float) -> tuple[dict[str, Any] 
         return None, reason
     if time.monotonic() > end:
         return None, "the time was over"
-    settings = {"OMP_NUM_THREADS": str(payload["threads"]), "OMP_WAIT_POLICY": "PASSIVE", **MALLOC}
+    settings = {"OMP_NUM_THREADS": str(payload["threads"]), "GOMP_SPINCOUNT": "10000", **MALLOC}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.pt"
         torch.save(payload, path)
