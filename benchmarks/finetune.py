@@ -46,6 +46,8 @@ BACKBONE = (
     *("model=tiny", "model.channels=32", "model.layers=2", "model.correlation=3"),
     *("model.coarse_layers=0", "model.layers_after=0", "data.cutoff={atoms: 5.0, jets: 0.9, residues: 8.0}"),
 )
+NOISE = ("objective.denoise.weight={residues: 0.2}", "objective.denoise.levels=[0.05,0.3]")
+"""On backbones, which are few: it keeps them from being learned by heart, from either start."""
 MEASURES = {
     "silicon": (("forces RMSE, meV/Å", "forces.rmse", 1e3, 1), ("energy MAE, meV/atom", "energy_per_atom.mae", 1e3, 2)),
     "jets": (
@@ -163,16 +165,16 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
         shared = (f"seed={seed}", f"trainer.threads={options.threads}", *settings.duration, *settings.small_words)
         tuned = (f"init={base}", *shared)
         plain = (*BACKBONE, *(word for word in shared if not word.startswith("adapt.")), "adapt.layer_decay=1.0")
-        peptides = _replay(settings, data / "peptides" / "pretraining")
         of = {
             "silicon": ("finetune_materials", f"Si-{settings.cells}-{seed}", "Si-test", settings.cells, ()),
             "jets": ("finetune_hep", f"jets-{settings.jets}-{seed}", "jets/test", settings.jets, ()),
-            "proteins": ("finetune_biology", "train", "test", 40, peptides),
+            "proteins": ("finetune_biology", "train", "test", 40, NOISE),
         }
-        for table, (recipe, train, test, labels, replay) in of.items():
+        for table, (recipe, train, test, labels, further) in of.items():
             if table not in tables:
                 continue
-            sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}")
+            sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}", *further)
+            replay = _replay(settings, data / "peptides" / "pretraining") if table == "proteins" else ()
             yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned, *replay))
             for rate in settings.rates:
                 words = (*sources, *plain, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")

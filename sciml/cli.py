@@ -117,8 +117,9 @@ def _run(words: Words) -> int:
     """Answer what needs no configuration, then compose it and call the verb's function."""
     # OpenMP threads that wait by spinning starve each other where a machine has other work or fewer cores than it
     # shows (steps were measured 15 times slower), and to wake those that sleep takes a fifth of a step: they spin for
-    # a moment. OpenMP reads this once, when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # a moment. OpenMP reads this once, when torch is loaded; it would overrule a policy that the user has set.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if words.version:
         print(f"sciml {__version__}")
         return 0

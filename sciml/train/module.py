@@ -182,7 +182,8 @@ def zero_of_all(model: torch.nn.Module) -> Tensor:
 
 def zero_of_predictions(predictions: dict[str, Tensor]) -> Tensor:
     """A zero () that every prediction takes part in, whether this rank has labels for it or not."""
-    return 0.0 * torch.stack([value.nan_to_num().sum().double() for value in predictions.values()]).sum()
+    finite = [value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for value in predictions.values()]
+    return 0.0 * torch.stack([value.sum().double() for value in finite]).sum()
 
 
 def _accumulate(totals: dict[str, Tensor], shares: dict[str, Tensor]) -> None:
