@@ -66,6 +66,12 @@ class TrainConfig(Section):
                 f"run_dir and trainer.max_steps: found null with strategy={self.strategy.name}, expected values that "
                 "all processes share"
             )
+        if ranks > 1 and self.trainer.max_time is not None:
+            raise ValueError(
+                f"trainer.max_time: found {self.trainer.max_time} with strategy={self.strategy.name}, expected null: "
+                "each process would fit other steps into it; give trainer.max_steps, and trainer.segment_time where a "
+                "job has a limit"
+            )
         if not any(getattr(self.data.bins_per_step, kind) for kind in KINDS):
             raise ValueError("data.bins_per_step: found 0 for every kind, expected at least one above 0")
         return self

@@ -1,6 +1,7 @@
 """The clock of a run: how long steps take, how many fit, and when a segment is over."""
 
 import time
+from collections import deque
 from typing import Any
 
 import lightning
@@ -32,30 +33,33 @@ class TimeLimit(Callback):
 
 
 class TimeBudget(Callback):
-    """Shortens the run where the machine turned slower than it was when the steps were timed.
+    """Shortens the run while the machine is slower than it was when the steps were timed.
 
-    Every ``every`` steps the end is projected from their pace; past ``seconds`` since ``start``, the number of steps,
-    and with it the schedule, shrinks to what still fits. Faster machines change nothing. As for the step clock, the
-    time in which ``data`` makes its graphs is no part of the pace.
+    Every ``every`` steps the end is projected from the pace over the last tenth of ``seconds``; past ``seconds`` since
+    ``start``, the number of steps, and with it the schedule, shrinks to what still fits. It grows back, to what was
+    planned at most, once a hiccup is over. As for the step clock, the time in which ``data`` makes its graphs is no
+    part of the pace.
     """
 
     def __init__(self, data: GraphDataset, seconds: float, start: float, every: int = 50) -> None:
-        self.data, self.end, self.every = data, start + seconds, every
-        self._step, self._clock = 0, 0.0
+        self.data, self.end, self.window, self.every = data, start + seconds, 0.1 * seconds, every
+        self._planned = 0
+        self._marks: deque[tuple[int, float]] = deque()  # steps, and the clock when they were done
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._step, self._clock = trainer.global_step, computing_time(self.data)
+        self._planned = module.total_steps
+        self._marks = deque([(trainer.global_step, computing_time(self.data))])
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
-        steps = trainer.global_step - self._step
-        if steps < self.every:
+        if trainer.global_step - self._marks[-1][0] < self.every:
             return
         now = computing_time(self.data)
-        pace = (now - self._clock) / steps
-        self._step, self._clock = trainer.global_step, now
-        fitting = self._step + max(1, int((self.end - time.perf_counter()) / pace))
-        if fitting < module.total_steps:
-            module.total_steps = trainer.fit_loop.epoch_loop.max_steps = fitting
+        while len(self._marks) > 1 and self._marks[1][1] <= now - self.window:
+            self._marks.popleft()
+        self._marks.append((trainer.global_step, now))
+        (first, begin), last = self._marks[0], trainer.global_step
+        fitting = last + max(1, int((self.end - time.perf_counter()) * (last - first) / (now - begin)))
+        module.total_steps = trainer.fit_loop.epoch_loop.max_steps = min(self._planned, fitting)
 
 
 class StepClock(Callback):

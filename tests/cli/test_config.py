@@ -133,6 +133,17 @@ MISTAKES = [
         ["trainer.devices=2", "strategy=ddp", "data.bins_per_step=3"],
         "data.bins_per_step.atoms: found 3, expected a multiple of trainer.devices=2",
     ),
+    (
+        ["trainer.devices=2", "strategy=ddp", "data.bins_per_step=2", "run_dir=x"],
+        "run_dir and trainer.max_steps: found null with strategy=ddp, expected values",
+    ),
+    (
+        [
+            *("trainer.devices=2", "strategy=ddp", "data.bins_per_step=2", "run_dir=x", "trainer.max_steps=9"),
+            "trainer.max_time=00:05:00",
+        ],
+        "trainer.max_time: found 00:05:00 with strategy=ddp, expected null",
+    ),
     (["data.bins_per_step=0"], "data.bins_per_step: found 0 for every kind"),
     (["model.backend=triton"], "model.backend: found triton with trainer.accelerator=cpu, expected auto."),
     (["model.backend=cpu", "trainer=gpu"], "model.backend: found cpu with trainer.accelerator=gpu, expected auto."),
