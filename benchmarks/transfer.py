@@ -249,8 +249,11 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
             bars = [measure.factor * (entry["deviation"] or 0.0) for _, entry in points]
             style = "s--" if start == "transformer" else "o-"
             axis.errorbar([fraction for fraction, _ in points], means, bars, fmt=style, capsize=3, label=start)
+        fractions = sorted({line["fraction"] for line in chosen})
         axis.set(xscale="log", xlabel="share of the labels", title=domain)
-        axis.set_ylabel(f"{measure.name} ({measure.better} is better)")
+        axis.set_ylabel(f"{measure.name}\n({measure.better} is better)")
+        axis.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions], minor=False)
+        axis.set_xticks([], minor=True)
     axes[-1].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
