@@ -51,6 +51,8 @@ def choose(backend: str, x: Tensor) -> str:
         return backend
     if wanted:
         raise ValueError(f"backend: {backend!r} is not possible, {reason}")
+    if x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling():
+        _warn(reason)
     return "reference"
 
 
@@ -74,10 +76,7 @@ def _cpu_refusal(x: Tensor) -> str:
         return f"x is on {x.device}, expected on the CPU"
     if x.dtype not in CPU_DTYPES:
         return f"x is {x.dtype}, expected float32 or float64"
-    reason = _no_compiler()
-    if reason:
-        _warn(reason)
-    return reason
+    return _no_compiler()
 
 
 def _triton_refusal(x: Tensor) -> str:
@@ -85,10 +84,7 @@ def _triton_refusal(x: Tensor) -> str:
         return f"x is {x.dtype}, expected float32, float64 or bfloat16"
     if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
         return f"x is on {x.device}, expected on a GPU (or on the CPU with TRITON_INTERPRET=1)"
-    reason = _no_triton()
-    if reason:
-        _warn(reason)
-    return reason
+    return _no_triton()
 
 
 @functools.cache

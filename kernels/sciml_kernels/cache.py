@@ -80,7 +80,8 @@ def load(source: str) -> ctypes.CDLL:
         CompilerError: no compiler, or it fails.
     """
     command = _command(compiler())
-    path = folder() / f"{address(source, *command, _version(command[0]), _processor())}.so"
+    runtime = [Path(name).name for name in _openmp_library()]  # what the library will ask the loader for
+    path = folder() / f"{address(source, *command, *runtime, _version(command[0]), _processor())}.so"
     if not _intact(path):
         library = _compiled(source, command)
         publish(path, library + hashlib.sha256(library).digest())
@@ -126,7 +127,8 @@ def _openmp_library() -> list[str]:
         maps = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return []
-    return sorted({line.split(maxsplit=5)[-1] for line in maps if "libgomp" in line})[:1]
+    loaded = {line.split(maxsplit=5)[-1] for line in maps if "libgomp" in line}
+    return sorted(loaded, key=lambda path: ("/torch/" not in path, path))[:1]  # other packages bring one as well
 
 
 def _intact(path: Path) -> bool:

@@ -32,6 +32,21 @@ def check_alike(name: str, x: Tensor, **others: Tensor) -> None:
             raise ValueError(f"{other}: found on {tensor.device}, expected on {x.device} as {name}")
 
 
+def check_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
+    """Raise ValueError unless the tensor, or the index of `name`, lies where x does."""
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: found on {tensor.device}, expected on {x.device} as {x_name}")
+
+
+def check_index(name: str, index: Tensor, rows: int) -> None:
+    """Raise ValueError unless all entries lie within 0..rows - 1; torch.compile skips what reads the data."""
+    if torch.compiler.is_compiling() or not index.numel():
+        return
+    least, most = (int(value) for value in torch.aminmax(index))
+    if least < 0 or most >= rows:
+        raise ValueError(f"{name}: found {least}..{most}, expected within 0..{rows - 1}")
+
+
 def check_range(name: str, value: int, least: int, most: int) -> None:
     """Raise ValueError unless `value` is an integer within least..most."""
     if not isinstance(value, int) or not least <= value <= most:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
+from sciml_kernels.checks import check_device, check_index
 from sciml_kernels.segments import library, reference
 
 Value = TypeVar("Value")
@@ -83,9 +84,7 @@ class Edges:
         first, last = int(self.receivers[0]), int(self.receivers[-1])
         if first < 0 or last >= self.num_nodes:
             raise ValueError(f"receivers: found {first}..{last}, expected within 0..{self.num_nodes - 1}")
-        least, most = (int(value) for value in torch.aminmax(self.senders))
-        if least < 0 or most >= self.num_senders:
-            raise ValueError(f"senders: found {least}..{most}, expected within 0..{self.num_senders - 1}")
+        check_index("senders", self.senders, self.num_senders)
 
     @property
     def num_edges(self) -> int:
@@ -117,14 +116,28 @@ class Edges:
         """values[receivers], of rows of the receiving side; the gradient is a sum in the order of the edges.
 
         Indexing as such would sort the edges for its gradient, which takes several times as long.
+
+        Raises:
+            ValueError: another number of rows, or another device.
         """
+        self._check_rows(values, self.num_nodes)
         return self._expand(values, self.pointers, backend)
 
     def at_senders(self, values: Tensor, backend: str = "auto") -> Tensor:
-        """values[senders], of rows of the sending side; the gradient is a sum in a fixed order."""
+        """values[senders], of rows of the sending side; the gradient is a sum in a fixed order.
+
+        Raises:
+            ValueError: another number of rows, or another device.
+        """
+        self._check_rows(values, self.num_senders)
         if values.device.type == "cpu":  # one thread adds the rows there, in their order
             return values.index_select(0, self.senders)
         return self._expand(values, self.sender_pointers, backend).index_select(0, self.places)
+
+    def _check_rows(self, values: Tensor, rows: int) -> None:
+        if values.dim() < 1 or values.shape[0] != rows:
+            raise ValueError(f"values: found shape {tuple(values.shape)}, expected ({rows}, ...)")
+        check_device("values", values, "the edges", self.senders)
 
     def _expand(self, values: Tensor, pointers: Tensor, backend: str) -> Tensor:
         """The row of its segment for every edge; the pointers are right, so that nothing is checked."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Operator:
@@ -59,8 +60,13 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _watched() -> bool:
-    """Whether a tracer or functorch watches what is done with tensors."""
-    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._are_functorch_transforms_active()
+    """Whether a tracer, functorch or forward-mode differentiation watches what is done with tensors."""
+    return (
+        bool(torch._C._len_torch_dispatch_stack())
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _node(

@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +90,40 @@ def test_numbers_of_double_precision_are_not_rounded() -> None:
     assert "f32" not in text
     numbers = {float(number) for number in re.findall(r"constant (-?[\d.]+) : f64", text)}
     assert numbers == {value for path in spec.paths for *_, value in path.entries}
+
+
+def test_what_runs_is_what_is_tuned_and_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes of a loss on forces are those of PASSES by every letter: kernels and configurations go by these."""
+    from sciml_kernels import Edges, conv, conv_radial
+    from sciml_kernels.convolution_radial import library as radial
+    from sciml_kernels.convolution_radial.passes import PASSES as RADIAL
+    from sciml_kernels.trilinear import cpu
+
+    ran: list[tuple[object, str]] = []
+
+    def recorded(launch: Callable[..., Any]) -> Callable[..., Any]:
+        def record(key: str, arrays: Any, tables: Any, terms: Any, wants: str) -> Any:
+            ran.append((terms, wants))
+            return launch(key, arrays, tables, terms, wants)
+
+        return record
+
+    monkeypatch.setattr(cpu, "launch", recorded(cpu.launch))
+    monkeypatch.setitem(radial._LAUNCH, "cpu", recorded(radial._LAUNCH["cpu"]))
+    spec, edges = Spec.summed("4x0e+4x1o", "0e+1o", "0e+1o"), Edges(torch.tensor([1, 0]), torch.tensor([0, 1]), 2)
+    x, y = torch.randn(2, spec.dim_x, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    w, h = torch.randn(2, spec.dim_w, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    weight = torch.randn(3, spec.dim_w, requires_grad=True)
+    for operation, inputs, passes in (
+        (lambda: conv(x, y, w, edges, spec, backend="cpu"), (x, y, w), PASSES),
+        (lambda: conv_radial(x, y, h, weight, edges, spec, backend="cpu"), (x, y, h), RADIAL),
+    ):
+        out = operation()
+        cotangent = torch.randn_like(out, requires_grad=True)
+        first = torch.autograd.grad(out, inputs, cotangent, create_graph=True)
+        torch.cat([gradient.flatten() for gradient in first]).square().sum().backward()
+        assert ran == [*passes.values()]
+        ran.clear()
 
 
 def test_offsets_have_64_bits() -> None:

@@ -135,11 +135,13 @@ def test_pair_features_are_exported() -> None:
     """Their pairs and graphs are inputs like the others."""
 
     class Program(nn.Module):
-        def forward(self, momenta: Tensor, senders: Tensor, receivers: Tensor, spurions: Tensor) -> Tensor:
-            return pair_features(momenta, Edges(senders, receivers, 4, validate=False), spurions)
+        def forward(self, momenta: Tensor, senders: Tensor, receivers: Tensor, spurions: Tensor, *of: Tensor) -> Tensor:
+            return pair_features(momenta, Edges(senders, receivers, 4, validate=False), spurions, *of)
 
     directions = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     momenta = torch.cat([directions.norm(dim=1, keepdim=True) + 0.1, directions], dim=1)
     spurions = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 1.0], [1.0, 0, 0, -1.0]], dtype=torch.float64)
-    inputs = (momenta, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3]), spurions)
-    torch.testing.assert_close(export(Program(), inputs).module()(*inputs), Program()(*inputs))
+    pairs = torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3])
+    for of_graphs in ((spurions,), (torch.stack([spurions, 2 * spurions]), torch.tensor([0, 0, 1, 1]))):
+        inputs = (momenta, *pairs, *of_graphs)
+        torch.testing.assert_close(export(Program(), inputs).module()(*inputs), Program()(*inputs))

@@ -140,3 +140,34 @@ def test_mixed_dtypes(operation: str, name: str) -> None:
 @pytest.mark.parametrize(("operation", "name"), mixed("device"))
 def test_mixed_devices(operation: str, name: str) -> None:
     refused(operation, name, OPERATIONS[operation][0][name].to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [("conv", "edges"), ("conv_radial", "edges"), ("pair_features", "pairs"), ("coulomb_pairs", "pairs")],
+)
+def test_edges_of_another_device_or_number_of_senders(operation: str, name: str) -> None:
+    elsewhere = Edges(GRAPH.senders.to("meta"), GRAPH.receivers.to("meta"), NODES, validate=False)
+    with pytest.raises(ValueError, match=rf"^{name}: found on meta, expected on cpu as "):
+        call(operation, **{name: elsewhere})
+    with pytest.raises(ValueError, match=r"^\w+: found "):
+        call(operation, **{name: Edges(GRAPH.senders, GRAPH.receivers, NODES, NODES + 1)})
+
+
+def test_rows_at_the_ends_of_edges() -> None:
+    for take in (GRAPH.at_senders, GRAPH.at_receivers):
+        assert take(zeros(NODES, 2)).shape == (EDGES, 2)
+        for wrong in (zeros(NODES - 1, 2), zeros()):
+            with pytest.raises(ValueError, match=r"^values: found shape .*, expected \(5, \.\.\.\)"):
+                take(wrong)
+        with pytest.raises(ValueError, match="^values: found on meta, expected on cpu as the edges"):
+            take(zeros(NODES, 2).to("meta"))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_species_without_weights(backend: str) -> None:
+    tensors, others = OPERATIONS["symmetric_contraction"]
+    for species in (-1, 2):
+        with pytest.raises(ValueError, match=rf"^species: found .*{species}.*, expected within 0\.\.1"):
+            wrong = torch.tensor([0, 1, 0, species, 1])
+            sciml_kernels.symmetric_contraction(**{**tensors, "species": wrong}, **others, backend=backend)

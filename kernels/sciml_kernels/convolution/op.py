@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_type
+from sciml_kernels.checks import check_alike, check_device, check_type
 from sciml_kernels.convolution import reference
 from sciml_kernels.edges import Edges
 from sciml_kernels.trilinear.library import trilinear
@@ -36,8 +36,7 @@ def conv(x: Tensor, y: Tensor, w: Tensor, edges: Edges, spec: Spec, backend: str
     flat_y = flat_rows("y", y, rows, spec.dim_y, spec.channels if spec.y_channels else None)
     flat_w = flat_rows("w", w, rows, spec.dim_w, spec.channels)
     check_alike("x", x, y=y, w=w)
-    if edges.senders.device != x.device:
-        raise ValueError(f"edges: found on {edges.senders.device}, expected on {x.device} as x")
+    check_device("edges", edges.senders, "x", x)
     chosen = choose(backend, x)
     if chosen == "reference":
         out = reference.conv(flat_x, flat_y, flat_w, edges, spec)

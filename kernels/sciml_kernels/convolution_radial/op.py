@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.checks import check_alike, check_device, check_shape, check_type
 from sciml_kernels.convolution_radial import library, reference
 from sciml_kernels.edges import Edges
 from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
@@ -45,8 +45,7 @@ def conv_radial(
     check_shape("weight", weight, (None, spec.dim_w))
     check_shape("h", h, (edges.num_edges, weight.shape[0]))
     check_alike("x", x, y=y, h=h, weight=weight)
-    if edges.senders.device != x.device:
-        raise ValueError(f"edges: found on {edges.senders.device}, expected on {x.device} as x")
+    check_device("edges", edges.senders, "x", x)
     chosen = choose(backend, x)
     if chosen == "reference" or weight.shape[0] == 0:
         out = reference.conv_radial(flat_x, y, h, weight, edges, spec)

@@ -22,8 +22,8 @@ _SOURCES = {"x": "yhW", "y": "xhW", "h": "xyW", "W": "xyh", "g": "xyhW"}
 
 
 def reachable(tangents: str, wants: str) -> str:
-    """The gradients among `wants` (a subset of "xyhWg") that the tangents present do not leave zero."""
-    return "".join(want for want in wants if set(tangents) & set(_SOURCES[want]))
+    """The gradients among `wants` that the tangents present do not leave zero, in the order "xyhWg", as `PASSES`."""
+    return "".join(want for want in "xyhWg" if want in wants and set(tangents) & set(_SOURCES[want]))
 
 
 @dataclasses.dataclass(frozen=True)

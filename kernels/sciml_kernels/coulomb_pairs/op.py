@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.checks import check_alike, check_device, check_shape, check_type
 from sciml_kernels.coulomb_pairs import reference
 from sciml_kernels.coulomb_pairs.function import from_key
 from sciml_kernels.edges import Edges
@@ -45,11 +45,16 @@ def coulomb_pairs(
         ValueError: an argument of wrong shape, dtype, device or range, or a backend that is not possible here.
     """
     check_type("pairs", pairs, Edges)
+    if pairs.num_senders != pairs.num_nodes:
+        raise ValueError(
+            f"pairs: found {pairs.num_senders} senders, expected {pairs.num_nodes}, as there are receivers"
+        )
     check_shape("positions", positions, (pairs.num_nodes, 3))
     count = pairs.receivers.shape[0]
     check_shape("offsets", offsets, (count, 3))
     check_shape("splittings", splittings, (count, 1))
     check_alike("positions", positions, offsets=offsets, splittings=splittings)
+    check_device("pairs", pairs.senders, "positions", positions)
     if not smearing > 0:
         raise ValueError(f"smearing: found {smearing}, expected a positive width")
     chosen = choose(backend, positions)

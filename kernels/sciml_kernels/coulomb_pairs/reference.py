@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sciml_kernels.half import in_single
+
 TINY = 1e-12
 """Added to squared distances: charges in one place have derivatives."""
 
 
+@in_single
 def coulomb_pairs(first: Tensor, second: Tensor, offsets: Tensor, splittings: Tensor, smearing: float) -> Tensor:
     """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), with r = |second - first + offset| of rows (P, 3)."""
     distance = ((second - first + offsets).square().sum(dim=1, keepdim=True) + TINY).sqrt()

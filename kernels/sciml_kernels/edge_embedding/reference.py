@@ -9,7 +9,10 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
+from sciml_kernels.half import in_single
 
+
+@in_single
 def spherical_harmonics(vectors: Tensor, lmax: int, solid: bool = False) -> Tensor:
     """Harmonics of vectors (E, 3) -> (E, (lmax + 1)^2), 'component' normalised; solid ones keep the factor r^l.
 
@@ -42,6 +45,7 @@ def polynomial_envelope(x: Tensor, power: int = 6) -> Tensor:
     return 1.0 + x**power * (-(p + 1) * (p + 2) / 2 + p * (p + 2) * x - p * (p + 1) / 2 * x * x)
 
 
+@in_single
 def edge_embedding(vectors: Tensor, lmax: int, basis: int, solid: bool, power: int) -> tuple[Tensor, Tensor, Tensor]:
     """Harmonics, basis and envelope of edge vectors in units of the cutoff (E, 3)."""
     lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.checks import check_alike, check_device, check_index, check_shape, check_type
 from sciml_kernels.edges import Edges
 from sciml_kernels.pair_features import function, reference
 from sciml_kernels.rowwise.library import Family, register
@@ -44,6 +44,7 @@ def pair_features(
     check_alike("momenta", momenta, spurions=spurions)
     if pairs.num_nodes != momenta.shape[0] or pairs.num_senders != momenta.shape[0]:
         raise ValueError(f"pairs: found among {pairs.num_nodes} particles, expected {momenta.shape[0]} as momenta")
+    check_device("pairs", pairs.senders, "momenta", momenta)
     table, graphs = _spurion_rows(spurions, graphs, momenta)
     p = momenta.double()
     chosen = choose(backend, p)
@@ -90,7 +91,5 @@ def _spurion_rows(spurions: Tensor, graphs: Tensor | None, momenta: Tensor) -> t
     check_shape("graphs", graphs, (count,))
     if graphs.dtype != torch.int64 or graphs.device != momenta.device:
         raise ValueError(f"graphs: found {graphs.dtype} on {graphs.device}, expected int64 on {momenta.device}")
-    if count and (int(graphs.min()) < 0 or int(graphs.max()) >= spurions.shape[0]):
-        found = f"{int(graphs.min())}..{int(graphs.max())}"
-        raise ValueError(f"graphs: found {found}, expected within 0..{spurions.shape[0] - 1}")
+    check_index("graphs", graphs, spurions.shape[0])
     return spurions.double().flatten(1), graphs

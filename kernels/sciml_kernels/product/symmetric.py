@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, check_type
+from sciml_kernels.checks import check_alike, check_index, check_shape, check_type
 from sciml_kernels.product import symmetric_cpu
 from sciml_kernels.product.op import product
 from sciml_kernels.product.symmetric_library import contraction
@@ -44,8 +44,16 @@ def symmetric_contraction(
     if chosen == "cpu" and symmetric_cpu.fits(spec):
         out = contraction(flat, reduced, species, spec.key)
     else:
-        out = _chained(flat, reduced.index_select(0, species), spec, chosen)
+        out = _chained(flat, _rows(reduced, species), spec, chosen)
     return shaped_rows(out, x, spec.dim_out)
+
+
+def _rows(weights: Tensor, species: Tensor) -> Tensor:
+    """The weights of every node; the gradient is summed in a fixed order."""
+    if weights.device.type != "cpu":
+        return weights[species]  # its gradient sorts the nodes, where that of index_select would add in any order
+    check_index("species", species, weights.shape[0])
+    return weights.index_select(0, species)
 
 
 def _chained(x: Tensor, weights: Tensor, spec: SymmetricSpec, backend: str) -> Tensor:

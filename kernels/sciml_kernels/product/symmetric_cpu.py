@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels import cache
+from sciml_kernels.checks import check_index
 from sciml_kernels.cpp_vector import vector_text
 from sciml_kernels.product.symmetric_spec import SymmetricSpec
 from sciml_kernels.rowwise.expression import Expression, total
@@ -161,6 +162,5 @@ def launch(
     threads = torch.get_num_threads() if x.numel() >= PARALLEL_NUMBERS else 1
     pointers = [tensor.data_ptr() for tensor in (species, *inputs, *outputs.values())]
     if run(threads, nodes, w.shape[0], *pointers):
-        least, most = (int(value) for value in torch.aminmax(species))
-        raise ValueError(f"species: found {least}..{most}, expected within 0..{w.shape[0] - 1}")
+        check_index("species", species, w.shape[0])
     return outputs

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sciml_kernels.half import in_single
+
 LINEAR = 1e-12  # least moment of inertia over the others, below which atoms lie on a line
 
 Sum = Callable[[Tensor, Tensor], Tensor]
@@ -18,10 +20,9 @@ def rows_of(pointers: Tensor, rows: int) -> Tensor:
     return torch.repeat_interleave(segments, pointers.diff(), output_size=rows)
 
 
+@in_single
 def segment_sum(values: Tensor, pointers: Tensor) -> Tensor:
     """out[s] = sum of values[pointers[s] : pointers[s + 1]]."""
-    if values.dtype in (torch.bfloat16, torch.float16):  # summed in single and rounded once
-        return segment_sum(values.float(), pointers).to(values.dtype)
     out = values.new_zeros(pointers.shape[0] - 1, *values.shape[1:])
     return out.index_add(0, rows_of(pointers, values.shape[0]), values)
 
@@ -41,6 +42,7 @@ def counts(pointers: Tensor, like: Tensor) -> Tensor:
     return pointers.diff().clamp(min=1).to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
+@in_single
 def remove_mean(values: Tensor, pointers: Tensor) -> Tensor:
     """values - mean of their segment."""
     return values - segment_expand(segment_mean(values, pointers), pointers, values.shape[0])

@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from sciml_kernels.half import in_single
 
+
+@in_single
 def structure_factors(
     positions: Tensor, charges: Tensor, frequencies: Tensor, atom_pointers: Tensor, wave_pointers: Tensor
 ) -> Tensor:

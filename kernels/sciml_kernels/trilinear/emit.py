@@ -52,9 +52,13 @@ PASSES = {
 
 
 def reachable(terms: Iterable[Term], wants: str) -> str:
-    """The gradients among `wants` (a subset of "xywg") that are not zero: some term has the variable itself."""
+    """The gradients among `wants` that are not zero, since some term has the variable itself, in the order "xywg".
+
+    One order for all: the kernels of a pass, and its measured configuration, are found by these letters.
+    """
     terms = tuple(terms)
-    return "".join(want for want in wants if terms and (want == "g" or any(getattr(t, want) == want for t in terms)))
+    there = (want for want in "xywg" if want in wants)
+    return "".join(want for want in there if terms and (want == "g" or any(getattr(t, want) == want for t in terms)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,8 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
+from sciml_kernels.half import in_single
 from sciml_kernels.trilinear.spec import Path, Spec, clebsch_gordan, weight_offsets
-
-HALF = (torch.bfloat16, torch.float16)  # computed in single and rounded once
 
 
 def coupling(path: Path, like: Tensor) -> Tensor:
@@ -42,10 +41,9 @@ def blocks(rows: Tensor, irreps: o3.Irreps) -> list[Tensor]:
     return [rows[:, part].unflatten(1, (ir.dim, mul)) for part, (mul, ir) in zip(irreps.slices(), irreps, strict=True)]
 
 
+@in_single
 def contract(x: Tensor, y: Tensor, w: Tensor, spec: Spec) -> Tensor:
     """Row by row: out[k, c] = sum of C[i, j, k] w[path, c] x[i, c] y[j(, c)] over the paths into each output slot."""
-    if x.dtype in HALF:
-        return contract(x.float(), y.float(), w.float(), spec).to(x.dtype)
     blocks_x, blocks_y = blocks(x, spec.irreps_x), blocks(y, spec.irreps_y)
     slots: list[Tensor | None] = [None] * len(spec.irreps_out)
     for path, start in zip(spec.paths, weight_offsets(spec), strict=True):
