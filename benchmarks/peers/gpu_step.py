@@ -5,9 +5,9 @@
     python benchmarks/peers/gpu_step.py --device cpu --cells 2 2 2 --channels 8 --repeats 1     a miniature
 
 Energy and force loss, its second derivatives, clipping and optimizer, fp32, on a periodic alloy of 5,000 atoms. Every
-side is a process of its own and runs its step eagerly, compiled and as a captured CUDA graph (`stepping.py`); the
-fastest of those whose loss follows the eager one counts. Two layers, 128 channels, L = 1, harmonics to degree 3,
-correlation 3, 8 Bessel functions, radial network [64, 64, 64].
+side is a process of its own and runs its step eagerly, compiled and as a captured CUDA graph (`stepping.py`), with
+matrix products in single precision and in TF32; the fastest mode whose loss follows the eager one counts. Two layers,
+128 channels, L = 1, harmonics to degree 3, correlation 3, 8 Bessel functions, radial network [64, 64, 64].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stepping import MODES
 from structures import write_alloy
 from workers import machine, say, worker_environment, write_result
 
@@ -77,6 +78,7 @@ def worker(side: str, python: str, structure: Path, options: argparse.Namespace,
     command = [python, *([] if side == "ours" else ["-P"]), str(script), "modes", "--result", str(result)]
     command += ["--structure", str(structure), "--repeats", str(options.repeats), "--threads", str(options.threads)]
     command += ["--device", "cuda" if options.device == "gpu" else "cpu", "--channels", str(options.channels)]
+    command += ["--modes", *options.modes]
     command += [] if side == "ours" else ["--accelerator", side]
     variables = worker_environment(options.threads)
     try:
@@ -91,26 +93,35 @@ def worker(side: str, python: str, structure: Path, options: argparse.Namespace,
     return found
 
 
-def comparison(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Atoms a second and peak memory of each side in its best mode, and ours over the faster peer.
+def comparison(sides: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each precision atoms a second and peak memory of each side in its best mode, and ours over the faster peer.
 
     Raises:
         ValueError: the sides ran on different graphs.
     """
-    ran = {name: side for name, side in sides.items() if "modes" in side}
+    ran = {name: side for name, side in sides.items() if "precisions" in side}
     graphs = {name: (side["atoms"], side["edges"], round(side["mean_length"], 4)) for name, side in ran.items()}
     if len(set(graphs.values())) > 1:
         raise ValueError(f"the sides ran on different graphs (atoms, edges, mean edge length): {graphs}")
-    best = {name: side["modes"][side["mode"]] for name, side in ran.items()}
-    found: dict[str, Any] = {
-        "atoms_per_second": {name: ran[name]["atoms"] / mode["median_seconds"] for name, mode in best.items()}
-    }
-    peers = {name: rate for name, rate in found["atoms_per_second"].items() if name != "ours"}
-    if "ours" in best and peers:
-        faster = max(peers, key=lambda name: peers[name])
-        found |= {"peer": faster, "speedup": found["atoms_per_second"]["ours"] / peers[faster]}
-        if "peak_memory_mib" in best["ours"]:
-            found["peak_memory_ratio"] = best[faster]["peak_memory_mib"] / best["ours"]["peak_memory_mib"]
+    precisions = dict.fromkeys(precision for side in ran.values() for precision in side["precisions"])
+    return {precision: _compared(ran, precision) for precision in precisions}
+
+
+def _compared(ran: dict[str, dict[str, Any]], precision: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"mode": {}, "atoms_per_second": {}, "peak_memory_mib": {}}
+    for name, side in ran.items():
+        tried = side["precisions"][precision]
+        mode = tried["modes"][tried["mode"]]
+        found["mode"][name] = tried["mode"]
+        found["atoms_per_second"][name] = side["atoms"] / mode["median_seconds"]
+        found["peak_memory_mib"][name] = mode.get("peak_memory_mib")
+    rates, memory = found["atoms_per_second"], found["peak_memory_mib"]
+    peers = [name for name in rates if name != "ours"]
+    if "ours" in rates and peers:
+        faster = max(peers, key=lambda name: rates[name])
+        found |= {"peer": faster, "speedup": rates["ours"] / rates[faster]}
+        if memory["ours"] and memory[faster]:
+            found["peak_memory_ratio"] = memory[faster] / memory["ours"]
     return found
 
 
@@ -125,14 +136,14 @@ def measure(options: argparse.Namespace) -> int:
             python, reason = interpreter(side, options.device)
             left = end - time.monotonic()
             sides[side] = worker(side, python, structure, options, left) if python else {"skipped": reason}
-            say(f"{side}: {sides[side].get('skipped') or sides[side]['mode']}")
+            say(f"{side}: {sides[side].get('skipped') or 'measured'}")
     ours = sides.get("ours", {})
-    result = {"machine": machine() | ours.get("device", {}), **sides, **comparison(sides)}
+    result = {"machine": machine() | ours.get("device", {}), **sides, "comparison": comparison(sides)}
     name = str(ours.get("device", {}).get("gpu", "cpu")).lower().replace(" ", "_")
     output = options.output or RESULTS / f"gpu_step_{name}.json"
     write_result(output, result)
     print(json.dumps(comparison(sides), indent=1))
-    return 0 if "modes" in ours or "ours" not in options.sides else 1
+    return 0 if "precisions" in ours or "ours" not in options.sides else 1
 
 
 def main() -> int:
@@ -140,6 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", choices=("setup", "measure"), default="measure")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--cells", nargs=3, type=int, default=CELLS, help="cubic cells of two atoms each")
     parser.add_argument("--channels", type=int, default=128)

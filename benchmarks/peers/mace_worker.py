@@ -32,7 +32,7 @@ from mace.tools.train import take_step
 from torch_ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).parent))
-from stepping import Training, every_mode
+from stepping import MODES, Training, every_mode
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, say, time_steps, versions, write_result
 
@@ -251,8 +251,8 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
 
         return Training(model, trainer.optimizer, loss, trainer.clip)
 
-    found = every_mode(make, options.device, options.repeats)
-    return {**found, **fingerprint, "atoms": len(positions), "settings": settings}
+    found = every_mode(make, options.device, options.repeats, options.modes)
+    return {"precisions": found, **fingerprint, "atoms": len(positions), "settings": settings}
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--accelerator", choices=("cuequivariance", "openequivariance"))
     parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     for name in ("train", "val", "test", "isolated", "predictions", "settings"):

@@ -10,7 +10,7 @@ import ase
 import ase.io
 import numpy as np
 import torch
-from stepping import Training, every_mode
+from stepping import MODES, Training, every_mode
 from structures import CUTOFF, edge_fingerprint
 from workers import peak_memory, time_steps, versions, write_result
 
@@ -126,9 +126,9 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
 
         return Training(model, optimizer, loss, CLIP)
 
-    found = every_mode(make, options.device, options.repeats)
-    found["device"] = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
-    return {**found, **fingerprint, "atoms": len(structure)}
+    found = every_mode(make, options.device, options.repeats, options.modes)
+    device = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
+    return {"precisions": found, "device": device, **fingerprint, "atoms": len(structure)}
 
 
 def run_predict(options: argparse.Namespace) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     for name in ("structure", "package", "test", "predictions"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args()

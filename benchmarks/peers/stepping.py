@@ -1,20 +1,22 @@
 """One training step in three ways; needs torch alone, so both sides of a comparison import it.
 
 `eager` as written; `compiled`: loss, forces and gradients by torch.compile, without breaks; `captured`: the whole step,
-optimizer included, replayed as one CUDA graph.
+optimizer included, replayed as one CUDA graph. Each in both precisions of torch's matrix products: "highest" is single
+precision, "high" lets a GPU use TF32.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 MODES = ("eager", "compiled", "captured")
+PRECISIONS = ("highest", "high")
 FIRST_STEPS = 4  # before a capture, and what every mode is held against the eager one by
 TOLERANCE = 1e-3  # of the loss after them
 
@@ -115,17 +117,25 @@ def best(modes: dict[str, dict[str, Any]]) -> str:
     return min(right, key=lambda name: modes[name]["median_seconds"])
 
 
-def every_mode(make: Callable[[], Training], device: str, repeats: int) -> dict[str, Any]:
-    """Each mode that runs here, or the reason why it does not, and the best of them."""
-    modes: dict[str, dict[str, Any]] = {}
-    for mode in MODES:
-        if mode == "captured" and device != "cuda":
-            modes[mode] = {"skipped": "graphs are captured on a GPU only"}
-            continue
-        try:
-            modes[mode] = run(make, mode, device, repeats)
-        except Exception as error:  # a mode that a library does not allow is no failure of the others
-            if mode == "eager":
-                raise
-            modes[mode] = {"skipped": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
-    return {"modes": modes, "mode": best(modes)}
+def every_mode(
+    make: Callable[[], Training], device: str, repeats: int, modes: Sequence[str] = MODES
+) -> dict[str, dict[str, Any]]:
+    """For each of `PRECISIONS` each mode that runs here, or the reason why it does not, and the best of them."""
+    before, found = torch.get_float32_matmul_precision(), {}
+    for precision in PRECISIONS if device == "cuda" else PRECISIONS[:1]:
+        torch.set_float32_matmul_precision(precision)
+        ran = {mode: _attempt(make, mode, device, repeats) for mode in modes}
+        found[precision] = {"modes": ran, "mode": best(ran)}
+    torch.set_float32_matmul_precision(before)
+    return found
+
+
+def _attempt(make: Callable[[], Training], mode: str, device: str, repeats: int) -> dict[str, Any]:
+    if mode == "captured" and device != "cuda":
+        return {"skipped": "graphs are captured on a GPU only"}
+    try:
+        return run(make, mode, device, repeats)
+    except Exception as error:  # a mode that a library does not allow is no failure of the others
+        if mode == "eager":
+            raise
+        return {"skipped": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}

@@ -5,6 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def traced() -> bool:
+    """Whether a compiler or a tracer watches what is done with tensors."""
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return tracing or bool(torch._C._len_torch_dispatch_stack())
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read here: those of a tracer have none, or must not reach the trace."""
+    return not traced() and type(tensor) in PLAIN
+
 
 def check_type(name: str, value: object, expected: type) -> None:
     """Raise ValueError unless `value` is an instance of `expected`."""
@@ -39,8 +52,8 @@ def check_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
 
 
 def check_index(name: str, index: Tensor, rows: int) -> None:
-    """Raise ValueError unless all entries lie within 0..rows - 1; torch.compile skips what reads the data."""
-    if torch.compiler.is_compiling() or not index.numel():
+    """Raise ValueError unless all entries lie within 0..rows - 1; skipped where they cannot be read."""
+    if not readable(index) or not index.numel():
         return
     least, most = (int(value) for value in torch.aminmax(index))
     if least < 0 or most >= rows:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_device, check_index
+from sciml_kernels.checks import check_device, check_index, readable
 from sciml_kernels.segments import library, reference
 
 Value = TypeVar("Value")
@@ -59,7 +59,7 @@ class Edges:
         *,
         validate: bool = True,
     ) -> None:
-        """Check the edge list; `validate=False` skips the checks that read the data, and torch.compile does.
+        """Check the edge list; `validate=False` skips the checks that read the data, and tracers do.
 
         Raises:
             ValueError: wrong shape or dtype, receivers not ascending, or an index outside its side.
@@ -75,7 +75,7 @@ class Edges:
                 f"receivers: found {tuple(receivers.shape)} on {receivers.device}, "
                 f"expected as senders {tuple(senders.shape)} on {senders.device}"
             )
-        if validate and not torch.compiler.is_compiling() and senders.numel():
+        if validate and readable(senders) and senders.numel():
             self._check_values()
 
     def _check_values(self) -> None:

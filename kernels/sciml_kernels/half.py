@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result", Tensor, tuple[Tensor, ...], tuple[Tensor, Tensor, Tensor])
+Result = TypeVar("Result")  # a tensor or several
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -22,7 +22,7 @@ def in_single(definition: Callable[Arguments, Result]) -> Callable[Arguments, Re
         half = next((value.dtype for value in arguments if _is_half(value)), None)
         if half is None:
             return definition(*arguments, **options)
-        found = definition(*(value.float() if _is_half(value) else value for value in arguments), **options)
+        found: Any = definition(*(value.float() if _is_half(value) else value for value in arguments), **options)
         return found.to(half) if isinstance(found, Tensor) else tuple(part.to(half) for part in found)
 
     return rounded_once

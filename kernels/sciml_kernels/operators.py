@@ -1,7 +1,8 @@
 """Torch operators that cost little to call: registered for compilers, without the dispatcher where nothing watches.
 
 `torch.library.custom_op` costs about as much as ten small torch operations in every pass, which on a CPU is more than
-many kernels take. Its registrations are needed by torch.compile, torch.export, tracers and functorch only.
+many kernels take. Its registrations are needed by torch.compile, torch.export, tracers, functorch and forward-mode
+differentiation.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from sciml_kernels.checks import PLAIN, traced
 
 
 class Operator:
@@ -38,12 +41,12 @@ class Operator:
         self._node = _node(self._function, backward, setup_context)
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _watched():
+        if traced() or _transformed():
             return self._registered(*arguments)
         differentiable = False
         for value in arguments:
             if isinstance(value, Tensor):
-                if type(value) not in _PLAIN:
+                if type(value) not in PLAIN:
                     return self._registered(*arguments)
                 differentiable = differentiable or value.requires_grad
         if self._node is None or not differentiable or not torch.is_grad_enabled():
@@ -56,17 +59,9 @@ def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., An
     return lambda function: Operator(name, function, schema)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _watched() -> bool:
-    """Whether a tracer, functorch or forward-mode differentiation watches what is done with tensors."""
-    return (
-        bool(torch._C._len_torch_dispatch_stack())
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+def _transformed() -> bool:
+    """Whether functorch or forward-mode differentiation watches what is done with tensors."""
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 def _node(

@@ -11,7 +11,7 @@ from sciml.graph import INPUTS, KINDS
 from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding
-from sciml.models.layers import full_precision, lmax_of, pad_degrees
+from sciml.models.layers import at_nodes, full_precision, lmax_of, pad_degrees
 from sciml.models.readout import Features
 from sciml.models.reciprocal import ReciprocalBlock
 from sciml_kernels import Edges, degree_norm, edge_embedding
@@ -28,7 +28,7 @@ def edge_vectors(batch: Batch, edges: Edges, positions: Tensor, cell: Tensor, ba
     """Vectors from receiver to sender (E, 3) through the periodic images, in the unit of the positions."""
     vectors = edges.at_senders(positions, backend) - edges.at_receivers(positions, backend)
     if torch.compiler.is_compiling() or batch.has_images:
-        cells = edges.at_receivers(cell[batch.batch], backend)
+        cells = edges.at_receivers(at_nodes(cell, batch, backend), backend)
         vectors = vectors + (batch.shifts.unsqueeze(2) * cells).sum(dim=1)
     return vectors
 
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
             raise ValueError("layers_after: found 0 with a coarse level, expected 1 or more to read what comes down")
         inputs = {kind: INPUTS[kind] for kind in kinds}
         edge_scalars = {kind: value.edge_scalars for kind, value in inputs.items() if value.edge_scalars}
-        self.embedding = NodeEmbedding(channels, inputs, num_datasets, noise)
+        self.embedding = NodeEmbedding(channels, inputs, num_datasets, noise, backend)
         self.layers, self.lmax_edge, self.basis, self.backend = layers, lmax_edge, radial["basis"], backend
         self.spurions = spurions
         self.register_buffer("cutoffs", torch.tensor([cutoffs.get(kind, 1.0) for kind in KINDS], dtype=torch.float64))

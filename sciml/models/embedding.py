@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.graph import DOMAINS, INPUTS, NUM_COARSE_TYPES, NUM_TYPES, KindInputs
-from sciml.models.layers import pad_degrees
+from sciml.models.layers import at_nodes, pad_degrees
 from sciml.models.readout import pool_sum
 
 
@@ -32,8 +32,16 @@ class NodeEmbedding(nn.Module):
     ``noise``, the level of noise in the positions and the forces before it are inputs too (NoiseEmbedding).
     """
 
-    def __init__(self, channels: int, inputs: dict[str, KindInputs], num_datasets: int, noise: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        inputs: dict[str, KindInputs],
+        num_datasets: int,
+        noise: bool = False,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
+        self.backend = backend
         self.types = nn.Embedding(NUM_TYPES, channels)
         self.domain = nn.Embedding(len(DOMAINS), channels)
         self.dataset = nn.Embedding(num_datasets, channels)
@@ -56,7 +64,7 @@ class NodeEmbedding(nn.Module):
 
     def forward(self, batch: Batch, kind: str, conditions: Tensor) -> Tensor:
         """Return (n, 1, C), or (n, 4, C) with vectors or noise; ``conditions`` (B, C)."""
-        invariants = self.types(batch.types) + conditions[batch.batch]
+        invariants = self.types(batch.types) + at_nodes(conditions, batch, self.backend)
         if self.coarse_types is not None and kind in self.typed_kinds:
             invariants = invariants.index_add(0, batch.children, self.coarse_types(batch.coarse_types)[batch.parents])
         if kind in self.scalars:

@@ -8,8 +8,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Batch
 
-from sciml_kernels import degree_linear, degree_norm, gate, silu
+from sciml_kernels import degree_linear, degree_norm, gate, segment_expand, silu
 
 
 def num_components(lmax: int) -> int:
@@ -28,6 +29,14 @@ def pad_degrees(x: Tensor, lmax: int) -> Tensor:
     if missing <= 0:
         return x[:, : num_components(lmax)]
     return torch.nn.functional.pad(x, (0, 0, 0, missing))
+
+
+def at_nodes(of_graphs: Tensor, batch: Batch, backend: str = "auto") -> Tensor:
+    """The row (B, ...) of its graph for every fine node, (n, ...); gradients are sums in the order of the nodes.
+
+    Indexing as such would let a GPU add them one by one.
+    """
+    return segment_expand(of_graphs, batch.ptr, batch.batch.shape[0], backend)
 
 
 class DegreeLinear(nn.Module):

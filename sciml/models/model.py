@@ -14,7 +14,7 @@ from sciml.data.far_field import FarField, with_far_field
 from sciml.errors import UserError
 from sciml.graph import FOUR_MOMENTA, KINDS, LABELS
 from sciml.models.embedding import without_spurions
-from sciml.models.layers import full_precision
+from sciml.models.layers import at_nodes, full_precision
 from sciml.models.readout import Features, Geometry, Head, HeadContext
 
 
@@ -97,7 +97,8 @@ class Model(nn.Module):
             strain.requires_grad_()
         deformation = 0.5 * (strain + strain.transpose(1, 2))
         with full_precision(positions):
-            strained = positions + torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
+            of_nodes = at_nodes(deformation, batch, getattr(self.backbone, "backend", "auto"))
+            strained = positions + torch.einsum("ni,nij->nj", positions, of_nodes)
             return Geometry(positions, strained, cell + cell @ deformation, strain, create_graph)
 
 

@@ -49,7 +49,7 @@ def training(bench: Any, rate: float = 0.1) -> Any:
 
 def test_a_compiled_step_follows_the_eager_one(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # the compiler itself: tests/models
-    found = bench.stepping.every_mode(lambda: training(bench), "cpu", 2)
+    found = bench.stepping.every_mode(lambda: training(bench), "cpu", 2)["highest"]
     assert found["modes"]["captured"] == {"skipped": "graphs are captured on a GPU only"}
     eager, compiled = (found["modes"][name] for name in ("eager", "compiled"))
     assert eager["losses"] == compiled["losses"]
@@ -67,10 +67,11 @@ def test_a_mode_that_learns_something_else_is_not_counted(bench: Any) -> None:
 def test_sides_are_compared_on_one_graph(bench: Any) -> None:
     def side(seconds: float, edges: int = 7) -> dict[str, Any]:
         mode = {"median_seconds": seconds, "peak_memory_mib": 100 * seconds}
-        return {"modes": {"eager": mode}, "mode": "eager", "atoms": 10, "edges": edges, "mean_length": 3.0}
+        tried = {"highest": {"modes": {"eager": mode}, "mode": "eager"}}
+        return {"precisions": tried, "atoms": 10, "edges": edges, "mean_length": 3.0}
 
     sides = {"ours": side(1.0), "cuequivariance": side(4.0), "openequivariance": {"skipped": "not here"}}
-    found = bench.gpu_step.comparison(sides)
+    found = bench.gpu_step.comparison(sides)["highest"]
     assert (found["peer"], found["speedup"], found["peak_memory_ratio"]) == ("cuequivariance", 4.0, 4.0)
     with pytest.raises(ValueError, match="different graphs"):
         bench.gpu_step.comparison(sides | {"cuequivariance": side(4.0, edges=8)})
@@ -94,15 +95,17 @@ def test_our_step_in_miniature(bench: Any, tmp_path: Path, monkeypatch: pytest.M
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend="aot_eager", **options))
     bench.structures.write_alloy(tmp_path / "alloy.xyz", (2, 2, 2))
-    options = argparse.Namespace(structure=tmp_path / "alloy.xyz", device="cpu", channels=8, repeats=1)
+    options = argparse.Namespace(
+        structure=tmp_path / "alloy.xyz", device="cpu", channels=8, repeats=1, modes=bench.stepping.MODES
+    )
     before = torch._dynamo.config.trace_autograd_ops
     try:
         found = bench.ours.run_modes(options)
     finally:
         torch._dynamo.config.trace_autograd_ops = before
-    compiled = found["modes"]["compiled"]
-    assert "losses" in compiled, compiled
-    assert compiled["losses"] == pytest.approx(found["modes"]["eager"]["losses"], rel=1e-4)
+    modes = found["precisions"]["highest"]["modes"]
+    assert "losses" in modes["compiled"], modes
+    assert modes["compiled"]["losses"] == pytest.approx(modes["eager"]["losses"], rel=1e-4)
     assert (found["atoms"], found["device"]) == (16, {})
 
 
@@ -136,6 +139,6 @@ def test_the_command_in_miniature(tmp_path: Path) -> None:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["ours"]["mode"] in ("eager", "compiled")
+    assert found["comparison"]["highest"]["mode"]["ours"] in ("eager", "compiled")
     assert found["openequivariance"] == {"skipped": "it has kernels for GPUs only"}
-    assert found["atoms_per_second"]["ours"] > 0
+    assert found["comparison"]["highest"]["atoms_per_second"]["ours"] > 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sciml_kernels import (
     project_charge,
@@ -201,6 +202,14 @@ def test_opcheck() -> None:
     check(operators.momentum_backward.default, (g, f, r, POINTERS, "cpu", "fr"))
     plain = [tensor.detach() for tensor in (f, r, g, f, r)]
     check(operators.momentum_double_backward.default, (*plain, POINTERS, "cpu", "gfr"))
+
+
+def test_tensors_without_numbers_are_not_looked_into() -> None:
+    """Shapes of a step can be followed without memory; wrong pointers are found where there are numbers."""
+    with FakeTensorMode() as mode:
+        values = mode.from_tensor(torch.randn(2, 3))
+        assert segment_expand(values, mode.from_tensor(torch.tensor([0, 2, 5])), 5).shape == (5, 3)
+        assert segment_sum(torch.randn(5, 3), torch.tensor([0, 2, 5])).shape == (2, 3)
 
 
 def test_third_derivatives_are_refused() -> None:

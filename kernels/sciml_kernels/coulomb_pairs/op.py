@@ -59,8 +59,7 @@ def coulomb_pairs(
         raise ValueError(f"smearing: found {smearing}, expected a positive width")
     chosen = choose(backend, positions)
     if chosen == "reference":
-        ends = positions[pairs.receivers], positions[pairs.senders]
-        return reference.coulomb_pairs(*ends, offsets, splittings, smearing)
+        return reference.coulomb_pairs(positions, pairs.receivers, pairs.senders, offsets, splittings, smearing)
     found: Tensor = _pairs(
         positions, positions, offsets, splittings, pairs.receivers, pairs.senders, repr(float(smearing)), chosen
     )

@@ -12,7 +12,10 @@ TINY = 1e-12
 
 
 @in_single
-def coulomb_pairs(first: Tensor, second: Tensor, offsets: Tensor, splittings: Tensor, smearing: float) -> Tensor:
-    """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), with r = |second - first + offset| of rows (P, 3)."""
-    distance = ((second - first + offsets).square().sum(dim=1, keepdim=True) + TINY).sqrt()
+def coulomb_pairs(
+    positions: Tensor, receivers: Tensor, senders: Tensor, offsets: Tensor, splittings: Tensor, smearing: float
+) -> Tensor:
+    """[erf(r / 2 smearing) - erf(splitting r)] / r, (P, 1), with r = |position of sender - of receiver + offset|."""
+    vectors = positions[senders] - positions[receivers] + offsets
+    distance = (vectors.square().sum(dim=1, keepdim=True) + TINY).sqrt()
     return (torch.erf(distance / (2 * smearing)) - torch.erf(splittings * distance)) / distance

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sciml_kernels.backends import choose
 from sciml_kernels.checks import check_alike, check_index, check_shape, check_type
+from sciml_kernels.half import in_single
 from sciml_kernels.product import symmetric_cpu
 from sciml_kernels.product.op import product
 from sciml_kernels.product.symmetric_library import contraction
@@ -40,12 +41,16 @@ def symmetric_contraction(
     if species.dtype != torch.int64 or species.device != x.device:
         raise ValueError(f"species: found {species.dtype} on {species.device}, expected torch.int64 on {x.device} as x")
     chosen = choose(backend, x)
-    reduced = torch.matmul(spec.reduction_like(x), weights).flatten(1)
     if chosen == "cpu" and symmetric_cpu.fits(spec):
-        out = contraction(flat, reduced, species, spec.key)
+        out = contraction(flat, _reduced(weights, spec), species, spec.key)
     else:
-        out = _chained(flat, _rows(reduced, species), spec, chosen)
+        out = _chained(flat, weights, species, spec, chosen)
     return shaped_rows(out, x, spec.dim_out)
+
+
+def _reduced(weights: Tensor, spec: SymmetricSpec) -> Tensor:
+    """The weights of independent chains, (species, chains * channels)."""
+    return torch.matmul(spec.reduction_like(weights), weights).flatten(1)
 
 
 def _rows(weights: Tensor, species: Tensor) -> Tensor:
@@ -56,10 +61,11 @@ def _rows(weights: Tensor, species: Tensor) -> Tensor:
     return weights.index_select(0, species)
 
 
-def _chained(x: Tensor, weights: Tensor, spec: SymmetricSpec, backend: str) -> Tensor:
+@in_single  # what one product hands to the next is not rounded
+def _chained(x: Tensor, weights: Tensor, species: Tensor, spec: SymmetricSpec, backend: str) -> Tensor:
     """T2 = x (x) x, T3 = T2 (x) x, ...; then (1, x, T2, ...) (x) x with the weights of every node."""
     *powers, last = spec.steps
     parts = [x.new_ones(x.shape[0], spec.channels), x][: spec.correlation]
     for step in powers:
         parts.append(product(parts[-1], x, x.new_ones(x.shape[0], step.dim_w), step, backend))
-    return product(torch.cat(parts, dim=1), x, weights, last, backend)
+    return product(torch.cat(parts, dim=1), x, _rows(_reduced(weights, spec), species), last, backend)

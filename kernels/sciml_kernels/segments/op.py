@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape
+from sciml_kernels.checks import check_alike, check_shape, readable
 from sciml_kernels.segments import cpu, library, reference
 
 
@@ -114,9 +114,9 @@ def project_charge(charges: Tensor, totals: Tensor, pointers: Tensor, backend: s
     chosen = _choose("charges", charges, pointers, backend)
     check_shape("totals", totals, (pointers.shape[0] - 1,))
     check_alike("charges", charges, totals=totals)
-    shares = totals / reference.counts(pointers, totals)
     if chosen == "reference":
-        return reference.remove_mean(charges, pointers) + reference.segment_expand(shares, pointers, len(charges))
+        return reference.project_charge(charges, totals, pointers)
+    shares = totals / reference.counts(pointers, totals)
     centered = library.remove_mean(charges, pointers, chosen)
     return centered + library.segment_expand(shares, pointers, charges.shape[0], chosen)
 
@@ -133,6 +133,6 @@ def _choose(name: str, values: Tensor, pointers: Tensor, backend: str, rows: int
     if pointers.device != values.device:
         raise ValueError(f"pointers: found on {pointers.device}, expected on {values.device} as {name}")
     chosen = choose(backend, values)
-    if chosen == "cpu" and not torch.compiler.is_compiling():
+    if chosen == "cpu" and readable(pointers):
         cpu.check_pointers(pointers, values.shape[0] if rows is None else rows)
     return chosen

@@ -48,6 +48,13 @@ def remove_mean(values: Tensor, pointers: Tensor) -> Tensor:
     return values - segment_expand(segment_mean(values, pointers), pointers, values.shape[0])
 
 
+@in_single
+def project_charge(charges: Tensor, totals: Tensor, pointers: Tensor) -> Tensor:
+    """charges - mean of their graph + the share of each atom in the total."""
+    shares = totals / counts(pointers, totals)
+    return remove_mean(charges, pointers) + segment_expand(shares, pointers, charges.shape[0])
+
+
 def remove_net_force_and_torque(
     forces: Tensor, positions: Tensor, pointers: Tensor, total: Sum = segment_sum
 ) -> Tensor:

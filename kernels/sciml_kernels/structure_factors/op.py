@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape
+from sciml_kernels.checks import check_alike, check_shape, readable
+from sciml_kernels.half import in_single
 from sciml_kernels.segments.cpu import check_pointers
 from sciml_kernels.structure_factors import library, reference
 
@@ -41,7 +42,16 @@ def structure_factors(
             backend that is not possible here.
     """
     check_shape("wave_vectors", wave_vectors, (None, 3))
-    return in_turns(positions, charges, wave_vectors / (2 * math.pi), atom_pointers, wave_pointers, backend)
+    check_alike("positions", positions, charges=charges, wave_vectors=wave_vectors)
+    chosen = choose(backend, positions)
+    return _in_radians(positions, charges, wave_vectors, atom_pointers, wave_pointers, chosen)
+
+
+@in_single  # rounded turns would be other waves
+def _in_radians(
+    positions: Tensor, charges: Tensor, waves: Tensor, atom_pointers: Tensor, wave_pointers: Tensor, backend: str
+) -> Tensor:
+    return in_turns(positions, charges, waves / (2 * math.pi), atom_pointers, wave_pointers, backend)
 
 
 def in_turns(
@@ -79,5 +89,5 @@ def check_systems(name: str, pointers: Tensor, rows: Tensor, chosen: str) -> Non
         )
     if pointers.device != rows.device:
         raise ValueError(f"{name}: found on {pointers.device}, expected on {rows.device} as positions")
-    if chosen == "cpu" and not torch.compiler.is_compiling():
+    if chosen == "cpu" and readable(pointers):
         check_pointers(pointers, rows.shape[0], name)

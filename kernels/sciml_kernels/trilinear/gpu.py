@@ -83,7 +83,7 @@ def build(
     parts = cut(spec, 8 if dtype == torch.float64 else 4, terms, wants, config, warp)
     kernels, slabs = [], 0
     for index, part in enumerate(parts):
-        text = triton.source(spec, part, dtype, walk, terms, wants, parts[:index], slabs)
+        text = triton.source(spec, part, dtype, walk, terms, wants, parts[:index], slabs, config.stages)
         kernels.append(Kernel(triton_source.load(text.source, triton.NAME), text, config.warps))
         slabs += text.blocks
     dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}

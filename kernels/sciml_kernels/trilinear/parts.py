@@ -31,10 +31,12 @@ class Config:
     Attributes:
         values: registers (of 32 bits) that the named values of a thread may take; the compiler needs some on top.
         warps: warps of a program, which share its channels.
+        stages: edges whose rows are on their way to a program at a time; those of the next ones wait in shared memory.
     """
 
     values: int = 144
     warps: int = 1
+    stages: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

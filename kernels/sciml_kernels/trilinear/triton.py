@@ -37,16 +37,16 @@ def {name}({arguments}, count: tl.int64):
 """
 
 _PIECE = """    piece = tl.program_id(0).to(tl.int64)
-    node = tl.load(pieces + 5 * piece)
+    node, first, last = tl.load(pieces + 5 * piece), tl.load(pieces + 5 * piece + 1), tl.load(pieces + 5 * piece + 2)
 """
 
 _LOOP = {
     "rows": """    for row in range(tl.program_id(0).to(tl.int64), count, tl.num_programs(0)):
 """,
-    "receiver": """    for row in range(tl.load(pieces + 5 * piece + 1), tl.load(pieces + 5 * piece + 2)):
+    "receiver": """    for row in tl.range(first, last, num_stages={stages}):
         other = tl.load(senders + row)
 """,
-    "sender": """    for at in range(tl.load(pieces + 5 * piece + 1), tl.load(pieces + 5 * piece + 2)):
+    "sender": """    for at in tl.range(first, last, num_stages={stages}):
         row = tl.load(order + at)
         other = tl.load(receivers + row)
 """,
@@ -83,6 +83,7 @@ def source(
     wants: str,
     earlier: Iterable[Part] = (),
     slab: int = 0,
+    stages: int = 1,
 ) -> Text:
     """The kernel of one part.
 
@@ -93,8 +94,9 @@ def source(
         walk: what a program walks along.
         earlier: the parts that ran before; what they stored, this one adds to.
         slab: the first of the slabs of this part's gradient to a y without channels, one for each block of channels.
+        stages: edges whose rows are on their way to a program at a time.
     """
-    return _Kernel(spec, part, REAL[dtype], walk, terms, wants, tuple(earlier), slab).text()
+    return _Kernel(spec, part, REAL[dtype], walk, terms, wants, tuple(earlier), slab, stages).text()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class _Kernel:
     wants: str
     earlier: tuple[Part, ...]
     slab: int
+    stages: int
 
     def text(self) -> Text:
         reads, writes, tables = arrays_read(self.terms, self.wants), self.writes, TABLES[self.walk]
@@ -118,7 +121,7 @@ class _Kernel:
             f"    mask = c < {self.mul}\n" if self.masked else "",
             _PIECE if HELD[self.walk] else "",
             *indented(4, self._held(reads)),
-            _LOOP[self.walk],
+            _LOOP[self.walk].format(stages=self.stages),
             *indented(8, self._row(reads)),
             *indented(4, self._end()),
         )

@@ -11,8 +11,8 @@ from sciml.domains.materials.terms import Dispersion, Electrostatics, Repulsion
 from sciml.errors import UserError
 from sciml.graph import ELEMENTS, holds_anywhere
 from sciml.models.layers import multilayer_perceptron
-from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean, pool_sum
-from sciml_kernels import remove_net_force, remove_net_force_and_torque
+from sciml.models.readout import Features, Geometry, Head, HeadContext, pool_mean
+from sciml_kernels import remove_net_force, remove_net_force_and_torque, segment_sum
 
 
 class PotentialHead(Head):
@@ -28,6 +28,7 @@ class PotentialHead(Head):
 
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
+        self.backend = context.backend
         self.readout = multilayer_perceptron([context.channels, hidden, 1])
         last = self.readout[-1]
         assert isinstance(last, torch.nn.Linear)
@@ -49,15 +50,15 @@ class PotentialHead(Head):
     def local_energy(self, features: Features, batch: Batch) -> Tensor:
         """The learned energy of each graph (B,) in eV without references."""
         per_atom = self.readout(features.invariants)[:, 0].double()
-        return pool_sum(per_atom, batch.batch, batch.num_graphs) * self.scales[batch.dataset]
+        return segment_sum(per_atom, batch.ptr, self.backend) * self.scales[batch.dataset]
 
     def reference_energy(self, batch: Batch) -> Tensor:
         """The sum of the reference energies of each graph (B,) in eV."""
-        return pool_sum(self.references[batch.dataset[batch.batch], batch.types], batch.batch, batch.num_graphs)
+        return segment_sum(self.references[batch.dataset[batch.batch], batch.types], batch.ptr, self.backend)
 
     def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
         """The sum over the atoms, in the unit of the dataset."""
-        pooled = pool_sum(inputs, batch.batch, batch.num_graphs) * self.scales[batch.dataset, None]
+        pooled = segment_sum(inputs, batch.ptr, self.backend) * self.scales[batch.dataset, None]
         return pooled[:, None]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
