@@ -31,9 +31,10 @@ def override(verb: str, word: str, literals: dict[str, Any], config_dir: str | N
     if not _known(key, fields):
         names = [*fields, *known]
         raise UserError(f"{key}: this key is not known to sciml {verb}{nearest(key, names) or by_last(key, names)}.")
-    if match["prefix"] is None and any(key.startswith(free + ".") for free in FREE_KEYS):
+    if match["prefix"] is None and any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS):
         return f"++{word}"  # a key that the YAML file does not have yet
-    if key not in fields or value is None or not holds(fields[key].annotation, str):
+    annotation = fields[key].annotation if key in fields else None
+    if value is None or not holds(annotation, str) or holds(annotation, dict):
         return word
     if any(key == kept.partition("=")[0] for kept in literals):
         raise UserError(f"{key}: found twice, expected once; write several files as {key}=[FILE,FILE].")

@@ -70,6 +70,11 @@ def test_keys_of_ones_own_model_need_no_plus(value: str) -> None:
     assert config.model.options == {"mine": ast.literal_eval(value.replace("a:", "'a':"))}
 
 
+@pytest.mark.parametrize("word", ["data.weights={mine: 8.0}", "data.weights.mine=8", "+data.weights.mine=8.0"])
+def test_weights_of_stores_are_given_by_their_names(word: str) -> None:
+    assert configure("train", ["train=x", word]).data.weights == {"mine": 8.0}
+
+
 def test_heads_and_targets_can_be_added_and_left_out() -> None:
     heads = ["heads.jet_class=null", "heads.mine={name: energy, hidden: 8}"]
     terms = ["objective.others.mine={weight: 2, loss: mse, power: 3}", "objective.energy.loss=mae"]
