@@ -365,8 +365,13 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         for suffix, cores in (("", "2 AVX-512 cores"), ("_avx2", "2 AVX2 cores"))
     ),
     (
+        "kernels_nvidia_h200.json",
+        "The same on an H200, 5,000 nodes, 250,000 edges (other problems: not measured yet)",
+        _kernels,
+    ),
+    (
         "tune_nvidia_h200.json",
-        "The Triton convolution on an H200, 5,000 nodes, 250,000 edges, fp32 (other libraries: not measured yet)",
+        "Passes of the Triton convolution on an H200, kernels alone, 5,000 nodes, 250,000 edges, fp32",
         _tuned,
     ),
     ("gpu_step_nvidia_h200.json", "A training step on an H200, 5,000 atoms, 2 layers, 128 channels", _gpu_step),

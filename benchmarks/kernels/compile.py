@@ -47,8 +47,8 @@ from sciml_kernels.convolution_radial.passes import PASSES as RADIAL_PASSES
 from sciml_kernels.convolution_radial.passes import Pass
 from sciml_kernels.trilinear import gpu
 from sciml_kernels.trilinear.emit import PASSES
-from sciml_kernels.trilinear.parts import WARP, choose_walk
-from sciml_kernels.trilinear.tuned import DEFAULT
+from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
+from sciml_kernels.trilinear.tuned import default
 
 NODES, EDGES = SIZES["gpu"]
 CONVOLUTIONS = [key for key, problem in PROBLEMS.items() if problem.operation == "conv"]
@@ -103,7 +103,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         "edges": EDGES,
         "dtype": "float32",
         "triton": triton.__version__,
-        "configuration": vars(DEFAULT),
+        "configuration": vars(Config()),
         "radial_configuration": vars(tiles.Config()),
         "copy_bytes_per_s": COPY_BYTES,
         "flops_per_s": FLOPS,
@@ -119,7 +119,7 @@ def report(key: str, name: str, targets: list[str]) -> dict[str, Any]:
     walk = choose_walk(spec, terms, wants, by_sender=True)
     kernels = []
     for target in targets:
-        todo = gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT, _warp(target))
+        todo = gpu.build(spec, torch.float32, walk, terms, wants, default(terms, wants), _warp(target))
         for kernel in todo.kernels:
             found = aot.report(kernel.function, gpu.signature(kernel.text, torch.float32), {}, target, kernel.warps)
             lines = len(kernel.text.source.splitlines())

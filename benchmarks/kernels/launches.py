@@ -70,13 +70,13 @@ def symmetric_contraction() -> Iterator[Launch]:
 def _trilinear(operation: str, problem: str, spec: Spec) -> Iterator[Launch]:
     from sciml_kernels.trilinear import gpu
     from sciml_kernels.trilinear.parts import arrays_read
-    from sciml_kernels.trilinear.tuned import DEFAULT
+    from sciml_kernels.trilinear.tuned import default
 
     dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
     for name, (terms, wants) in PASSES.items():
 
         def kernels(warp: int, terms: Any = terms, wants: str = wants) -> list[Kernel]:
-            made = gpu.build(spec, torch.float32, "rows", terms, wants, DEFAULT, warp).kernels
+            made = gpu.build(spec, torch.float32, "rows", terms, wants, default(terms, wants), warp).kernels
             return [Kernel(one.function, gpu.signature(one.text, torch.float32), {}, one.warps) for one in made]
 
         numbers = sum(dims[array[-1]] for array in (*arrays_read(terms, wants), *wants))

@@ -53,11 +53,11 @@ def traffic(spec: Any, name: str, nodes: int, edges: int) -> tuple[int, int]:
     from sciml_kernels.trilinear.emit import PASSES as TERMS
     from sciml_kernels.trilinear.parts import arrays_read, choose_walk
     from sciml_kernels.trilinear.triton import HELD, OTHER
-    from sciml_kernels.trilinear.tuned import DEFAULT
+    from sciml_kernels.trilinear.tuned import default
 
     terms, wants = TERMS[name]
     walk = choose_walk(spec, terms, wants, by_sender=True)
-    todo = gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT)
+    todo = gpu.build(spec, torch.float32, walk, terms, wants, default(terms, wants))
     rows = {"x": nodes, "y": edges, "w": edges, "g": nodes}
     dims = {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out}
     reads = [array[-1] for array in arrays_read(terms, wants)]

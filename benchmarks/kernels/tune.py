@@ -84,7 +84,8 @@ class Job(NamedTuple):
     @property
     def candidates(self) -> list[Any]:
         """Configurations; the first is the default."""
-        return CANDIDATES if self.part is None else list(dict.fromkeys([tiles.default(self.part), *RADIAL_CANDIDATES]))
+        first = tuned.default(*self.terms) if self.part is None else tiles.default(self.part)
+        return list(dict.fromkeys([first, *(CANDIDATES if self.part is None else RADIAL_CANDIDATES)]))
 
     @property
     def entry(self) -> str:

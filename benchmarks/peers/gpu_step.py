@@ -86,7 +86,7 @@ def worker(side: str, python: str, structure: Path, options: argparse.Namespace,
             command, env=variables, cwd=structure.parent, capture_output=True, text=True, timeout=max(1.0, seconds)
         )
     except subprocess.TimeoutExpired:
-        return {"skipped": "the time was over"}
+        return json.loads(result.read_text()) if result.exists() else {"skipped": "the time was over"}
     if done.returncode:
         return {"skipped": f"it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}"}
     found: dict[str, Any] = json.loads(result.read_text())
@@ -137,13 +137,17 @@ def measure(options: argparse.Namespace) -> int:
             left = end - time.monotonic()
             sides[side] = worker(side, python, structure, options, left) if python else {"skipped": reason}
             say(f"{side}: {sides[side].get('skipped') or 'measured'}")
+            _write(sides, options.output)
     ours = sides.get("ours", {})
-    result = {"machine": machine() | ours.get("device", {}), **sides, "comparison": comparison(sides)}
-    name = str(ours.get("device", {}).get("gpu", "cpu")).lower().replace(" ", "_")
-    output = options.output or RESULTS / f"gpu_step_{name}.json"
-    write_result(output, result)
     print(json.dumps(comparison(sides), indent=1))
     return 0 if "precisions" in ours or "ours" not in options.sides else 1
+
+
+def _write(sides: dict[str, dict[str, Any]], output: Path | None) -> None:
+    device = sides.get("ours", {}).get("device", {})
+    name = str(device.get("gpu", "cpu")).lower().replace(" ", "_")
+    result = {"machine": machine() | device, **sides, "comparison": comparison(sides)}
+    write_result(output or RESULTS / f"gpu_step_{name}.json", result)
 
 
 def main() -> int:

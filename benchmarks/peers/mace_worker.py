@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from torch_ema import ExponentialMovingAverage
 sys.path.append(str(Path(__file__).parent))
 from stepping import MODES, Training, every_mode
 from structures import CUTOFF, edge_fingerprint
-from workers import peak_memory, say, time_steps, versions, write_result
+from workers import keep_result, peak_memory, say, time_steps, versions, write_result
 
 STEP_SETTINGS = {
     "channels": 128, "layers": 2, "max_L": 1, "lmax": 3, "correlation": 3, "radial_mlp": [64, 64, 64],
@@ -251,8 +252,11 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
 
         return Training(model, trainer.optimizer, loss, trainer.clip)
 
-    found = every_mode(make, options.device, options.repeats, options.modes)
-    return {"precisions": found, **fingerprint, "atoms": len(positions), "settings": settings}
+    def report(found: dict[str, Any]) -> dict[str, Any]:
+        return {"precisions": found, **fingerprint, "atoms": len(positions), "settings": settings}
+
+    keep = partial(keep_result, options.result, report)
+    return report(every_mode(make, options.device, options.repeats, options.modes, keep))
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from stepping import MODES, Training, every_mode
 from structures import CUTOFF, edge_fingerprint
-from workers import peak_memory, time_steps, versions, write_result
+from workers import keep_result, peak_memory, time_steps, versions, write_result
 
 from sciml.data.graph_dataset import LoadedBatch
 from sciml.domains.materials.graphs import graph
@@ -126,9 +127,13 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
 
         return Training(model, optimizer, loss, CLIP)
 
-    found = every_mode(make, options.device, options.repeats, options.modes)
     device = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
-    return {"precisions": found, "device": device, **fingerprint, "atoms": len(structure)}
+
+    def report(found: dict[str, Any]) -> dict[str, Any]:
+        return {"precisions": found, "device": device, **fingerprint, "atoms": len(structure)}
+
+    keep = partial(keep_result, options.result, report)
+    return report(every_mode(make, options.device, options.repeats, options.modes, keep))
 
 
 def run_predict(options: argparse.Namespace) -> dict[str, Any]:

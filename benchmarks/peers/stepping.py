@@ -118,14 +118,25 @@ def best(modes: dict[str, dict[str, Any]]) -> str:
 
 
 def every_mode(
-    make: Callable[[], Training], device: str, repeats: int, modes: Sequence[str] = MODES
+    make: Callable[[], Training],
+    device: str,
+    repeats: int,
+    modes: Sequence[str] = MODES,
+    keep: Callable[[dict[str, Any]], object] = lambda found: None,
 ) -> dict[str, dict[str, Any]]:
-    """For each of `PRECISIONS` each mode that runs here, or the reason why it does not, and the best of them."""
-    before, found = torch.get_float32_matmul_precision(), {}
+    """For each of `PRECISIONS` each mode that runs here, or the reason why it does not, and the best of them.
+
+    `keep` gets what is there after each mode: a process that is out of time has lost the rest alone.
+    """
+    before = torch.get_float32_matmul_precision()
+    found: dict[str, dict[str, Any]] = {}
     for precision in PRECISIONS if device == "cuda" else PRECISIONS[:1]:
         torch.set_float32_matmul_precision(precision)
-        ran = {mode: _attempt(make, mode, device, repeats) for mode in modes}
-        found[precision] = {"modes": ran, "mode": best(ran)}
+        ran: dict[str, dict[str, Any]] = {}
+        for mode in modes:
+            ran[mode] = _attempt(make, mode, device, repeats)
+            found[precision] = {"modes": ran, "mode": best(ran)}
+            keep(found)
     torch.set_float32_matmul_precision(before)
     return found
 

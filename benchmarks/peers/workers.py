@@ -82,6 +82,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def keep_result(path: str, report: Callable[[Any], dict[str, Any]], found: Any) -> None:
+    """Write what a worker has found so far."""
+    if path:
+        write_result(path, report(found))
+
+
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
     """Write `result` as JSON, complete or not at all."""
     partial = Path(f"{path}.partial")

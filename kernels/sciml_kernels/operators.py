@@ -1,8 +1,7 @@
 """Torch operators that cost little to call: registered for compilers, without the dispatcher where nothing watches.
 
 `torch.library.custom_op` costs about as much as ten small torch operations in every pass, which on a CPU is more than
-many kernels take. Its registrations are needed by torch.compile, torch.export, tracers, functorch and forward-mode
-differentiation.
+many kernels take. Its registrations are needed by torch.compile, torch.export, tracers and functorch.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ class Operator:
         self._node = _node(self._function, backward, setup_context)
 
     def __call__(self, *arguments: Any) -> Any:
-        if traced() or _transformed():
+        if forward_ad._current_level >= 0:
+            self._refuse_tangents(arguments)
+        if traced() or torch._C._are_functorch_transforms_active():
             return self._registered(*arguments)
         differentiable = False
         for value in arguments:
@@ -53,15 +54,19 @@ class Operator:
             return self._function(*arguments)
         return self._node.apply(*arguments)
 
+    def _refuse_tangents(self, arguments: tuple[Any, ...]) -> None:
+        """Raise NotImplementedError where forward-mode differentiation would lose a tangent without a word."""
+        tensors = (value for value in arguments if isinstance(value, Tensor))
+        if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+            raise NotImplementedError(
+                "forward-mode derivatives: found a tangent at a compiled operation, which has those of reverse mode "
+                'only; call it with backend="reference".'
+            )
+
 
 def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
     """Decorator: see :class:`Operator`; without a schema the annotations of the function are one."""
     return lambda function: Operator(name, function, schema)
-
-
-def _transformed() -> bool:
-    """Whether functorch or forward-mode differentiation watches what is done with tensors."""
-    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 def _node(

@@ -107,10 +107,24 @@ def test_failing_compiler_is_named(folder: Path) -> None:
     assert not list(folder.glob("*"))
 
 
+def test_torch_s_own_openmp_runtime_is_shared() -> None:
+    """Two of them would fight for the same processors."""
+    script = """
+import torch, sciml_kernels
+sciml_kernels.spherical_harmonics(torch.randn(5, 3), 2, backend="cpu")
+print(len({line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 def test_other_dtypes_run_on_the_reference() -> None:
     spec, graph = SPECS["separate"], edges(6, 25)
     arguments = inputs(spec, 6, 25, torch.bfloat16)
-    found = conv(*arguments, graph, spec)
+    backends._warn.cache_clear()
+    with pytest.warns(UserWarning, match="plain-torch reference: x is torch.bfloat16, expected float32 or") as caught:
+        found, _ = (conv(*arguments, graph, spec) for _ in range(2))
+    assert len(caught) == 1
     assert found.dtype == torch.bfloat16
     exact = conv(*(argument.double() for argument in arguments), graph, spec, "reference")
     torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=0.0)  # summed in single, rounded once

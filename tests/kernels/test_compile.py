@@ -17,7 +17,7 @@ from sciml_kernels import Spec, SymmetricSpec, aot, triton_source
 from sciml_kernels.trilinear import gpu, triton, tuned
 from sciml_kernels.trilinear.emit import FIRST_ORDER, PASSES
 from sciml_kernels.trilinear.parts import WARP, Config, choose_walk
-from sciml_kernels.trilinear.tuned import DEFAULT
+from sciml_kernels.trilinear.tuned import default
 
 HARMONICS = "0e+1o+2e+3o"
 PROBLEMS = {
@@ -39,7 +39,7 @@ def check(spec: Spec, name: str, target: str, dtype: torch.dtype = torch.float32
     terms, wants = PASSES[name]
     walk = "rows" if product else choose_walk(spec, terms, wants, by_sender=True)
     warp = 64 if target.startswith("gfx") else WARP
-    for kernel in gpu.build(spec, dtype, walk, terms, wants, DEFAULT, warp).kernels:
+    for kernel in gpu.build(spec, dtype, walk, terms, wants, default(terms, wants), warp).kernels:
         types = gpu.signature(kernel.text, dtype)
         found = aot.report(kernel.function, types, {}, target, kernel.warps)
         assert found.spills == 0, found
@@ -84,7 +84,7 @@ def test_numbers_of_double_precision_are_not_rounded() -> None:
     from triton.compiler import ASTSource
 
     spec = Spec.summed("32x1o", "1o", "2e")
-    (kernel,) = gpu.build(spec, torch.float64, "receiver", FIRST_ORDER, "g", DEFAULT).kernels
+    (kernel,) = gpu.build(spec, torch.float64, "receiver", FIRST_ORDER, "g", default(FIRST_ORDER, "g")).kernels
     types = gpu.signature(kernel.text, torch.float64)
     text = triton_compile(ASTSource(kernel.function, types, {}, {}), target=aot._target("sm_90")).asm["ttir"]
     assert "f32" not in text
@@ -134,7 +134,7 @@ def test_offsets_have_64_bits() -> None:
     for name, (terms, wants) in PASSES.items():
         spec = Spec.summed("32x0e+32x1o", "0e+1o", "0e+1o")
         walk = choose_walk(spec, terms, wants, by_sender=True)
-        for kernel in gpu.build(spec, torch.float32, walk, terms, wants, DEFAULT).kernels:
+        for kernel in gpu.build(spec, torch.float32, walk, terms, wants, default(terms, wants)).kernels:
             types = gpu.signature(kernel.text, torch.float32)
             text = triton_compile(ASTSource(kernel.function, types, {}, {}), target=aot._target("sm_90")).asm["ttir"]
             moves = re.findall(r"tt\.addptr %\w+, (%\w+) : .*, (?:tensor<\d+x)?(i\d+)", text)
@@ -174,8 +174,8 @@ def test_measured_configurations_are_data(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(tuned, "FOLDER", tmp_path)
     tuned.measured.cache_clear()
     assert tuned.config("some_gpu", spec.key, torch.float32, "receiver", terms, wants) == Config(80, 2)
-    assert tuned.config("another_gpu", spec.key, torch.float32, "receiver", terms, wants) == DEFAULT
-    assert tuned.config("some_gpu", spec.key, torch.float64, "receiver", terms, wants) == DEFAULT
+    assert tuned.config("another_gpu", spec.key, torch.float32, "receiver", terms, wants) == default(terms, wants)
+    assert tuned.config("some_gpu", spec.key, torch.float64, "receiver", terms, wants) == default(terms, wants)
     tuned.measured.cache_clear()
 
 
@@ -189,6 +189,6 @@ def test_tuning_needs_a_gpu() -> None:
 
 def test_the_source_of_a_kernel_says_what_it_is() -> None:
     spec = Spec.separate(*PROBLEMS[1])
-    (kernel,) = gpu.build(spec, torch.float32, "receiver", FIRST_ORDER, "g", DEFAULT).kernels
+    (kernel,) = gpu.build(spec, torch.float32, "receiver", FIRST_ORDER, "g", default(FIRST_ORDER, "g")).kernels
     assert kernel.text.source.startswith(f"# {spec.key}")
     assert triton_source.write(kernel.text.source, triton.NAME).read_text() == kernel.text.source

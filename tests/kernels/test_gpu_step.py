@@ -95,9 +95,8 @@ def test_our_step_in_miniature(bench: Any, tmp_path: Path, monkeypatch: pytest.M
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend="aot_eager", **options))
     bench.structures.write_alloy(tmp_path / "alloy.xyz", (2, 2, 2))
-    options = argparse.Namespace(
-        structure=tmp_path / "alloy.xyz", device="cpu", channels=8, repeats=1, modes=bench.stepping.MODES
-    )
+    files = {"structure": tmp_path / "alloy.xyz", "result": tmp_path / "found.json"}
+    options = argparse.Namespace(**files, device="cpu", channels=8, repeats=1, modes=bench.stepping.MODES)
     before = torch._dynamo.config.trace_autograd_ops
     try:
         found = bench.ours.run_modes(options)
@@ -107,6 +106,7 @@ def test_our_step_in_miniature(bench: Any, tmp_path: Path, monkeypatch: pytest.M
     assert "losses" in modes["compiled"], modes
     assert modes["compiled"]["losses"] == pytest.approx(modes["eager"]["losses"], rel=1e-4)
     assert (found["atoms"], found["device"]) == (16, {})
+    assert json.loads(files["result"].read_text()) == found, "written after every mode"
 
 
 def test_our_step_never_waits_for_a_gpu(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,22 @@ def test_bad_specs() -> None:
         Spec(o3.Irreps("2x0e"), o3.Irreps("0e"), o3.Irreps("3x0e"), Spec.summed("2x0e", "0e", "0e").paths)
 
 
+def test_tangents_of_forward_mode_are_never_lost() -> None:
+    spec, graph = SPECS["separate"], edges(6, 25)
+    x, y, w = inputs(spec, 6, 25, torch.float64)
+    change = torch.randn_like(x)
+
+    def along(backend: str) -> Tensor:
+        tangent: Tensor = torch.func.jvp(lambda x: conv(x, y, w, graph, spec, backend), (x,), (change,))[1]
+        return tangent
+
+    torch.testing.assert_close(along("reference"), conv(change, y, w, graph, spec))  # linear in x
+    with pytest.raises(NotImplementedError, match="forward-mode derivatives: found a tangent"):
+        along("cpu")
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(conv(x, y, w, graph, spec), conv(x, y, w, graph, spec, "cpu"))  # no tangent, no refusal
+
+
 def test_compiled_gradients_equal_eager_ones() -> None:
     spec, graph = SPECS["separate"], edges(6, 25)
     leaves = [tensor.requires_grad_() for tensor in inputs(spec, 6, 25, torch.float64)]

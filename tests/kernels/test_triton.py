@@ -109,10 +109,12 @@ def test_hubs_are_served_by_several_programs(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", [SMALL, BY_SENDER], ids=["by receiver", "by sender"])
-@pytest.mark.parametrize("values", [4, 24])
+@pytest.mark.parametrize(("values", "stages"), [(4, 1), (24, 2), (144, 3)])
 @interpreted
-def test_a_pass_cut_into_many_kernels(spec: Spec, values: int) -> None:
-    """With few registers: slots, and paths of one slot, in kernels of their own that add to what is there."""
+def test_a_pass_cut_into_many_kernels(spec: Spec, values: int, stages: int) -> None:
+    """With few registers: slots, and paths of one slot, in kernels of their own that add to what is there; with rows
+    of several edges on their way.
+    """
     graph, dtype = edges(NODES, EDGES), torch.float64
     x, y, w = inputs(spec, NODES, EDGES, dtype)
     vx, vy, vw = inputs(spec, NODES, EDGES, dtype, seed=1)
@@ -121,8 +123,8 @@ def test_a_pass_cut_into_many_kernels(spec: Spec, values: int) -> None:
     for terms, wants in ((FIRST_ORDER, "g"), (FIRST_ORDER, "xyw"), (second_order("xyw"), "xywg")):
         walk = choose_walk(spec, terms, wants, by_sender=True)
         whole = gpu.build(spec, dtype, walk, terms, wants, Config())
-        cut = gpu.build(spec, dtype, walk, terms, wants, Config(values))
-        assert len(cut.kernels) > len(whole.kernels)
+        cut = gpu.build(spec, dtype, walk, terms, wants, Config(values, stages=stages))
+        assert (len(cut.kernels) > len(whole.kernels)) == (values < Config().values)
         expected = gpu.execute(whole, arrays, tables, wants)
         with poisoned():
             found = gpu.execute(cut, arrays, tables, wants)

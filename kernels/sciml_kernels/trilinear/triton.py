@@ -7,6 +7,10 @@ A program serves one block of channels of one piece of a node's edges (see `Edge
 is the receiver or the sender ("walk"); its own rows are read once, its gradient is summed in registers and stored in
 the row of the piece. Everything else is read and stored at every edge. Nothing is shared between programs: no atomics,
 no barriers where a program is one warp, and results that repeat bit for bit.
+
+With several stages the rows of the next edges are on their way while one is computed: Triton copies vectors ahead into
+shared memory. It would do so with the single numbers of y too, which takes it minutes to compile. They are hidden from
+it in a branch, and one number of each sector of memory is read an edge ahead: the others then come from the cache.
 """
 
 from __future__ import annotations
@@ -53,6 +57,10 @@ _LOOP = {
 }
 
 TABLES = {"rows": (), "receiver": ("pieces", "senders"), "sender": ("pieces", "order", "receivers")}
+AFTER = {"receiver": "row + 1", "sender": "tl.load(order + at + 1)"}
+AT = {"receiver": "row", "sender": "at"}
+FIRST = {"receiver": "first", "sender": "tl.load(order + first, mask=first < last, other=0)"}
+SECTOR = 32  # bytes that a GPU reads at a time
 HELD = {"rows": "", "receiver": "g", "sender": "x"}
 OTHER = {"rows": "", "receiver": "x", "sender": "g"}
 
@@ -96,13 +104,14 @@ def source(
         slab: the first of the slabs of this part's gradient to a y without channels, one for each block of channels.
         stages: edges whose rows are on their way to a program at a time.
     """
-    return _Kernel(spec, part, REAL[dtype], walk, terms, wants, tuple(earlier), slab, stages).text()
+    return _Kernel(spec, part, dtype.itemsize, REAL[dtype], walk, terms, wants, tuple(earlier), slab, stages).text()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
     spec: Spec
     part: Part
+    itemsize: int
     real: str
     walk: Walk
     terms: tuple[Term, ...]
@@ -152,13 +161,17 @@ class _Kernel:
         if kind and kind in self.wants:
             yield self._pointer(f"out_{kind}", "piece")
             yield from self._begin_sums(f"out_{kind}")
+        if self._ahead:
+            yield f"after = {FIRST[self.walk]}"
+            yield from self._load_ahead("first < last")
 
     def _row(self, reads: tuple[str, ...]) -> Iterator[str]:
         """In the loop: load what belongs to this row, call the coupling of every path, store."""
         held, other = HELD[self.walk], OTHER[self.walk]
         for name in reads:
-            if name[-1] != held:
+            if name[-1] != held and name not in self._ahead:
                 yield from self._load_row(name, "other" if name[-1] == other else "row")
+        yield from self._read_ahead()
         stored = [name for name in self.writes if name[-1] != held]
         for name in stored:
             yield self._pointer(name, "row")
@@ -168,6 +181,50 @@ class _Kernel:
             yield call(index, path, emit(path, self.terms, self.wants))
         for name in stored:
             yield from self._store(name)
+
+    @property
+    def _ahead(self) -> list[str]:
+        """The y without channels, where rows of several edges are on their way."""
+        if self.stages == 1 or self.walk == "rows":
+            return []
+        return [name for name in arrays_read(self.terms, self.wants) if self._shared(name)]
+
+    def _sectors(self, name: str) -> dict[tuple[int, int], int]:
+        """Of the numbers of y the first of each sector."""
+        found: dict[int, tuple[tuple[int, int], int]] = {}
+        for slot, offset in self._values(name).items():
+            found.setdefault(offset * self.itemsize // SECTOR, (slot, offset))
+        return dict(found.values())
+
+    def _load_ahead(self, mask: str) -> Iterator[str]:
+        """Of the row `after` the first number of each sector, where there is such a row."""
+        for name in self._ahead:
+            yield f"{name}_after = {name} + after * {self.spec.dim_y}"
+            for (slot, component), offset in self._sectors(name).items():
+                loaded = f"tl.load({name}_after + {offset}, mask={mask}, other=0).to({self.real})"
+                yield f"next_{value_name(name, slot, component)} = {loaded}"
+
+    def _read_ahead(self) -> Iterator[str]:
+        """This row's numbers of y: some were read before, the others are in the cache; then some of the next row."""
+        if not self._ahead:
+            return
+        branch = []
+        for name in self._ahead:
+            sectors = self._sectors(name)
+            branch.append(self._pointer(name, "row"))
+            for (slot, component), offset in self._values(name).items():
+                value = value_name(name, slot, component)
+                if (slot, component) in sectors:
+                    yield f"{value} = next_{value}"
+                else:
+                    yield f"{value} = tl.zeros([], {self.real})"
+                    branch.append(f"{value} = {self._load(name, offset)}")
+        yield "if other >= 0:"  # always so, which the compiler does not know
+        yield from (f"    {line}" for line in branch)
+        yield f"if {AT[self.walk]} + 1 < last:"
+        yield f"    after = {AFTER[self.walk]}"
+        for line in self._load_ahead("True"):
+            yield f"    {line.replace(', mask=True, other=0', '')}"
 
     def _end(self) -> Iterator[str]:
         kind = HELD[self.walk]

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import torch
 
-from sciml_kernels.trilinear.emit import Term
+from sciml_kernels.trilinear.emit import FIRST_ORDER, Term
 from sciml_kernels.trilinear.parts import Config, Walk
 
 FOLDER = Path(__file__).resolve().parents[1] / "tuned"
-DEFAULT = Config()
+
+
+def default(terms: tuple[Term, ...], wants: str) -> Config:
+    """For what was not measured: the forward pass waits for memory most, and reads an edge ahead."""
+    return Config(stages=2) if wants == "g" and terms == FIRST_ORDER else Config()
 
 
 def name_of(device: torch.device | None) -> str:
@@ -31,7 +35,7 @@ def entry(key: str, dtype: torch.dtype, walk: Walk, terms: tuple[Term, ...], wan
 def config(gpu: str, key: str, dtype: torch.dtype, walk: Walk, terms: tuple[Term, ...], wants: str) -> Config:
     """The measured configuration of a pass on this GPU, else the default."""
     found = measured(gpu).get(entry(key, dtype, walk, terms, wants))
-    return DEFAULT if found is None else Config(**found)
+    return default(terms, wants) if found is None else Config(**found)
 
 
 @functools.cache
