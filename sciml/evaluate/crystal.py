@@ -178,9 +178,10 @@ def vacancy_energy(atoms: Atoms, length: float = 10.0, relax: bool = True) -> fl
 
 
 def gamma_phonons(atoms: Atoms) -> np.ndarray:
-    """Frequencies (3n,) at Gamma in THz, ascending, imaginary ones negative; the acoustic three are near zero.
+    """Optical frequencies (3n - 3,) at Gamma in THz, ascending, imaginary ones negative.
 
-    Central differences of forces in the cell that is given, which is exact there: an atom moves with its images.
+    Central differences of forces in the cell that is given, which is exact there: an atom moves with its images. The
+    three acoustic modes there are the translations of the whole crystal, which are projected out.
     """
     moved = atoms.copy()
     moved.calc = atoms.calc
@@ -193,8 +194,11 @@ def gamma_phonons(atoms: Atoms) -> np.ndarray:
                 moved.positions[atom, axis] += sign * _DISPLACEMENT
                 forces.append(moved.get_forces().ravel())
             hessian[3 * atom + axis] = (forces[1] - forces[0]) / (2 * _DISPLACEMENT)
-    masses = np.repeat(atoms.get_masses(), 3)
-    squares = np.linalg.eigvalsh((hessian + hessian.T) / 2 / np.sqrt(np.outer(masses, masses)))
+    roots = np.sqrt(atoms.get_masses())
+    dynamical = (hessian + hessian.T) / 2 / np.repeat(np.repeat(np.outer(roots, roots), 3, axis=0), 3, axis=1)
+    complete, _ = np.linalg.qr(np.kron(roots[:, None], np.eye(3)), mode="complete")
+    optical = complete[:, 3:]  # across the translations, whose displacements are alike
+    squares = np.linalg.eigvalsh(optical.T @ dynamical @ optical)
     return np.sign(squares) * np.sqrt(np.abs(squares)) * _TO_THZ
 
 

@@ -11,6 +11,7 @@ from sciml.domains.biology.metrics import bootstrap_difference, correlations, cr
 from sciml.domains.hep import metrics as hep
 from sciml.domains.hep.metrics import (
     accuracy,
+    accuracy_error,
     auc,
     conservation_errors,
     fit_mass_window,
@@ -119,9 +120,9 @@ def measure_numbers(
     if target == "energy":
         predictions, labels, base = (c / columns.sizes for c in (columns.predictions, columns.labels, baseline))
         table["energy_per_atom"] = _beside(predictions, labels, base, UNITS["energy_per_atom"])
-        table["energy_per_atom"] |= _by_kind(predictions, labels, kinds or {})
+        table["energy_per_atom"] |= errors_by_kind(predictions, labels, kinds or {})
     else:
-        table[target] |= _by_kind(columns.predictions, columns.labels, kinds or {})
+        table[target] |= errors_by_kind(columns.predictions, columns.labels, kinds or {})
     if target in ("true_mass", "true_pt"):
         table[target] |= response(columns.predictions, columns.labels)
         table[target] |= {f"baseline_{name}": value for name, value in response(baseline, columns.labels).items()}
@@ -130,7 +131,7 @@ def measure_numbers(
     return table
 
 
-def _by_kind(predictions: np.ndarray, labels: np.ndarray, kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def errors_by_kind(predictions: np.ndarray, labels: np.ndarray, kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """{by_<name>: {kind: {mae, rmse, count}}}, most labels first."""
     result: dict[str, Any] = {}
     for name, of_rows in kinds.items():
@@ -150,8 +151,9 @@ def _beside(predictions: np.ndarray, labels: np.ndarray, baseline: np.ndarray, u
 
 
 def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windows: dict[str, float]) -> dict[str, Any]:
-    """Accuracy, cross-entropy (nats), mean AUC over pairs of classes and calibration; for every class against the
-    background AUC and rejections with errors, how much a cut on the score sculpts the mass, and the mass window's AUC.
+    """Accuracy with its error, cross-entropy (nats), mean AUC over pairs of classes and calibration; for every class
+    against the background AUC and rejections with errors, how much a cut on the score sculpts the mass, and the mass
+    window's AUC.
     """
     logits, labels = columns.predictions, columns.labels
     background = background_class(classes)
@@ -159,6 +161,7 @@ def measure_jets(columns: Columns, masses: np.ndarray, classes: list[str], windo
         "count": len(labels),
         "unit": "",
         "accuracy": accuracy(logits, labels),
+        "accuracy_error": accuracy_error(logits, labels),
         "cross_entropy": float(cross_entropies(logits, labels).mean()),
         "mean_auc": mean_auc(logits, labels),
         "calibration_error": reliability(logits, labels).error,

@@ -10,13 +10,16 @@ The file is YAML or JSON::
     diatomics:
       Si-Si: {distances: [1.8, 2.2, 3.0, 5.0], energies: [0.3, -1.9, -1.0, 0.0]}
 
-Units are Å^3/atom, GPa, eV and THz; phonons are the optical ones, those beyond the lowest three. Energies of dimers are
-compared from the farthest point on. ``diatomics: {source: FILE, key: PBE, pairs: [Si-Si]}`` takes them from a file of
-curves by level of theory, as Matbench Discovery's.
+Units are Å^3/atom, GPa, eV and THz; phonons are the 3n - 3 optical ones in ascending order, imaginary ones negative.
+Where ``properties`` is left out, a compound has no vacancy, whose energy depends on chemical potentials. Energies of
+dimers are compared from the farthest point on. ``diatomics: {source: FILE, key: PBE, pairs: [Si-Si]}`` takes them from
+a file of curves by level of theory, as Matbench Discovery's. Paths, of structures and of curves, are relative to the
+folder of the file.
 """
 
 import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,29 +35,68 @@ from sciml.files import write_text
 
 UNITS = {"volume": "Å^3/atom", "vacancy": "eV", "phonons": "THz", "energy": "eV/atom", "bulk_modulus_derivative": ""}
 """Of every other property GPa."""
+FILE = "properties.json"
 _WELL = 2.0  # eV above the farthest point: where curves of dimers are compared, without the repulsive wall
 
 
 def run(path: Path, calculator: Any, output: Path, plots: bool = True) -> str:
-    """Compute everything in the file with an ASE ``calculator``; writes ``properties.json`` and plots, returns a table.
+    """Compute everything in the file with an ASE ``calculator``; writes ``properties.json``, which grows with every
+    property, and plots, returns a table.
 
     Raises UserError for what is wrong with the file, before anything is computed.
     """
     content = read(path)
-    structures = {name: _structure(entry, f"{path}: crystals.{name}") for name, entry in content["crystals"].items()}
-    results: dict[str, Any] = {"crystals": {}, "diatomics": {}}
+    structures = {}
     for name, entry in content["crystals"].items():
-        atoms = structures[name]
-        atoms.calc = calculator
-        values = crystal_properties(atoms, entry.get("properties") or list(PROPERTIES))
-        results["crystals"][name] = {"values": values, "expected": entry.get("expected") or {}}
-    for name, curve in content["diatomics"].items():
-        results["diatomics"][name] = _dimer(name, curve, calculator)
+        structures[name] = _structure(entry, path, f"{path}: crystals.{name}")
+        _check_expected(entry, structures[name], f"{path}: crystals.{name}")
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "properties.json", json.dumps(results, indent=1) + "\n")
+    results: dict[str, Any] = {"crystals": {}, "diatomics": {}}
+    try:
+        for name, atoms in structures.items():
+            atoms.calc = calculator
+            _crystal(name, content["crystals"][name], atoms, results, output)
+        for name, curve in content["diatomics"].items():
+            results["diatomics"][name] = _dimer(name, curve, calculator)
+            _write(results, output)
+    except UserError as error:
+        kept = f" What was computed before is in {output / FILE}." if any(results.values()) else ""
+        raise UserError(f"{error}{kept}") from None
     if plots:
         draw(results, output)
     return table(results)
+
+
+def _crystal(name: str, entry: dict[str, Any], atoms: Atoms, results: dict[str, Any], output: Path) -> None:
+    """Compute the properties of an entry into ``results``, which is written after each."""
+    wanted, left_out = _wanted(entry, atoms)
+    atoms = crystal.relaxed(atoms, cell=True)
+    found: dict[str, Any] = {"values": {}, "expected": entry.get("expected") or {}, "left_out": left_out}
+    for each in wanted:
+        found["values"] |= PROPERTIES[each](atoms)
+        if each == "elastic":
+            found["values"] |= _expected_constants(found)
+        results["crystals"][name] = found
+        _write(results, output)
+
+
+def _wanted(entry: dict[str, Any], atoms: Atoms) -> tuple[list[str], dict[str, str]]:
+    """The groups of PROPERTIES to compute, and {group: why} of those that the structure does not have."""
+    wanted = entry.get("properties") or list(PROPERTIES)
+    if len(set(atoms.numbers)) == 1 or entry.get("properties"):
+        return wanted, {}
+    why = "the vacancy energy of a compound depends on chemical potentials"
+    return [name for name in wanted if name != "vacancy"], {"vacancy": why}
+
+
+def _expected_constants(found: dict[str, Any]) -> dict[str, float]:
+    """The elastic constants that are expected beside the three of a cubic crystal."""
+    names = [name for name in found["expected"] if name in CONSTANTS and name not in found["values"]]
+    return {name: found["values"]["elastic_constants"][int(name[1]) - 1][int(name[2]) - 1] for name in names}
+
+
+def _write(results: dict[str, Any], output: Path) -> None:
+    write_text(output / FILE, json.dumps(results, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -65,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"properties: {path} cannot be read as YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(content, dict) or not content or set(content) - {"crystals", "diatomics"}:
         raise UserError(f"properties: {path} holds {_found(content)}, expected the keys crystals and diatomics.")
-    crystals, dimers = content.get("crystals") or {}, content.get("diatomics") or {}
+    crystals, dimers = (_named(content.get(key), f"{path}: {key}") for key in ("crystals", "diatomics"))
     for name, entry in crystals.items():
         _check_crystal(entry, f"{path}: crystals.{name}")
     if "source" in dimers:
@@ -73,6 +115,13 @@ def read(path: Path) -> dict[str, Any]:
     for name, curve in dimers.items():
         _check_curve(name, curve, f"{path}: diatomics.{name}")
     return {"crystals": crystals, "diatomics": dimers}
+
+
+def _named(entries: Any, where: str) -> dict[str, Any]:
+    """The same with names of text, empty where there is nothing."""
+    if entries is not None and not isinstance(entries, dict):
+        raise UserError(f"{where}: {_found(entries)} found, expected a mapping of names to entries.")
+    return {str(name): entry for name, entry in (entries or {}).items()}
 
 
 def _found(content: Any) -> str:
@@ -85,13 +134,49 @@ def _check_crystal(entry: Any, where: str) -> None:
     known = {"structure", "properties", "expected"}
     if set(entry) - known:
         raise UserError(f"{where}: key {min(set(entry) - known)} found, expected one of {', '.join(sorted(known))}.")
-    for name in entry.get("properties") or ():
-        if name not in PROPERTIES:
+    properties, expected = entry.get("properties") or [], entry.get("expected") or {}
+    if not isinstance(properties, list):
+        raise UserError(f"{where}: properties: {properties!r} found, expected a list of {', '.join(PROPERTIES)}.")
+    for name in properties:
+        if name not in list(PROPERTIES):
             raise UserError(f"{where}: properties: {name!r} found, expected one of {', '.join(PROPERTIES)}.")
-    for name, value in (entry.get("expected") or {}).items():
-        numbers = value if isinstance(value, list) else [value]
-        if name not in EXPECTED or not all(isinstance(number, int | float) for number in numbers):
-            raise UserError(f"{where}: expected: {name}={value} found; give numbers of {', '.join(EXPECTED)}.")
+    if not isinstance(expected, dict):
+        raise UserError(f"{where}: expected: {expected!r} found, expected values of {', '.join(EXPECTED)}.")
+    for name, value in expected.items():
+        if name not in EXPECTED or not (_are_numbers(value) if name == "phonons" else _is_number(value)):
+            raise UserError(
+                f"{where}: expected: {name}={value} found; give numbers of {', '.join(EXPECTED)}, of phonons a list."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_number, values))
+
+
+def _check_expected(entry: dict[str, Any], atoms: Atoms, where: str) -> None:
+    """Raises UserError where a property or an expected value is none of the structure, or would not be computed."""
+    wanted, left_out = _wanted(entry, atoms)
+    if "vacancy" in wanted and len(set(atoms.numbers)) > 1:
+        raise UserError(
+            f"{where}: properties: the vacancy energy of a compound such as {atoms.get_chemical_formula()} depends on "
+            "chemical potentials; leave vacancy out."
+        )
+    expected = entry.get("expected") or {}
+    for name in expected:
+        group = next(group for group, names in VALUES.items() if name in names)
+        if group not in wanted:
+            why = left_out.get(group, f"properties has no {group}")
+            raise UserError(f"{where}: expected: {name} is not computed, as {why}; leave it out or name its group.")
+    optical = 3 * len(atoms) - 3
+    if "phonons" in expected and len(expected["phonons"]) != optical:
+        raise UserError(
+            f"{where}: expected: phonons: {len(expected['phonons'])} found; the structure has {len(atoms)} atoms, so "
+            f"give all of its {optical} optical frequencies."
+        )
 
 
 def _check_curve(name: str, curve: Any, where: str) -> None:
@@ -101,7 +186,7 @@ def _check_curve(name: str, curve: Any, where: str) -> None:
     if len(elements) != 2 or any(element not in atomic_numbers for element in elements):
         raise UserError(f"{where}: {name!r} found, expected two elements such as Si-Si.")
     columns: list[Any] = [curve.get(key) for key in ("distances", "energies")] if isinstance(curve, dict) else [None]
-    sound = all(isinstance(column, list) and len(column) > 2 for column in columns)
+    sound = all(_are_numbers(column) and len(column) > 2 for column in columns)
     if not sound or len({len(column) for column in columns}) > 1 or np.min(np.diff(columns[0])) <= 0:
         raise UserError(f"{where}: expected distances in ascending order and as many energies, three or more.")
 
@@ -114,35 +199,35 @@ def _curves_of(entry: dict[str, Any], path: Path) -> dict[str, Any]:
         with opener(source, "rt", encoding="utf-8") as file:
             curves = json.load(file)
         curves = curves[entry["key"]] if "key" in entry else curves
-        return {pair: curves[pair] for pair in entry.get("pairs") or curves}
+        return {str(pair): curves[pair] for pair in entry.get("pairs") or curves}
+    except TypeError:
+        raise UserError(
+            f"{path}: diatomics: expected pairs as a list, and {source} to hold curves by pair, or by key and pair."
+        ) from None
     except KeyError as error:
         raise UserError(f"{path}: diatomics: {source} has no {error.args[0]!r}, name a key or pair in it.") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: diatomics: {source} cannot be read as JSON ({error}).") from None
 
 
-def _structure(entry: dict[str, Any], where: str) -> Atoms:
-    """The atoms of an entry; raises UserError where ASE cannot build or read them, or they are not periodic."""
+def _structure(entry: dict[str, Any], path: Path, where: str) -> Atoms:
+    """The atoms of an entry, read beside the file ``path``; raises UserError where ASE cannot build or read them, or
+    they are not periodic.
+    """
     import ase.build
     import ase.io
 
     structure = entry["structure"]
     try:
-        atoms: Any = ase.build.bulk(**structure) if isinstance(structure, dict) else ase.io.read(structure)
+        built = isinstance(structure, dict)
+        atoms: Any = ase.build.bulk(**structure) if built else ase.io.read(str(path.parent / str(structure)))
     except Exception as error:  # ASE raises whatever its parsers meet
         raise UserError(f"{where}: structure: ASE cannot make it ({type(error).__name__}: {error}).") from None
+    if not isinstance(atoms, Atoms):
+        raise UserError(f"{where}: structure: {structure} holds several structures, expected one.")
     if not atoms.pbc.all():
         raise UserError(f"{where}: structure: not periodic in three directions, expected a crystal.")
     return atoms
-
-
-def crystal_properties(atoms: Atoms, names: list[str]) -> dict[str, Any]:
-    """{property: value} of the relaxed crystal, of the groups ``names`` of PROPERTIES."""
-    atoms = crystal.relaxed(atoms, cell=True)
-    values: dict[str, Any] = {}
-    for name in names:
-        values |= PROPERTIES[name](atoms)
-    return values
 
 
 def _equation_of_state(atoms: Atoms) -> dict[str, Any]:
@@ -172,7 +257,7 @@ def _vacancy(atoms: Atoms) -> dict[str, Any]:
 
 
 def _phonons(atoms: Atoms) -> dict[str, Any]:
-    return {"phonons": crystal.gamma_phonons(atoms)[3:].tolist()}
+    return {"phonons": crystal.gamma_phonons(atoms).tolist()}
 
 
 PROPERTIES: dict[str, Callable[[Atoms], dict[str, Any]]] = {
@@ -181,10 +266,15 @@ PROPERTIES: dict[str, Callable[[Atoms], dict[str, Any]]] = {
     "vacancy": _vacancy,
     "phonons": _phonons,
 }
-EXPECTED = (
-    "volume", "energy", "bulk_modulus", "bulk_modulus_derivative", "elastic_bulk_modulus", "shear_modulus", "vacancy",
-    "phonons", *(f"C{i}{j}" for i in range(1, 7) for j in range(i, 7)),
-)  # fmt: skip
+CONSTANTS = tuple(f"C{i}{j}" for i in range(1, 7) for j in range(i, 7))
+VALUES = {
+    "equation_of_state": ("volume", "energy", "bulk_modulus", "bulk_modulus_derivative"),
+    "elastic": ("elastic_bulk_modulus", "shear_modulus", *CONSTANTS),
+    "vacancy": ("vacancy",),
+    "phonons": ("phonons",),
+}
+"""What each of PROPERTIES finds that a value may be expected of."""
+EXPECTED = tuple(name for names in VALUES.values() for name in names)
 
 
 def _dimer(name: str, curve: dict[str, Any], calculator: Any) -> dict[str, Any]:
@@ -203,14 +293,14 @@ def _dimer(name: str, curve: dict[str, Any], calculator: Any) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """One row per property that is a number, and per phonon."""
+    """One row per property that is a number, and per phonon; a sentence for what was left out."""
     rows = [("of", "property", "found", "expected", "error", "unit")]
     for name, entry in results["crystals"].items():
         for key, value in entry["values"].items():
             if key in EXPECTED:
                 wanted = entry["expected"].get(key)
                 several = isinstance(value, list)
-                pairs = zip(value, wanted or [None] * len(value), strict=False) if several else [(value, wanted)]
+                pairs = zip(value, sorted(wanted or []) or [None] * len(value)) if several else [(value, wanted)]
                 rows += [(name, key, *_numbers(*pair), UNITS.get(key, "GPa")) for pair in pairs]
     for name, entry in results["diatomics"].items():
         units = {"bond": "Å", "depth": "eV"}
@@ -219,7 +309,12 @@ def table(results: dict[str, Any]) -> str:
         rows.append((name, "MAE in the well", f"{entry['mae']:.4g}", "", "", "eV"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    left_out = [
+        f"{name}: {what} is left out, {why}"
+        for name, entry in results["crystals"].items()
+        for what, why in entry["left_out"].items()
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *left_out])
 
 
 def _numbers(found: float, expected: float | None) -> tuple[str, str, str]:

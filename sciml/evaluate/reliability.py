@@ -31,9 +31,12 @@ def write_reliability(
     """
     rigidities = from_tensors(tensors)
     rows = labelled_rows(model.eval(), sources, description, budgets, RECORDS) if rigidities else {}
-    found = {name: reliability(rows[name], rigidities[name]) for name in sorted(rows.keys() & rigidities.keys())}
+    names = sorted(rows.keys() & rigidities.keys())
+    earlier = [name for name in names if rows[name].features.shape[2] != len(rigidities[name].inverse)]
+    found = {name: reliability(rows[name], rigidities[name]) for name in names if name not in earlier}
+    told = [f"uncertainty of {name}: the package holds that of an earlier version, train again" for name in earlier]
     if not found:
-        return "", None
+        return "\n".join(told), None
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "uncertainty.json", json.dumps(found, indent=1) + "\n")
     path = folder / "uncertainty.png"
@@ -41,7 +44,7 @@ def write_reliability(
     for axis, (name, values) in zip(axes, found.items(), strict=True):
         _draw(axis, name, values)
     drawing.savefig(path, dpi=150)
-    return text(found), path
+    return "\n".join([text(found), *told]), path
 
 
 def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:

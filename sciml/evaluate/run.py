@@ -86,7 +86,7 @@ def evaluate_sources(
     labelled = predict(model, dataset, kinds, budgets)
     for (index, target), columns in sorted(labelled.items()):
         source = sources[index]
-        kinds_of_numbers: Kinds = {}
+        kinds_of_numbers = kinds_of_rows(target, source, columns)
         if target in own:
             beside = baseline_of(own[target], source, columns, context.get("targets", {}).get(target, {}))
         elif target == "label":
@@ -98,7 +98,6 @@ def evaluate_sources(
         else:
             references = context["references"].get(context["datasets"][source.dataset], {})
             beside = baseline_predictions(target, source, columns, references)
-            kinds_of_numbers = kinds_of_rows(target, source, columns)
         if target == "energy":
             composition[names[index]] = beside
         parts.setdefault(target, []).append((columns, beside, kinds_of_numbers))
@@ -134,7 +133,7 @@ def _measure(
     totals of particles, the sequence of every residue, or the baseline's predictions of numbers.
     """
     if target in own:
-        return {target: measure_target(own[target], columns, beside)}
+        return {target: measure_target(own[target], columns, beside, kinds)}
     if target == "label":
         return {target: measure_jets(columns, beside, classes, baselines["mass_windows"])}
     if target == "true_momenta":

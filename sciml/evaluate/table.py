@@ -9,7 +9,7 @@ HEADER = ("store", "target", "error", "baseline", "ratio", "unit", "labels")
 
 
 def text_table(stores: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Rows per store and target: errors of numbers, AUC of taggers, cross-entropy of residue types, and baselines."""
+    """Rows per store and target: errors of numbers, AUC of taggers, recovery of residue types, and baselines."""
     rows: list[tuple[str, ...]] = [HEADER]
     for store, metrics in stores.items():
         for target, values in metrics.items():
@@ -37,7 +37,7 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
 def _label_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
     """Accuracy and calibration of jets, and of each class against the background its AUC and rejections."""
     count = f"{values['count']:,}"
-    rows: list[tuple[str, ...]] = [("accuracy", f"{values['accuracy']:.3f}", "", "", "", count)]
+    rows: list[tuple[str, ...]] = [("accuracy", _with_error(values, "accuracy", ".3f"), "", "", "", count)]
     if len(values["signals"]) > 1:
         rows.append(("mean AUC of pairs", f"{values['mean_auc']:.3f}", "", "", "", count))
     rows.append(("calibration error", f"{values['calibration_error']:.3f}", "", "", "", count))
@@ -55,19 +55,26 @@ def _label_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _residue_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cross-entropy of residue types beside that of the composition, with the interval of the difference."""
+    """Recovery, cross-entropy and perplexity of residue types beside those of the composition, with the interval of the
+    difference.
+    """
     error, baseline = values["cross_entropy"], values["baseline_cross_entropy"]
     low, high = values["difference_low"], values["difference_high"]
+    count = f"{values['count']:,}"
+    recovered = f"{values['baseline_recovery']:.1%} (most frequent type)"
+    perplexity = f"{math.exp(baseline):.2f} (composition)"
     interval = f"difference {values['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
     return [
+        ("residue type recovery", f"{values['recovery']:.1%}", recovered, "", "", count),
         (
             "residue type cross-entropy",
             f"{error:.3f}",
             f"{baseline:.3f} (composition)",
             f"{error / baseline:.2f}",
             f"nats, {interval}",
-            f"{values['count']:,}",
-        )
+            count,
+        ),
+        ("residue type perplexity", f"{values['perplexity']:.2f}", perplexity, "", "", count),
     ]
 
 

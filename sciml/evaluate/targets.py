@@ -1,5 +1,6 @@
 """Metrics of the targets that a configuration names, beside what the types of the nodes alone tell."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from sciml.data.source import Source
 from sciml.data.targets import Target
 from sciml.domains.biology.metrics import correlations, cross_entropies
 from sciml.domains.materials.metrics import errors
+from sciml.evaluate.measure import errors_by_kind
 from sciml.evaluate.predict import Columns
 from sciml.graph import NUM_TYPES
 
@@ -30,9 +32,12 @@ def baseline_of(target: Target, source: Source, columns: Columns, facts: dict[st
     return found
 
 
-def measure_target(target: Target, columns: Columns, baseline: np.ndarray) -> dict[str, Any]:
-    """MAE and RMSE of the components beside those of the baseline, and correlations where there is one; or accuracy,
-    recall of each class and cross-entropy (nats) beside the accuracy of always the most frequent class.
+def measure_target(
+    target: Target, columns: Columns, baseline: np.ndarray, kinds: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """MAE and RMSE of the components beside those of the baseline, and of ``kinds`` as of
+    :func:`sciml.evaluate.measure.kinds_of_rows`, and correlations where there is one component; or accuracy, recall of
+    each class and cross-entropy (nats) beside the accuracy of always the most frequent class.
     """
     labels = columns.labels
     if not target.classes:
@@ -41,6 +46,7 @@ def measure_target(target: Target, columns: Columns, baseline: np.ndarray) -> di
             **errors(columns.predictions, labels, target.unit),
             "baseline_mae": worse["mae"],
             "baseline_rmse": worse["rmse"],
+            **errors_by_kind(columns.predictions, labels, kinds or {}),
             **(correlations(columns.predictions, labels) if target.dimension == 1 else {}),
         }
     guesses = columns.predictions.argmax(axis=1)

@@ -30,7 +30,7 @@ RIDGES = tuple(10.0**power for power in range(-8, 0))
 """s^2 by the mean eigenvalue of C."""
 ALPHAS = np.concatenate([[0.0], np.logspace(-3, 3, 61)])
 """Mean variances of logits that are tried."""
-Captured = dict[str, tuple[Head, Tensor]]
+Captured = dict[str, tuple[Head, dict[int, Tensor]]]
 FEWEST = 8  # validation labels that an uncertainty can be calibrated on
 
 
@@ -68,7 +68,7 @@ class Rows:
 
 @contextmanager
 def captured(model: Model, kind: str) -> Iterator[Captured]:
-    """Within, {target: (head, inputs of its last layer)} of the newest call of ``model`` on graphs of ``kind``.
+    """Within, {target: (head, {index: inputs} of its last layers)} of the newest call of ``model`` on ``kind``.
 
     A bias counts as an input of one.
     """
@@ -76,9 +76,8 @@ def captured(model: Model, kind: str) -> Iterator[Captured]:
     handles = []
     for head in model.heads_for(kind):
         for target in head.targets:
-            layer = head.last_layer(target)
-            if layer is not None:
-                handles.append(layer.register_forward_pre_hook(_keep(found, target, head)))
+            for index, layer in enumerate(head.last_layers(target)):
+                handles.append(layer.register_forward_pre_hook(_keep(found, target, head, index)))
     try:
         yield found
     finally:
@@ -86,12 +85,12 @@ def captured(model: Model, kind: str) -> Iterator[Captured]:
             handle.remove()
 
 
-def _keep(found: Captured, target: str, head: Head) -> Any:
+def _keep(found: Captured, target: str, head: Head, index: int) -> Any:
     def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs = arguments[0].detach().double()
         if getattr(module, "bias", None) is not None:
             inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
-        found[target] = (head, inputs)
+        found.setdefault(target, (head, {}))[1][index] = inputs
 
     return hook
 
@@ -99,7 +98,7 @@ def _keep(found: Captured, target: str, head: Head) -> Any:
 def features_of(found: Captured, target: str, batch: Batch) -> Tensor:
     """What the prediction of every row is linear in, (rows, components, w) float64."""
     head, inputs = found[target]
-    return head.pool_features(target, inputs, batch).detach()
+    return head.pool_features(target, [inputs[index] for index in sorted(inputs)], batch).detach()
 
 
 def labelled_rows(
@@ -195,12 +194,32 @@ def fit(
     description: dict[str, Any],
     budgets: dict[str, Budget],
     records: int,
-) -> dict[str, Rigidity]:
-    """The rigidities of a trained model; ``records`` of every source at most, 0 for none at all."""
+) -> tuple[dict[str, Rigidity], str]:
+    """The rigidities of a trained model, and a sentence on the predictions without one, empty where all have one.
+
+    ``records`` of every source at most, 0 for none at all.
+    """
     if not records:
-        return {}
+        return {}, ""
     rows = [labelled_rows(model.eval(), part, description, budgets, records) for part in (training, validation)]
-    return calibrate(*rows)
+    found = calibrate(*rows)
+    heads = [head for kind in description["kinds"] for head in model.heads_for(kind)]
+    return found, _without(heads, found, *rows)
+
+
+def _without(
+    heads: Sequence[Head], found: dict[str, Rigidity], training: dict[str, Rows], validation: dict[str, Rows]
+) -> str:
+    """Which targets have no rigidity, and why, as a sentence."""
+    reasons: dict[str, list[str]] = {}
+    for head in heads:
+        for target in (target for target in head.targets if target not in found):
+            labels = [len(rows[target].labels) if target in rows else 0 for rows in (training, validation)]
+            counts = f"{labels[0]} training and {labels[1]} validation labels were found, 1 and {FEWEST} are needed"
+            why = counts if head.last_layers(target) else "not linear in the inputs of a last layer"
+            reasons.setdefault(why, []).append(target)
+    parts = [f"{', '.join(targets)} ({why})" for why, targets in reasons.items()]
+    return f"without calibrated uncertainty: {'; '.join(parts)}" if parts else ""
 
 
 def reliability(rows: Rows, rigidity: Rigidity, bins: int = 10) -> dict[str, Any]:

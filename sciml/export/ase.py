@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, base_of
@@ -83,8 +84,9 @@ class SciMLCalculator(Calculator):
         unknown = sorted(set(atoms.numbers.tolist()) - known)
         if unknown:
             raise UserError(
-                f"atoms: atomic number {unknown[0]} was not in the training data of {name!r}, which has "
-                f"{sorted(known)}; fine-tune the model on data with this element."
+                f"atoms: {chemical_symbols[unknown[0]]} was not in the training data of {name!r}, which has "
+                f"{', '.join(chemical_symbols[number] for number in sorted(known))}; fine-tune the model on data "
+                "with this element."
             )
         return {
             "types": atoms.numbers,

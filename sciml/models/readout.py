@@ -99,14 +99,14 @@ class Head(nn.Module):
         """Return {target: prediction}."""
         raise NotImplementedError
 
-    def last_layer(self, target: str) -> nn.Module | None:
-        """The linear layer at the end of ``target``, whose inputs tell how certain it is; None where there is none."""
+    def last_layers(self, target: str) -> list[nn.Module]:
+        """The linear layers at the end of ``target``, whose inputs tell how certain it is; empty without one."""
         readout = getattr(self, "readout", None)
-        return readout[-1] if target == self.targets[0] and isinstance(readout, nn.Sequential) else None
+        return [readout[-1]] if target == self.targets[0] and isinstance(readout, nn.Sequential) else []
 
-    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
-        """What the prediction is linear in, (rows, components, w), from the inputs (..., w) of its last layer."""
-        return inputs[:, None]
+    def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
+        """What the prediction is linear in, (rows, components, w), from the inputs (..., w) of its last layers."""
+        return inputs[0][:, None]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """Unit (B,) in which the error of ``target`` is measured by the loss, per graph; None for one."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch_geometric.data import Batch
 
 from sciml.data.targets import Target
@@ -95,19 +96,28 @@ class TargetHead(Head):
         unit = self.unit_of_error.expand(batch.num_graphs)
         return unit * batch.ptr.diff() if self._summed else unit
 
-    def last_layer(self, target: str) -> nn.Module | None:
-        """Of tensors the sum over their channels, of scalars alone the end of their network."""
-        if self.raise_degrees is not None:
-            return self.gated
-        assert self.readout is not None
-        return self.readout[-1]
+    def last_layers(self, target: str) -> list[nn.Module]:
+        """Of scalars the end of their network, of tensors the sum over their channels."""
+        ends: list[nn.Module] = [] if self.readout is None else [self.readout[-1]]
+        return ends if self.raise_degrees is None else [*ends, self.gated]
 
-    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
-        """Sums or means over the nodes of a row, of every component, in the unit of the labels."""
-        if self.target.level != "fine" and len(inputs) == len(batch.types):
-            inputs = self._pooled(inputs, batch)
-        features = inputs if self.target.classes else inputs * self.unit_of_error
-        return features.flatten(1, -2) if features.dim() > 2 else features[:, None]
+    def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
+        """Sums or means over the nodes of a row, of every component, in the unit of the labels.
+
+        Beside tensors scalars are components of their own, and the features of the ones are zero for the others.
+        """
+        parts = []
+        if self.readout is not None:
+            per_node = self._summed and not self.target.classes
+            scalars = self._pooled(inputs[0], batch) if per_node else inputs[0]
+            parts.append(scalars[:, None])
+        if self.raise_degrees is not None:
+            parts.append(self._pooled(inputs[-1], batch))
+        if len(parts) == 2:
+            scalars, tensors = parts[0].expand(-1, self.scalars, -1), parts[1]
+            parts = [pad(scalars, (0, tensors.shape[2])), pad(tensors, (scalars.shape[2], 0))]
+        features = torch.cat(parts, dim=1)
+        return features if self.target.classes else features * self.unit_of_error
 
     @property
     def _summed(self) -> bool:

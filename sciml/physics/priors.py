@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from sciml.errors import UserError
@@ -55,8 +56,9 @@ def dispersion(distances: Tensor, first: Tensor, second: Tensor, radius: float, 
 def _check_elements(numbers: Tensor, last: int) -> None:
     if len(numbers) and (largest := int(numbers.max())) > last:
         raise UserError(
-            f"dispersion: found element {largest} in a structure, expected one up to {last}, of which there are "
-            "coefficients; leave its records out, or the dispersion with heads.energy.dispersion=null."
+            f"dispersion: found {chemical_symbols[largest]} in a structure, expected elements up to "
+            f"{chemical_symbols[last]}, of which there are coefficients; leave its records out, or the dispersion with "
+            "heads.energy.dispersion=null."
         )
 
 

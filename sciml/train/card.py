@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ase.data import chemical_symbols
+
 from sciml.data.source import Source
 from sciml.data.statistics import elements_of
 from sciml.train.sources import datasets_of_domain
@@ -52,13 +54,13 @@ def model_card(name: str, config: dict[str, Any], table: str) -> str:
         for entry in config["data"]
     )
     heads = ", ".join(model["heads"])
-    elements = ", ".join(str(z) for z in config["elements"]) or "none"
+    elements = ", ".join(chemical_symbols[z] for z in config["elements"]) or "none"
     notes = "".join(f"{note}\n\n" for note in _physics(model))
     units = "\n".join(f"- {quantity}: {unit}" for quantity, unit in config["units"].items())
     return (
         f"# {name}\n\nAn O(3)-equivariant model with the heads {heads}, made with sciml {config['sciml_version']}.\n\n"
         f"{notes}"
-        f"## Trained on\n\n{data}\n\nAtomic numbers: {elements}\n\n## Units\n\n{units}\n\n"
+        f"## Trained on\n\n{data}\n\nElements: {elements}\n\n## Units\n\n{units}\n\n"
         f"## Errors on held-out records\n\n```\n{table}\n```\n\n"
         "Load it with `sciml.load(PATH)`; atoms also with `sciml.calculator(PATH)` for ASE.\n"
     )

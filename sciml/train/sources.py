@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from sciml.data.far_field import FarField
 from sciml.data.source import Data, Source, coarse_means, mean_neighbors
@@ -199,14 +200,15 @@ def _check_elements(data: Data, dataset: str, references: dict[str, dict[str, fl
     unknown = [number for number in elements_of(data) if number not in known]
     if not known or not unknown:
         return
+    first, names = chemical_symbols[unknown[0]], ", ".join(chemical_symbols[number] for number in sorted(known))
     if isinstance(data, Subset):
         raise UserError(
-            f"{where(data)}: element {unknown[0]} is in the records split off for validation or test, but in none "
+            f"{where(data)}: element {first} is in the records split off for validation or test, but in none "
             f"with an energy that is left to train {dataset!r}; give more records with it, or leave them out."
         )
     raise UserError(
-        f"{where(data)}: element {unknown[0]} is not in the training data of {dataset!r}, which has "
-        f"{', '.join(map(str, sorted(known)))}; leave its records out, or train on data with it."
+        f"{where(data)}: element {first} is not in the training data of {dataset!r}, which has "
+        f"{names}; leave its records out, or train on data with it."
     )
 
 

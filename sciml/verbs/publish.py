@@ -21,11 +21,13 @@ def publish(run: Run) -> None:
     settings = _settings(run)
     evaluation = evaluate_sources(model, splits.test, description, budgets, settings["baselines"])
     records = run.config.uncertainty
-    tensors = to_tensors(fit(model, splits.train, splits.validation, description, budgets, records))
+    rigidities, without = fit(model, splits.train, splits.validation, description, budgets, records)
+    tensors = to_tensors(rigidities)
     card = model_card(run.config.name, settings, evaluation.table)
     save(run.folder / "package", model, settings, card, tensors)
     evaluation.write(run.folder / "evaluation")
     certain, plot = write_reliability(model, tensors, splits.test, description, budgets, run.folder / "evaluation")
+    certain = "\n".join(filter(None, (certain, without)))
     evaluation.plots += [plot] if plot else []
     print(f"{evaluation.table}\n{certain}".rstrip())
     tables = {"Uncertainty": certain} if certain else {}

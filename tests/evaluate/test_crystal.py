@@ -6,6 +6,7 @@ vectors of its derivatives give what the functions find by strains and displacem
 
 import json
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -137,16 +138,23 @@ def test_phonons_of_the_cubic_cell_are_those_of_the_zone_boundary(lattice):
     """The cubic cell folds the three points X of the primitive cell onto Gamma."""
     atoms = argon(lattice.constant, cubic=True)
     found = crystal.gamma_phonons(atoms)
-    assert np.abs(found[:3]).max() < 1e-3
     expected = np.sort(np.tile(lattice.frequencies(np.array([1.0, 0, 0]), atoms.get_masses()[0]), 3))
-    np.testing.assert_allclose(found[3:], expected, rtol=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
 
 
 def test_an_unstable_crystal_has_imaginary_phonons():
-    """Simple cubic argon shears away; in a doubled cell some frequency is imaginary."""
+    """Simple cubic argon shears away; in a doubled cell some frequency is imaginary, and it is not lost: all but the
+    three of the translations, those nearest zero, are told, whatever the masses.
+    """
     atoms = bulk("Ar", "sc", a=3.75).repeat((2, 2, 1))
+    atoms.set_masses([20.0, 40.0, 30.0, 10.0])
     atoms.calc = potential()
-    assert crystal.gamma_phonons(atoms)[0] < -0.05
+    found = crystal.gamma_phonons(atoms)
+    assert found[0] < -0.05
+    assert found.shape == (9,)
+    assert np.abs(found).min() > 0.05
+    np.testing.assert_array_equal(found, np.sort(found))
+    assert crystal.gamma_phonons(argon()).shape == (0,)
 
 
 def test_refusals():
@@ -204,6 +212,42 @@ def test_the_file_is_computed_compared_and_drawn(tmp_path, lattice):
     assert "vacancy" not in text
 
 
+def salt_file(path, **changes):
+    """Argon atoms as a compound with another element, of a structure beside the file."""
+    structure = path.parent / "salt.cif"
+    ase.io.write(structure, Atoms(["Ar", "Kr"] * 2, argon(5.25, cubic=True).positions, cell=[5.25] * 3, pbc=True))
+    entry = {"structure": "salt.cif", **changes}
+    path.write_text(json.dumps({"crystals": {"salt": entry}}))
+
+
+def test_a_compound_has_all_but_a_vacancy_and_paths_are_beside_the_file(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    expected = {"C13": 2.0, "phonons": [1.5, *[1.0] * 8]}
+    salt_file(tmp_path / "salt.json", expected=expected)
+    text = properties.run(tmp_path / "salt.json", potential(), tmp_path / "out")
+    values = json.loads((tmp_path / "out" / "properties.json").read_text())["crystals"]["salt"]["values"]
+    assert values.keys() >= {"volume", "shear_modulus", "phonons", "C13"}
+    assert "vacancy" not in values
+    assert "salt: vacancy is left out, the vacancy energy of a compound depends on chemical potentials" in text
+    rows = [line.split() for line in text.splitlines() if "phonons" in line]
+    assert [row[3] for row in rows] == ["1"] * 8 + ["1.5"]
+
+
+def test_what_was_computed_before_a_failure_is_kept(tmp_path, monkeypatch):
+    """A model that does not hold the second crystal together loses nothing of the first."""
+    write_file(tmp_path / "argon.json", properties=["phonons", "equation_of_state"], expected={})
+
+    def fails(atoms):
+        raise UserError("Ar: the energy has no minimum.")
+
+    monkeypatch.setitem(properties.PROPERTIES, "equation_of_state", fails)
+    with pytest.raises(UserError, match=r"has no minimum. What was computed before is in .*properties.json"):
+        properties.run(tmp_path / "argon.json", potential(), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "properties.json").read_text())
+    assert found["crystals"]["argon"]["values"] == {"phonons": []}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -212,6 +256,13 @@ def test_the_file_is_computed_compared_and_drawn(tmp_path, lattice):
         ({"properties": ["elastics"]}, "properties: 'elastics' found, expected one of equation_of_state"),
         ({"expected": {"B0": 2.0}}, "expected: B0=2.0 found; give numbers of volume"),
         ({"expected": {"C11": "3 GPa"}}, "expected: C11=3 GPa found"),
+        ({"expected": {"phonons": 15.2}}, "expected: phonons=15.2 found; give numbers of .*, of phonons a list"),
+        ({"expected": {"volume": [1, 2]}}, r"expected: volume=\[1, 2\] found"),
+        ({"expected": {"volume": True}}, "expected: volume=True found"),
+        ({"expected": [3.0]}, r"expected: \[3.0\] found, expected values of volume"),
+        ({"properties": "elastic"}, "properties: 'elastic' found, expected a list of"),
+        ({"expected": {"vacancy": 0.1}}, "vacancy is not computed, as properties has no vacancy"),
+        ({"properties": None, "expected": {"phonons": [1.0]}}, "1 found; the structure has 1 atoms, .* 0 optical"),
         ({"reference": {}}, "key reference found, expected one of expected, properties, structure"),
     ],
 )
@@ -220,6 +271,37 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, changes, match):
     with pytest.raises(UserError, match=match):
         properties.run(tmp_path / "argon.json", potential(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"properties": ["vacancy"]}, "vacancy energy of a compound such as Ar2Kr2 depends"),
+        ({"expected": {"vacancy": 1.0}}, "vacancy is not computed, as the vacancy energy of a compound depends"),
+        ({"expected": {"phonons": [1.0] * 12}}, "12 found; the structure has 4 atoms, so give all of its 9 optical"),
+    ],
+)
+def test_what_is_not_computed_of_a_compound_is_refused(tmp_path, changes, match):
+    salt_file(tmp_path / "salt.json", **changes)
+    with pytest.raises(UserError, match=match):
+        properties.run(tmp_path / "salt.json", potential(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"crystals": [{"structure": "a.cif"}]}, "crystals: a list found, expected a mapping of names"),
+        ({"diatomics": ["Si-Si"]}, "diatomics: a list found, expected a mapping of names"),
+        ({"diatomics": {"Si-Si": {"distances": ["1", "2", "3"], "energies": [1, 2, 3]}}}, "Si-Si: expected distances"),
+        ({"diatomics": {"source": "curves.json", "pairs": 3}}, "diatomics: expected pairs as a list"),
+    ],
+)
+def test_what_is_no_mapping_is_refused(tmp_path, content, match):
+    (tmp_path / "curves.json").write_text("[]")
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=match):
+        properties.read(tmp_path / "file.json")
 
 
 def test_curves_of_a_published_file(shared_data, tmp_path):

@@ -135,9 +135,10 @@ def test_errors_of_elements_and_configuration_types(place, tmp_path):
 
 def test_what_too_few_jets_cannot_tell_is_said():
     pair = {"auc": 0.9, "auc_error": 0.01, "rejection_30%": 190.0, "rejection_30%_error": float("nan")}
-    label = {"count": 20, "accuracy": 0.8, "calibration_error": 0.1, "background": "qcd"}
+    label = {"count": 20, "accuracy": 0.8, "accuracy_error": 0.09, "calibration_error": 0.1, "background": "qcd"}
     text = text_table({"jets": {"label": {**label, "signals": {"top": {**pair, "mass_divergence_30%": float("nan")}}}}})
     assert "190.0 ± ? (too few jets)" in text
+    assert "0.800 ± 0.090" in text
     assert "nan" not in text
     assert "divergence" not in text
 
@@ -174,6 +175,13 @@ def test_jets_and_residues_are_measured_against_direct_logits(place, tmp_path):
     known = labels < 20
     assert found["residue_types"]["count"] == known.sum()
     assert found["residue_types"]["baseline_cross_entropy"] == pytest.approx(np.log(20))
+    logits = np.concatenate([predicted["residue_types"] for _, predicted in pairs])[known]
+    right = (logits.argmax(axis=1) == labels[known]).mean()
+    text = text_table({"peptides": {"residue_types": found["residue_types"]}})
+    rows = {line.split("  ")[1].strip(): line for line in text.splitlines() if "residue type" in line}
+    assert f"{right:.1%}" in rows["residue type recovery"]
+    assert f"{np.exp(found['residue_types']['cross_entropy']):.2f} " in rows["residue type perplexity"]
+    assert "20.00 (composition)" in rows["residue type perplexity"]
     low, high = found["residue_types"]["difference_low"], found["residue_types"]["difference_high"]
     assert low <= found["residue_types"]["difference"] <= high
 

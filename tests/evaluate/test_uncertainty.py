@@ -8,6 +8,8 @@ from scipy.special import expit
 
 from sciml.data.packing import Budget
 from sciml.data.source import Source
+from sciml.data.store import Subset
+from sciml.evaluate.reliability import write_reliability
 from sciml.evaluate.uncertainty import (
     Rigidity,
     Rows,
@@ -22,6 +24,7 @@ from sciml.evaluate.uncertainty import (
 )
 from sciml.export.ase import SciMLCalculator
 from sciml.graph import collate
+from sciml.models.model import build_model
 from sciml.package import Package, load, save
 from tests.helpers import random_molecule
 from tests.small import KINDS, describe_model, graph_of, jets_store, molecules_store, random_model
@@ -106,9 +109,13 @@ def test_features_times_the_last_layer_are_the_prediction(model_and_sources):
 def test_a_package_keeps_its_uncertainties_and_ase_tells_them(model_and_sources, tmp_path):
     model, sources = model_and_sources
     description = describe_model()
-    rigidities = fit(model, sources, sources, description, BUDGETS, 24)
+    rigidities, without = fit(model, sources, sources, description, BUDGETS, 24)
     assert rigidities.keys() == {"energy", "label"}
-    assert fit(model, sources, sources, description, BUDGETS, 0) == {}
+    assert without == (
+        "without calibrated uncertainty: forces, stress (not linear in the inputs of a last layer); "
+        "residue_types (0 training and 0 validation labels were found, 1 and 8 are needed)"
+    )
+    assert fit(model, sources, sources, description, BUDGETS, 0) == ({}, "")
     config = {"model": description, "datasets_of_domain": {"materials": ["first"]}}
     path = save(tmp_path / "package", model, config, "card", to_tensors(rigidities))
     package = load(path)
@@ -136,3 +143,42 @@ def test_a_rigidity_of_tensors_does_not_turn_with_space():
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))[0]
     turned = torch.einsum("ij,rjc->ric", rotation, features)
     torch.testing.assert_close(rigidity.variance(turned), rigidity.variance(features))
+
+
+@pytest.mark.parametrize("level", ["graph", "fine"])
+def test_scalars_count_beside_tensors(level):
+    """Of mixed irreps, features times weights are every component of the prediction, the scalars too."""
+    description = describe_model(("atoms",))
+    options = {"irreps": "0e+2e", "level": level, "extensive": level == "graph", "hidden": 8, "channels": 4}
+    description["heads"]["alpha"] = {"name": "target", **options}
+    description["context"]["targets"] = {"alpha": {"scale": 3.0}}
+    torch.manual_seed(0)
+    model = build_model(description).double().eval()
+    records = [random_molecule(np.random.default_rng(i), atoms=4 + i) for i in range(3)]
+    batch = collate([graph_of(record, "atoms") for record in records])
+    with captured(model, "atoms") as found:
+        predictions = model(batch, "atoms")["alpha"].detach()
+    features = features_of(found, "alpha", batch)
+    last = model.heads["alpha"].readout[-1]
+    weights = torch.cat([last.weight[0], last.bias, torch.full((4,), 0.5)]).double().detach()
+    torch.testing.assert_close(features @ weights, predictions)
+
+
+def test_too_few_validation_labels_are_told(model_and_sources, tmp_path):
+    model, sources = model_and_sources
+    few = [Source(Subset(sources[0].data, np.arange(7)), 0, "few"), sources[1]]
+    rigidities, without = fit(model, sources, few, describe_model(), BUDGETS, 24)
+    assert rigidities.keys() == {"label"}
+    assert "energy (24 training and 7 validation labels were found, 1 and 8 are needed)" in without
+
+
+def test_an_uncertainty_of_other_features_is_told(model_and_sources, tmp_path):
+    """Features of mixed irreps were fewer once: packages of that time are measured without them."""
+    model, sources = model_and_sources
+    description = describe_model()
+    tensors = to_tensors(fit(model, sources, sources, description, BUDGETS, 24)[0])
+    tensors["energy"] = tensors["energy"][:4, :4]
+    told, plot = write_reliability(model, tensors, sources, description, BUDGETS, tmp_path / "out")
+    assert "uncertainty of energy: the package holds that of an earlier version, train again" in told
+    assert "uncertainty of label: calibration error" in told
+    assert plot.is_file()

@@ -189,7 +189,7 @@ def test_an_unknown_element_is_refused(package):
     atoms = Atoms("CU2", positions=[[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]])
     atoms.calc = SciMLCalculator(package, "first")
     with pytest.raises(
-        UserError, match=r"atomic number 92 was not in the training data of 'first', which has \[1, 6, 8, 14, 29\]"
+        UserError, match=r"atoms: U was not in the training data of 'first', which has H, C, O, Si, Cu; fine-tune"
     ):
         atoms.get_potential_energy()
 

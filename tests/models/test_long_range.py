@@ -201,7 +201,7 @@ def test_an_element_without_coefficients_is_refused():
 
     description = describe_model(("atoms",), **LONG_RANGE)
     description["context"]["references"]["first"]["79"] = -1.0
-    with pytest.raises(UserError, match="dispersion: element 79"):
+    with pytest.raises(UserError, match="dispersion: Au was found in the data"):
         build_model(description)
 
 

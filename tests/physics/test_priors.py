@@ -37,7 +37,7 @@ def test_dispersion_is_that_of_grimme():
 
 
 def test_dispersion_of_an_element_without_coefficients_is_refused_by_name():
-    with pytest.raises(UserError, match="dispersion: found element 79 in a structure, expected one up to 54"):
+    with pytest.raises(UserError, match="dispersion: found Au in a structure, expected elements up to Xe"):
         dispersion(*at(3.0, 6, 79), 10.0, 1.0)
 
 

@@ -1,5 +1,6 @@
 """A target by configuration alone, from a column of a raw file to a package; labels that do not fit are refused."""
 
+import html
 import json
 
 import ase.io
@@ -37,6 +38,7 @@ def frames(records=12):
         atoms = ase.Atoms(record["types"], record["positions"])
         outer = record["positions"].T @ record["positions"] + len(atoms) * np.eye(3)
         atoms.info = {"alpha": outer, "phase": ("solid", "liquid")[index % 2], "energy": float(index)}
+        atoms.info["config_type"] = ("bulk", "surface", "surface")[index % 3]
         atoms.arrays["dipole"] = record["positions"] - record["positions"].mean(axis=0)
         atoms.arrays["dipole"][0] = np.nan  # an atom without a label
         yield atoms
@@ -78,8 +80,22 @@ def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, caps
     assert found["polarizability"]["mae"] < 1e3
     assert found["phase"]["baseline_accuracy"] >= 0.5
     assert set(found["phase"]["recall"]) <= {"solid", "liquid"}
-    assert "polarizability MAE" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "polarizability MAE" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("without calibrated uncertainty: ")]
+    assert "polarizability, phase (" in line
+    assert line.endswith("validation labels were found, 1 and 8 are needed)")
+    assert line[len("without calibrated uncertainty: ") :] in html.unescape((run / "report.html").read_text())
     assert evaluate(configure("evaluate", [f"package={run}", f"store={file}", f"output={tmp_path / 'out'}"])) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["targets"]
+    for name, of_a_record in (("polarizability", 6), ("dipole", 4 * 3)):
+        kinds = found[name]["by_config_type"]
+        assert {kind: values["count"] for kind, values in kinds.items()} == {
+            "bulk": 4 * of_a_record, "surface": 8 * of_a_record
+        }  # fmt: skip
+        total = sum(values["mae"] * values["count"] for values in kinds.values())
+        assert total / found[name]["count"] == pytest.approx(found[name]["mae"])
+    assert "polarizability MAE of surface" in capsys.readouterr().out
 
 
 def test_labels_reach_graphs_as_irreps_with_what_is_missing_left_out(file, tmp_path):

@@ -61,15 +61,14 @@ class JetKinematicsHead(Head):
         factors = (MOST_STRETCH * torch.tanh(factors / MOST_STRETCH)).exp()
         return {"true_mass": batch.jet_mass * factors[:, 0], "true_pt": batch.jet_pt * factors[:, 1]}
 
-    def last_layer(self, target: str) -> nn.Module | None:
+    def last_layers(self, target: str) -> list[nn.Module]:
         """That of both factors."""
-        last: nn.Module = self.readout[-1]
-        return last
+        return [self.readout[-1]]
 
-    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
+    def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
         """What was measured times the inputs: the change of a factor near one."""
         measured = batch.jet_mass if target == "true_mass" else batch.jet_pt
-        return (inputs * measured[:, None])[:, None]
+        return (inputs[0] * measured[:, None])[:, None]
 
     def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         """The logarithm of predicted over true."""
@@ -112,9 +111,9 @@ class FourMomentaHead(Head):
         found = conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
         return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], frame)[:, 0]}
 
-    def last_layer(self, target: str) -> nn.Module | None:
+    def last_layers(self, target: str) -> list[nn.Module]:
         """None: what conserves the total is not linear."""
-        return None
+        return []
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """The mean energy of a particle in the rest frame."""

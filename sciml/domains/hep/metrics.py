@@ -29,6 +29,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits[labelled].argmax(axis=1) == labels[labelled]).mean()) if labelled.any() else float("nan")
 
 
+def accuracy_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Bootstrap standard error of the accuracy, that of infinitely many resamplings: binomial. NaN without labels."""
+    share, count = accuracy(logits, labels), int((labels >= 0).sum())
+    return float(np.sqrt(share * (1.0 - share) / count)) if count else float("nan")
+
+
 def auc(scores: np.ndarray, signal: np.ndarray) -> float:
     """Probability that a signal jet scores above a background jet, ties one half (Mann-Whitney rank statistic).
 

@@ -56,9 +56,9 @@ class PotentialHead(Head):
         """The sum of the reference energies of each graph (B,) in eV."""
         return segment_sum(self.references[batch.dataset[batch.batch], batch.types], batch.ptr, self.backend)
 
-    def pool_features(self, target: str, inputs: Tensor, batch: Batch) -> Tensor:
+    def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
         """The sum over the atoms, in the unit of the dataset."""
-        pooled = segment_sum(inputs, batch.ptr, self.backend) * self.scales[batch.dataset, None]
+        pooled = segment_sum(inputs[0], batch.ptr, self.backend) * self.scales[batch.dataset, None]
         return pooled[:, None]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:

@@ -6,7 +6,7 @@ Each is a module that maps what a head is given to the energy of every graph (B,
 import math
 
 import torch
-from ase.data import covalent_radii
+from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
@@ -90,8 +90,8 @@ class Dispersion(nn.Module):
         found = {int(number) for table in context.references.values() for number in table}
         if missing := sorted(found - dispersion_elements()):
             raise UserError(
-                f"heads.energy.dispersion: element {missing[0]} was found in the data, but there are coefficients up "
-                f"to element {max(dispersion_elements())} only; leave dispersion out."
+                f"heads.energy.dispersion: {chemical_symbols[missing[0]]} was found in the data, but there are "
+                f"coefficients up to {chemical_symbols[max(dispersion_elements())]} only; leave dispersion out."
             )
         self.radius, self.scale = radius, scale
         self.far_field = FarField(radius=radius)

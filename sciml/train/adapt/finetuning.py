@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ase.data import chemical_symbols
+
 from sciml.data.datamodule import DataModule
 from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
@@ -49,7 +51,8 @@ class FineTuning:
     def adopt(self, model: Model, description: dict[str, Any], sources: list[Source]) -> dict[str, Any]:
         """Start new elements and levels of theory from what the package knows; returns the description with them."""
         for number, near in start_new_elements(model, self.package, sources).items():
-            say(f"element {number}, new to the package, starts as the mean of {', '.join(map(str, near))}")
+            neighbours = ", ".join(chemical_symbols[other] for other in near)
+            say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {neighbours}")
         description, notes = adopt_levels(model, self.package, description, sources)
         for note in notes:
             say(note)

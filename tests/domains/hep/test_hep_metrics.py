@@ -14,6 +14,16 @@ def test_accuracy_skips_absent_labels():
     assert math.isnan(metrics.accuracy(logits, np.full(3, -1)))
 
 
+def test_the_error_of_an_accuracy_is_the_spread_of_resampled_ones():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=200)
+    logits = np.eye(2)[labels] + rng.normal(scale=0.6, size=(200, 2))
+    draws = rng.integers(200, size=(4000, 200))
+    spread = np.std([metrics.accuracy(logits[draw], labels[draw]) for draw in draws])
+    assert metrics.accuracy_error(logits, labels) == pytest.approx(spread, rel=0.05)
+    assert math.isnan(metrics.accuracy_error(logits, np.full(200, -1)))
+
+
 def test_auc_is_the_share_of_ordered_pairs_with_ties_one_half():
     scores, signal = np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True])
     assert metrics.auc(scores, signal) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
