@@ -214,18 +214,32 @@ def sciml(threads: int, *arguments: str) -> None:
         raise PeerError(f"`sciml {arguments[0]}` failed")
 
 
+def duration(minutes: float) -> str:
+    """As `trainer.max_time` has it."""
+    whole, seconds = divmod(round(60 * minutes), 60)
+    return f"{whole // 60:02d}:{whole % 60:02d}:{seconds:02d}"
+
+
 def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Train through the command line for the time given; its own metrics, and the shared scoring of its predictions."""
+    """Train through the command line for the time given; its own metrics, and the shared scoring of its predictions.
+
+    `--pretrain` minutes of that time, where asked for, go to the embedded molecules, and the rest begins there.
+    """
     from scores import score
 
     run, evaluation, predictions = folder / "run", folder / "evaluation", folder / "ours.npz"
-    minutes, seconds = divmod(round(60 * options.minutes), 60)
-    hours, minutes = divmod(minutes, 60)
-    start = time.perf_counter()
+    common = ["train", f"experiment={options.recipe}", *options.ours]
+    start, words = time.perf_counter(), []
+    if options.pretrain:
+        before = folder / "molecules"
+        words = [f"init={before / 'package'}", "optimizer.learning_rate=0.002"]
+        sciml(
+            options.threads, *common, "train=samples:molecules", "data.batch.atoms.max_graphs=12",
+            f"trainer.max_time={duration(options.pretrain)}", f"run_dir={before}",
+        )  # fmt: skip
     sciml(
-        options.threads, "train", f"experiment={options.recipe}", f"train={files['train']}", f"val={files['val']}",
-        f"test={files['test']}", f"trainer.max_time={hours:02d}:{minutes:02d}:{seconds:02d}", f"run_dir={run}",
-        *options.ours,
+        options.threads, *common, f"train={files['train']}", f"val={files['val']}", f"test={files['test']}",
+        f"trainer.max_time={duration(options.minutes - options.pretrain)}", f"run_dir={run}", *words,
     )  # fmt: skip
     used = time.perf_counter() - start
     package = run / "package"
@@ -240,6 +254,7 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
         "reported_by_sciml_evaluate": reported,
         "seconds_of_the_whole_command": used,
         "overrides": options.ours,
+        "minutes_on_embedded_molecules": options.pretrain,
         **result,
     }
 
@@ -302,6 +317,7 @@ def parse() -> argparse.Namespace:
         training = commands.add_parser(name, parents=[data], help="accuracy at equal time")
         training.add_argument("--minutes", type=float, default=minutes)
         training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
+        training.add_argument("--pretrain", type=float, default=0.0, help="minutes of ours on the embedded molecules")
         training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
         training.add_argument("--keep", help="folder to leave the split, run and predictions in")
         training.set_defaults(run=accuracy, recipe=recipe, result=f"mace_{name}.json")
