@@ -1,7 +1,8 @@
 """A run that starts from a package: what it adds to training, in the order in which that happens."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sciml.package import Package
 from sciml.train.adapt.forgetting import Forgetting, Measure, retained_sources
 from sciml.train.adapt.levels import adopt_levels, start_new_elements
 from sciml.train.adapt.parity import assert_parity
-from sciml.train.adapt.replay import replay_sources
+from sciml.train.adapt.replay import replay_sources, with_classes_of_all
 from sciml.train.adapt.strategy import choose_trained, learning_rate_factors, trained_parameters
 from sciml.train.progress import say
 from sciml.train.sources import Open, Splits
@@ -42,7 +43,7 @@ class FineTuning:
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
         self.untrained: Model | None = None
         replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets)
-        splits.train += replayed
+        splits.train += with_classes_of_all(replayed, splits.train, package)
         for source in replayed:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
@@ -51,7 +52,8 @@ class FineTuning:
         for number, near in start_new_elements(model, self.package, sources).items():
             say(f"element {number}, new to the package, starts as the mean of {', '.join(map(str, near))}")
         description, notes = adopt_levels(model, self.package, description, sources)
-        for note in notes:
+        old, new = (one["context"]["classes"] for one in (self.package.config["model"], description))
+        for note in [*notes, *self.forgetting.keep_classes(old, new)]:
             say(note)
         return description
 
@@ -91,14 +93,38 @@ class FineTuning:
                 Source(source.data, scratch.datasets.index(names[source.dataset]), source.name)
                 for source in self.forgetting.sources["new"]
             ]
-            beside = self._measure(scratch.model, scratch.config["model"])(sources)
+            beside = self._measure(scratch.model, scratch.config["model"])(sources, None)
         return self.forgetting.compare(self._measure(untrained, description), self._measure(model, description), beside)
 
     def _measure(self, model: Model, description: dict[str, Any]) -> Measure:
-        def measure(sources: list[Source]) -> dict[str, Metrics]:
-            return evaluate_sources(model.eval(), sources, description, self.budgets, self.baselines).stores
+        def measure(sources: list[Source], classes: list[str] | None) -> dict[str, Metrics]:
+            with among_classes(model.eval(), description, classes) as described:
+                return evaluate_sources(model, sources, described, self.budgets, self.baselines).stores
 
         return measure
+
+
+@contextmanager
+def among_classes(model: Model, description: dict[str, Any], classes: list[str] | None) -> Iterator[dict[str, Any]]:
+    """Let the heads that tell classes of graphs tell ``classes`` alone, some of theirs; gives the description of that.
+    Does nothing without ``classes``.
+    """
+    context = description["context"]
+    if classes is None or classes == context["classes"]:
+        yield description
+        return
+    columns = [context["classes"].index(name) for name in classes]
+
+    def narrow(module: Any, inputs: Any, found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "label": found["label"][:, columns]}
+
+    heads = [head for head in model.heads.values() if "label" in getattr(head, "targets", ())]
+    handles = [head.register_forward_hook(narrow) for head in heads]
+    try:
+        yield {**description, "context": {**context, "classes": classes}}
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def from_scratch(config: Any, package: Package, folder: Path, run: Callable[[Any], int]) -> int:

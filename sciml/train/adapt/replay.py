@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sciml.data.classes import Relabelled, class_names
 from sciml.data.graph_dataset import GraphDataset, evaluation_loader
 from sciml.data.packing import Budget
 from sciml.data.records import Record, targets
@@ -90,6 +91,26 @@ def replay_sources(
         )
     names = source_names(parts)
     return [Source(part.data, part.dataset, f"replay-{name}", True) for part, name in zip(parts, names, strict=True)]
+
+
+def with_classes_of_all(replayed: Sequence[Source], training: Sequence[Source], package: Package) -> list[Source]:
+    """The ``replayed`` sources with the classes of jets of the ``training`` ones and, behind these, what the package
+    and they have beside them: new classes are learned next to the known ones.
+    """
+    own = max((class_names(source.data) for source in training if _tells_classes(source)), key=len, default=[])
+    old = [package.config["model"]["context"]["classes"], *(class_names(one.data) for one in replayed)]
+    classes = list(dict.fromkeys([*own, *(name for names in old for name in names)]))
+    return [
+        Source(Relabelled(one.data, classes), one.dataset, one.name, one.replayed)
+        if _tells_classes(one) and class_names(one.data) != classes
+        else one
+        for one in replayed
+    ]
+
+
+def _tells_classes(source: Source) -> bool:
+    """Whether some jets have a class that has a name."""
+    return source.data.base == "hep" and bool(class_names(source.data)) and bool(source.data.has("label").any())
 
 
 def pseudo_labelled(source: Source, package: Package, folder: Path, budgets: dict[str, Budget]) -> Source | None:
