@@ -9,10 +9,11 @@ from typing import Any
 from sciml.data.datamodule import DataModule
 from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
+from sciml.evaluate.verify.systems import embedded_sources
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.package import Package
-from sciml.train.adapt.forgetting import Forgetting, Measure, retained_sources
+from sciml.train.adapt.forgetting import RETAINED, Forgetting, Measure, retained_sources
 from sciml.train.adapt.levels import adopt_levels, start_new_elements
 from sciml.train.adapt.parity import assert_parity
 from sciml.train.adapt.replay import replay_sources, with_classes_of_all
@@ -78,9 +79,23 @@ class FineTuning:
         choose_trained(model, self.options, set(model.heads) if whole else heads)
         say(f"adapt={self.options.name}: {trained_parameters(model):,} parameters are trained")
         if self.options.parity and not resumed:
-            graphs = assert_parity(model, self.package, data.training.sources, description)
-            say(f"before the first update the model gives what {self.package.path} gives, on {graphs} graphs")
+            say(self._parity(model, description, data.training.sources))
         return learning_rate_factors(model, self.options.layer_decay)
+
+    def _parity(self, model: Model, description: dict[str, Any], training: list[Source]) -> str:
+        """Compare the model with its package on the training data, else on what of the tasks of the package is at hand;
+        a sentence on what was compared. Raises UserError where they differ.
+        """
+        others, path = [*self.forgetting.sources[RETAINED], *embedded_sources(self.package)], self.package.path
+        for sources, where in ((training, "of the training data"), (others, "of tasks of the package")):
+            if graphs := assert_parity(model, self.package, sources, description):
+                return f"before the first update the model gives what {path} gives, on {graphs} graphs {where}"
+        elements = ", ".join(map(str, self.package.config.get("elements", []))) or "none"
+        return (
+            f"before the first update the model was not compared with {path}: it reads {', '.join(self.package.kinds)} "
+            f"and the elements {elements}, of which no training record or embedded sample is made alone; give records "
+            "of its tasks with adapt.retained.stores=FILES"
+        )
 
     def finish(self, model: Model, description: dict[str, Any], scratch: Package | None) -> str:
         """The table of what was gained and what was forgotten, beside a model trained from ``scratch``."""

@@ -121,8 +121,8 @@ def _left_out(source: Source, lost: list[str], kept: list[str]) -> str:
 def _measures(stores: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, str, str, float]]:
     """(store, measure, unit, value) of everything that the table can show."""
     found = []
-    for store, targets in stores.items():
-        for target, values in targets.items():
+    for store, measured in stores.items():
+        for target, values in measured.items():
             for key, name in MEASURES.items():
                 if isinstance(values.get(key), int | float):
                     unit = "" if key in HIGHER else values.get("unit", "")
