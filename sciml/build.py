@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sciml import registry
+from sciml.combinations import refused
+from sciml.config.keys import option_of
 from sciml.data.corruption import Corruption
 from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
@@ -19,10 +21,11 @@ from sciml.models.model import Model, build_model
 from sciml.objectives.denoise import Denoise
 from sciml.objectives.masked import Masked
 from sciml.objectives.supervised import Supervised, Term
-from sciml.package import Package, load
+from sciml.package import Package, load, read_description
 from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.merge import (
     copy_weights,
+    heads_of_package,
     ignored_settings,
     merged_datasets,
     merged_description,
@@ -70,6 +73,24 @@ class Run:
     model: Model
     description: dict[str, Any]
     data: DataModule
+
+
+def with_heads_of_package(config: Any) -> Any:
+    """The configuration with the options of the heads that the package of ``init`` has, where the user gave no others.
+
+    Raises UserError where these do not go together with the rest of the configuration.
+    """
+    if not config.init:
+        return config
+    known = read_description(config.init).get("heads", {})
+    heads, taken = heads_of_package(config.heads, known, option_of("heads", "default"))
+    if not taken:
+        return config
+    say(f"init: these options of heads are the package's, give them to have others: {', '.join(taken)}")
+    config = config.model_copy(update={"heads": heads})
+    if problem := refused(config):
+        raise UserError(f"{problem}.")
+    return config
 
 
 def open_inputs(config: Any, cache_dir: Path | None = None) -> Inputs:

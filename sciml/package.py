@@ -114,6 +114,11 @@ def load(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
     return Package(model.eval(), config, folder, uncertainty)
 
 
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The description of the model of a package, or of the package of a run folder, as :func:`load` builds it."""
+    return dict(_read_config(_find(Path(path))).get("model", {}))
+
+
 def _build(config: dict[str, Any], folder: Path) -> Model:
     """The untrained model of a configuration, which somebody may have edited."""
     try:

@@ -1,5 +1,6 @@
 """Small models, stores and runs for tests; random systems are in ``tests.helpers``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,14 @@ def molecules_store(path: Path, records: int = 12, dataset: str = "first", atoms
     return writer.close()
 
 
-def jets_store(path: Path, records: int = 12, seed: int = 0) -> Store:
-    """A store of jets of three classes that differ in mass."""
+def jets_store(path: Path, records: int = 12, seed: int = 0, classes: Sequence[str] = CLASSES) -> Store:
+    """A store of jets of ``classes`` that differ in mass."""
     rng = np.random.default_rng(seed)
-    with StoreWriter(path, "hep", "toy", metadata={"classes": list(CLASSES)}) as writer:
+    with StoreWriter(path, "hep", "toy", metadata={"classes": list(classes)}) as writer:
         for index in range(records):
-            record = random_jet(rng, particles=8, mass=40.0 + 60.0 * (index % 3))
-            assert writer.add({**record, "id": f"j#{index}", "group": f"j{index}", "label": index % 3})
+            label = index % len(classes)
+            record = random_jet(rng, particles=8, mass=40.0 + 60.0 * label)
+            assert writer.add({**record, "id": f"j#{index}", "group": f"j{index}", "label": label})
     return writer.close()
 
 

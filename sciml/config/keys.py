@@ -29,6 +29,11 @@ def groups(verb: str, config_dir: str | None = None) -> dict[str, list[str]]:
     return found
 
 
+def option_of(group: str, option: str) -> dict[str, Any]:
+    """Return the content of ``configs/GROUP/OPTION.yaml``."""
+    return _read_yaml(configs_folder() / group / f"{option}.yaml")
+
+
 def _groups_of(config: str) -> list[str]:
     """Names of the groups of ``configs/CONFIG.yaml``, with those of the configurations that it begins with."""
     found: list[str] = []

@@ -198,10 +198,10 @@ def ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _rows(target: Target, domain: Any, record: Record, kind: str) -> Any:
-    """Which nodes of a record, at the level of a target, its graph of ``kind`` has: all unless the domain says so."""
+def rows_of_graph(level: str, domain: Any, record: Record, kind: str) -> Any:
+    """Which nodes of a record, at a level, its graph of ``kind`` has: all unless the domain says so."""
     chosen = getattr(domain, "rows", None)
-    return slice(None) if chosen is None or target.level == "graph" else chosen(record, kind, target.level)
+    return slice(None) if chosen is None or level == "graph" else chosen(record, kind, level)
 
 
 def _label(target: Target, domain: Any, record: Record, graph: Graph, kind: str) -> torch.Tensor:
@@ -213,7 +213,7 @@ def _label(target: Target, domain: Any, record: Record, graph: Graph, kind: str)
         )
     rows = {"graph": 1, "fine": len(graph.types)}.get(target.level)
     number = len(graph.coarse_types) if rows is None else rows
-    found = label_rows(target, record, _rows(target, domain, record, kind))
+    found = label_rows(target, record, rows_of_graph(target.level, domain, record, kind))
     if target.classes:
         return torch.full((number,), -1) if found is None else torch.from_numpy(np.array(found, dtype=np.int64))
     if found is None:
@@ -228,6 +228,6 @@ def _labels_of(target: Target, source: Source, kind: str, records: np.ndarray) -
     total = 0
     for index in np.asarray(records)[source.data.has(target.name)[records]].tolist():
         record = source.data[index]
-        found = label_rows(target, record, _rows(target, source.domain, record, kind))
+        found = label_rows(target, record, rows_of_graph(target.level, source.domain, record, kind))
         total += 0 if found is None else labelled(target, found)
     return float(total)

@@ -64,6 +64,7 @@ def examine(config: Any) -> list[Finding]:
                 warning("checkpoints", f"{path.name} is damaged ({reason})", "the run would go on from an older one")
                 for path, reason in damaged.items()
             ]
+        config = build.with_heads_of_package(config)
         found += _examine_training(_on_one_device(config), config, folder)
     except UserError as error:
         found.append(problem("refused", f"training would stop with: {error}", "mend it, then ask again"))

@@ -84,13 +84,19 @@ def check_classes_seen(splits: Splits, targets: Sequence[Target], known: Sequenc
             for source in others:
                 for index in sorted(_classes_in(source.data, target.name) - seen):
                     raise UserError(_unseen(source.data, target.name, target.classes[index]))
+    trained = {name for source in training for name in _jet_classes_in(source.data)}
     for source in others:
-        names = source.data.manifest.get("classes") or []
-        if source.data.base == "hep" and source.data.has("label").any():
-            seen = {i for one in training if one.data.base == "hep" for i in _classes_in(one.data, "label")}
-            for index in sorted(_classes_in(source.data, "label") - seen):
-                if index < len(names) and names[index] not in known:
-                    raise UserError(_unseen(source.data, "label", names[index]))
+        for name in _jet_classes_in(source.data):
+            if name not in trained and name not in known:
+                raise UserError(_unseen(source.data, "label", name))
+
+
+def _jet_classes_in(data: Data) -> list[str]:
+    """Names of the classes that jets have, in the order of their store."""
+    if data.base != "hep" or not data.has("label").any():
+        return []
+    names = base_indices(data)[0].manifest.get("classes") or []
+    return [names[index] for index in sorted(_classes_in(data, "label")) if index < len(names)]
 
 
 def _classes_in(data: Data, name: str) -> set[int]:

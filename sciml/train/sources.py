@@ -272,7 +272,11 @@ def _classes_of(stores: list[Data], classify: bool) -> list[str]:
             raise UserError(f"{data.path}: {what}; give jets with label_* branches, or ingest them again with classes.")
         shorter, longer = sorted((found, classes), key=len)
         if shorter != longer[: len(shorter)]:
-            raise UserError(f"{data.path}: its classes are {found}, another store has {classes}; all must agree.")
+            raise UserError(
+                f"{where(data)}: its classes are {', '.join(found)}, those of another store are {', '.join(classes)}; "
+                "expected the same names in the same order, of which one store may have the first few alone; ingest "
+                "the sources again with the same classes."
+            )
         classes = longer
     for data in stores:
         _check_classes(data, classes)

@@ -9,7 +9,16 @@ from typing import Any
 
 import yaml
 
-from sciml.build import Inputs, Run, build_data, build_objective, build_start, levels_of_theory, open_inputs
+from sciml.build import (
+    Inputs,
+    Run,
+    build_data,
+    build_objective,
+    build_start,
+    levels_of_theory,
+    open_inputs,
+    with_heads_of_package,
+)
 from sciml.data.targets import described_targets
 from sciml.files import write_text
 from sciml.launch import PREEMPTED
@@ -51,7 +60,7 @@ def train(config: Any) -> int:
 
 def _train(config: Any, folder: Path, start: float) -> int:
     """Training in a folder that no other process writes to."""
-    config, checkpoint = _resumed(config, folder)
+    config, checkpoint = _resumed(with_heads_of_package(config), folder)
     prepare_process(config.seed, config.trainer.threads)
     run = _built(config, folder)
     module = _module(run, resumed=checkpoint is not None)

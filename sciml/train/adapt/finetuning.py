@@ -1,7 +1,8 @@
 """A run that starts from a package: what it adds to training, in the order in which that happens."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from ase.data import chemical_symbols
 from sciml.data.datamodule import DataModule
 from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
+from sciml.evaluate.verify.systems import embedded_sources
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.package import Package
-from sciml.train.adapt.forgetting import Forgetting, Measure, retained_sources
+from sciml.train.adapt.forgetting import RETAINED, Forgetting, Measure, retained_sources
 from sciml.train.adapt.levels import adopt_levels, start_new_elements
 from sciml.train.adapt.parity import assert_parity
-from sciml.train.adapt.replay import replay_sources
+from sciml.train.adapt.replay import replay_sources, with_classes_of_all
 from sciml.train.adapt.strategy import choose_trained, learning_rate_factors, trained_parameters
 from sciml.train.progress import say
 from sciml.train.sources import Open, Splits
@@ -44,7 +46,7 @@ class FineTuning:
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
         self.untrained: Model | None = None
         replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets)
-        splits.train += replayed
+        splits.train += with_classes_of_all(replayed, splits.train, package)
         for source in replayed:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
@@ -54,7 +56,8 @@ class FineTuning:
             neighbours = ", ".join(chemical_symbols[other] for other in near)
             say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {neighbours}")
         description, notes = adopt_levels(model, self.package, description, sources)
-        for note in notes:
+        old, new = (one["context"]["classes"] for one in (self.package.config["model"], description))
+        for note in [*notes, *self.forgetting.keep_classes(old, new)]:
             say(note)
         return description
 
@@ -79,9 +82,23 @@ class FineTuning:
         choose_trained(model, self.options, set(model.heads) if whole else heads)
         say(f"adapt={self.options.name}: {trained_parameters(model):,} parameters are trained")
         if self.options.parity and not resumed:
-            graphs = assert_parity(model, self.package, data.training.sources, description)
-            say(f"before the first update the model gives what {self.package.path} gives, on {graphs} graphs")
+            say(self._parity(model, description, data.training.sources))
         return learning_rate_factors(model, self.options.layer_decay)
+
+    def _parity(self, model: Model, description: dict[str, Any], training: list[Source]) -> str:
+        """Compare the model with its package on the training data, else on what of the tasks of the package is at hand;
+        a sentence on what was compared. Raises UserError where they differ.
+        """
+        others, path = [*self.forgetting.sources[RETAINED], *embedded_sources(self.package)], self.package.path
+        for sources, where in ((training, "of the training data"), (others, "of tasks of the package")):
+            if graphs := assert_parity(model, self.package, sources, description):
+                return f"before the first update the model gives what {path} gives, on {graphs} graphs {where}"
+        elements = ", ".join(map(str, self.package.config.get("elements", []))) or "none"
+        return (
+            f"before the first update the model was not compared with {path}: it reads {', '.join(self.package.kinds)} "
+            f"and the elements {elements}, of which no training record or embedded sample is made alone; give records "
+            "of its tasks with adapt.retained.stores=FILES"
+        )
 
     def finish(self, model: Model, description: dict[str, Any], scratch: Package | None) -> str:
         """The table of what was gained and what was forgotten, beside a model trained from ``scratch``."""
@@ -94,14 +111,38 @@ class FineTuning:
                 Source(source.data, scratch.datasets.index(names[source.dataset]), source.name)
                 for source in self.forgetting.sources["new"]
             ]
-            beside = self._measure(scratch.model, scratch.config["model"])(sources)
+            beside = self._measure(scratch.model, scratch.config["model"])(sources, None)
         return self.forgetting.compare(self._measure(untrained, description), self._measure(model, description), beside)
 
     def _measure(self, model: Model, description: dict[str, Any]) -> Measure:
-        def measure(sources: list[Source]) -> dict[str, Metrics]:
-            return evaluate_sources(model.eval(), sources, description, self.budgets, self.baselines).stores
+        def measure(sources: list[Source], classes: list[str] | None) -> dict[str, Metrics]:
+            with among_classes(model.eval(), description, classes) as described:
+                return evaluate_sources(model, sources, described, self.budgets, self.baselines).stores
 
         return measure
+
+
+@contextmanager
+def among_classes(model: Model, description: dict[str, Any], classes: list[str] | None) -> Iterator[dict[str, Any]]:
+    """Let the heads that tell classes of graphs tell ``classes`` alone, some of theirs; gives the description of that.
+    Does nothing without ``classes``.
+    """
+    context = description["context"]
+    if classes is None or classes == context["classes"]:
+        yield description
+        return
+    columns = [context["classes"].index(name) for name in classes]
+
+    def narrow(module: Any, inputs: Any, found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "label": found["label"][:, columns]}
+
+    heads = [head for head in model.heads.values() if "label" in getattr(head, "targets", ())]
+    handles = [head.register_forward_hook(narrow) for head in heads]
+    try:
+        yield {**description, "context": {**context, "classes": classes}}
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def from_scratch(config: Any, package: Package, folder: Path, run: Callable[[Any], int]) -> int:

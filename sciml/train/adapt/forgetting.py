@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sciml.data.classes import Relabelled, class_names
+from sciml.data.records import targets
 from sciml.data.source import Source
 from sciml.files import write_text
 from sciml.package import Package
@@ -22,7 +24,8 @@ MEASURES = {
 """Metrics of an evaluation that the table shows, of those that a target has."""
 MOST = 100  # records of a test set that the table of both is measured on, where no forgetting is
 HIGHER = ("accuracy", "recovery", "AUC")
-Measure = Callable[[list[Source]], dict[str, dict[str, dict[str, Any]]]]
+Measure = Callable[[list[Source], list[str] | None], dict[str, dict[str, dict[str, Any]]]]
+"""Metrics of sources by a model; with classes, of what it tells among these alone."""
 
 
 def retained_sources(options: Any, package: Package, open_store: Open) -> list[Source]:
@@ -54,13 +57,36 @@ class Forgetting:
             RETAINED: list(retained),
         }
         self.folder = folder
+        self.classes: list[str] | None = None
+
+    def keep_classes(self, package: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """Measure the jets of base tasks over those classes of the ``package`` that the model, which tells ``classes``,
+        has still; with fewer than two of them there is nothing to tell. Returns sentences on what is left out.
+        """
+        shared = [name for name in package if name in classes]
+        self.classes = kept = shared if len(shared) > 1 else []
+        notes, retained = [], []
+        for source in self.sources[RETAINED]:
+            if source.data.base == "hep" and source.data.has("label").any():
+                found = class_names(source.data)
+                source = Source(Relabelled(source.data, kept), source.dataset, source.name)
+                if not found or set(found) - set(kept):
+                    notes.append(_left_out(source, [name for name in found if name not in kept], kept))
+            if _labelled(source):
+                retained.append(source)
+        self.sources[RETAINED] = retained
+        return notes
 
     def compare(self, untrained: Measure, trained: Measure, scratch: dict[str, Any] | None = None) -> str:
         """Measure the model that training started from and the trained one; returns the table of both, with the metrics
         of a model trained from ``scratch`` on the new data beside them. Writes ``adaptation.json``: its rows.
         """
         before, after = (
-            {part: measure(sources) for part, sources in self.sources.items() if sources}
+            {
+                part: measure(sources, self.classes if part == RETAINED else None)
+                for part, sources in self.sources.items()
+                if sources
+            }
             for measure in (untrained, trained)
         )
         rows = [
@@ -78,11 +104,25 @@ class Forgetting:
         return text(rows)
 
 
+def _labelled(source: Source) -> bool:
+    """Whether a record has anything to be measured on."""
+    names = [*targets(source.data.domain), *(target.name for target in source.data.targets)]
+    return any(source.data.has(name).any() for name in names)
+
+
+def _left_out(source: Source, lost: list[str], kept: list[str]) -> str:
+    jets = f"jets of the classes {', '.join(lost)}" if lost else "jets, whose classes have no names"
+    name = source.name or source.data.path
+    if kept:
+        return f"{name}: what is forgotten is measured without {jets}, which package and model do not both have"
+    return f"{name}: what is forgotten of classes is not measured on its {jets}: package and model share less than two"
+
+
 def _measures(stores: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, str, str, float]]:
     """(store, measure, unit, value) of everything that the table can show."""
     found = []
-    for store, targets in stores.items():
-        for target, values in targets.items():
+    for store, measured in stores.items():
+        for target, values in measured.items():
             for key, name in MEASURES.items():
                 if isinstance(values.get(key), int | float):
                     unit = "" if key in HIGHER else values.get("unit", "")

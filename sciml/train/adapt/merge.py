@@ -7,6 +7,7 @@ import torch
 from sciml.models.model import Model, lmax_out
 from sciml.package import Package
 
+_INSTEAD = {"irreps": "classes", "classes": "irreps"}  # options of a head that exclude each other
 _DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children")
 """Ends of the names of buffers that the merged description sets, for kinds of graph that the package has not too."""
 
@@ -56,6 +57,26 @@ def _merged_targets(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if "by_type" in old[name]:
             merged[name] = {**old[name], "by_type": {**new[name].get("by_type", {}), **old[name]["by_type"]}}
     return merged
+
+
+def heads_of_package(
+    heads: dict[str, dict[str, Any]], known: dict[str, dict[str, Any]], defaults: dict[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The ``heads`` of a configuration with the options that the same heads of a package, ``known``, have, and these as
+    "heads.KEY.option=value". An option that is not that of the ``defaults`` was given by the user and stays; ``column``
+    tells of a file and not of a head.
+    """
+    completed, taken = {}, []
+    for key, options in heads.items():
+        kept = {}
+        if key in known and known[key].get("name", key) == options.get("name", key):
+            default = defaults.get(key, {})
+            given = {name for name, value in options.items() if name not in default or value != default[name]}
+            given |= {"column", *(_INSTEAD[name] for name in given & _INSTEAD.keys())}
+            kept = {name: value for name, value in known[key].items() if name not in given}
+        taken += [f"heads.{key}.{name}={value}" for name, value in kept.items() if options.get(name) != value]
+        completed[key] = {**options, **kept}
+    return completed, taken
 
 
 def ignored_settings(package: Package, description: dict[str, Any]) -> list[str]:

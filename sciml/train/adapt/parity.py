@@ -30,9 +30,10 @@ def assert_parity(model: Model, package: Package, sources: Sequence[Source], des
     """
     compared = 0
     model.eval(), package.model.eval()
+    renewed = _renewed(package, description)
     for kind, name, graph in _graphs(model, package, sources, description):
-        expected, found = (_outputs(one, graph.clone(), kind) for one in (package.model, model))
-        meant = _renewed(package, description) | _without_references(graph, package)
+        expected, found = (_outputs(one, graph.clone(), kind, renewed) for one in (package.model, model))
+        meant = _without_references(graph, package)
         for output in (output for output in expected if output in found and output not in meant):
             _compare(output, expected[output], found[output], f"{name} as a graph of {kind}", model, package)
         compared += 1
@@ -49,7 +50,7 @@ def _graphs(
     for kind in (kind for kind in package.kinds if kind in description["kinds"]):
         for index, source in enumerate(sources):
             records = np.flatnonzero(source.data.serves(kind))
-            readable = (i for i in records.tolist() if kind != "atoms" or _known(source.data[i], package))
+            readable = (i for i in records.tolist() if kind != "atoms" or knows_elements(source.data[i], package))
             chosen = [i for i, _ in zip(readable, range(GRAPHS), strict=False)]
             for record in chosen:
                 graph = dataset.graph(index, record, kind).clone()
@@ -57,7 +58,8 @@ def _graphs(
                 yield kind, str(source.data[record].get("id", f"record {record}")), graph
 
 
-def _known(record: dict[str, Any], package: Package) -> bool:
+def knows_elements(record: dict[str, Any], package: Package) -> bool:
+    """Whether the base was trained on every element of a record."""
     return set(np.asarray(record["types"]).tolist()) <= set(package.config.get("elements", []))
 
 
@@ -70,15 +72,12 @@ def known_dataset(source: Source, package: Package) -> int:
 
 
 def _renewed(package: Package, description: dict[str, Any]) -> set[str]:
-    """Outputs that are meant to differ: those of heads with other options, and of classes where these are others."""
+    """Heads that are meant to differ: those with other options, and of classes where these are others."""
     old, new = package.config["model"], description
-    changed = {
-        target
-        for key, head in package.model.heads.items()
-        for target in getattr(head, "targets", ())
-        if new["heads"].get(key) != old["heads"][key]
-    }
-    return changed | ({"label"} if old["context"]["classes"] != new["context"]["classes"] else set())
+    changed = {key for key in package.model.heads if new["heads"].get(key) != old["heads"][key]}
+    if old["context"]["classes"] == new["context"]["classes"]:
+        return changed
+    return changed | {key for key, head in package.model.heads.items() if "label" in getattr(head, "targets", ())}
 
 
 def _without_references(graph: Any, package: Package) -> set[str]:
@@ -87,21 +86,28 @@ def _without_references(graph: Any, package: Package) -> set[str]:
     return set() if {str(number) for number in graph.types.tolist()} <= set(known) else {"energy"}
 
 
-def _outputs(model: Model, graph: Any, kind: str) -> dict[str, Tensor]:
-    """Predictions, and the features of both levels."""
+def _outputs(model: Model, graph: Any, kind: str, left_out: set[str]) -> dict[str, Tensor]:
+    """Predictions but of the heads ``left_out``, and the features of both levels."""
     features: dict[str, Tensor] = {}
+    ignored: set[str] = set()
 
     def keep(module: nn.Module, arguments: Any, result: Any) -> None:
         features.update({"fine features": result.fine, "coarse features": result.coarse})
 
-    handle = model.backbone.register_forward_hook(keep)
+    def ignore(module: nn.Module, arguments: Any, result: dict[str, Tensor]) -> None:
+        ignored.update(result)
+
+    handles = [model.backbone.register_forward_hook(keep)]
+    handles += [model.heads[key].register_forward_hook(ignore) for key in left_out if key in model.heads]
     try:
         batch: Batch = collate([graph])
         with torch.no_grad():
             found = model(batch, kind)
     finally:
-        handle.remove()
-    return {name: value.detach() for name, value in {**features, **found}.items() if value is not None}
+        for handle in handles:
+            handle.remove()
+    outputs = {**features, **{name: value for name, value in found.items() if name not in ignored}}
+    return {name: value.detach() for name, value in outputs.items() if value is not None}
 
 
 def _compare(name: str, expected: Tensor, found: Tensor, where: str, model: Model, package: Package) -> None:
@@ -130,11 +136,15 @@ def _sentence(name: str, what: str, where: str, model: Model, package: Package) 
 
 
 def first_difference(model: Model, base: Model) -> str | None:
-    """Name of the first parameter of the base that the model has not, or has with another value."""
+    """Name of the first parameter of the base that the model has not, or has with another value; of the levels of
+    theory those that the base knows, and elements, of which new ones start anew, at the end.
+    """
     tensors = dict(model.state_dict())
-    for name, value in base.named_parameters():
+    for name, value in sorted(base.named_parameters(), key=lambda item: item[0].endswith("embedding.types.weight")):
         owner, _, leaf = name.rpartition(".")
         found = tensors.get(name, tensors.get(f"{owner}.parametrizations.{leaf}.original"))
+        if found is not None and name.endswith("embedding.dataset.weight"):
+            found = found[: len(value)]
         if found is None or found.shape != value.shape or not torch.equal(found, value):
             return name
     return None

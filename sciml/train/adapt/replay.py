@@ -11,22 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from sciml.data.graph_dataset import GraphDataset, evaluation_loader
+from sciml.data.classes import Relabelled, class_names
+from sciml.data.graph_dataset import GraphDataset, evaluation_loader, rows_of_graph
 from sciml.data.packing import Budget
-from sciml.data.records import Record, targets
+from sciml.data.records import UNKNOWN_RESIDUE, Field, Record, kinds, schema
 from sciml.data.source import Source, source_names
 from sciml.data.store import Store, StoreWriter, Subset, is_store
+from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.files import file_sha256
+from sciml.graph import graph_of_rows
 from sciml.ingest.split import split_records
 from sciml.package import Package
-from sciml.train.adapt.parity import known_dataset
+from sciml.train.adapt.parity import known_dataset, knows_elements
 from sciml.train.sources import Open, evaluation_sources, joined
 
 RETAINED = 0.2  # of the groups of a store that serves both, the part that measures what was forgotten
-STRUCTURES = ("atoms", "jets")  # kinds whose labels a base model can give
 
 
 def known_sources(stores: Sequence[str] | None, package: Package, open_store: Open) -> list[Source]:
@@ -84,28 +87,64 @@ def replay_sources(
             labelled for part in parts if (labelled := pseudo_labelled(part, package, folder, budgets)) is not None
         ]
     if not parts:
-        raise UserError(
-            f"adapt.replay: found nothing to replay, no embedded sample has a level of theory of {package.path} "
-            f"({', '.join(package.datasets)}); give adapt.replay.stores=FILES, or adapt.replay.pseudo_labels=true."
-        )
+        raise UserError(f"adapt.replay: found nothing to replay, {_nothing(options, package)}.")
     names = source_names(parts)
     return [Source(part.data, part.dataset, f"replay-{name}", True) for part, name in zip(parts, names, strict=True)]
 
 
+def _nothing(options: Any, package: Package) -> str:
+    """Why there is nothing to replay, and what to do."""
+    given = "of adapt.replay.stores" if options.stores else "embedded or to train on"
+    if options.pseudo_labels:
+        known = ", ".join(map(str, package.config.get("elements", []))) or "none"
+        return (
+            f"{package.path} can label no record {given}: it reads {', '.join(package.kinds)}, and the elements "
+            f"{known}; give adapt.replay.stores=FILES with such structures"
+        )
+    if options.stores:
+        return "adapt.replay.stores has no records; give others"
+    return (
+        f"no embedded sample has a level of theory of {package.path} ({', '.join(package.datasets)}); give "
+        "adapt.replay.stores=FILES, or adapt.replay.pseudo_labels=true"
+    )
+
+
+def with_classes_of_all(replayed: Sequence[Source], training: Sequence[Source], package: Package) -> list[Source]:
+    """The ``replayed`` sources with the classes of jets of the ``training`` ones and, behind these, what the package
+    and they have beside them: new classes are learned next to the known ones.
+    """
+    own = max((class_names(source.data) for source in training if _tells_classes(source)), key=len, default=[])
+    old = [package.config["model"]["context"]["classes"], *(class_names(one.data) for one in replayed)]
+    classes = list(dict.fromkeys([*own, *(name for names in old for name in names)]))
+    return [
+        Source(Relabelled(one.data, classes), one.dataset, one.name, one.replayed)
+        if _tells_classes(one) and class_names(one.data) != classes
+        else one
+        for one in replayed
+    ]
+
+
+def _tells_classes(source: Source) -> bool:
+    """Whether some jets have a class that has a name."""
+    return source.data.base == "hep" and bool(class_names(source.data)) and bool(source.data.has("label").any())
+
+
 def pseudo_labelled(source: Source, package: Package, folder: Path, budgets: dict[str, Budget]) -> Source | None:
-    """The structures of a source with labels by the base model: energies, forces and stresses of atoms, the likeliest
-    class of jets. Records with elements that the base does not know are left out; None where none is left.
+    """The structures of a source with labels by the base model: every target of its heads that a record can hold, the
+    likeliest of classes. Residue types that a record has are a part of its structure and stay, unknown ones are
+    labelled where the record has no energy or forces.
+
+    Records of which the base can give nothing, such as those with elements that it does not know, are left out; None
+    where none is left.
     """
     origin = Source(source.data, _level(source, package), source.name)
-    kinds = [kind for kind in STRUCTURES if kind in package.kinds and source.data.serves(kind).any()]
-    readable = np.array([_readable(record, source.data.base, package) for record in source.data])
-    if not kinds or not readable.any():
-        return None
-    origin.data = Subset(source.data, np.flatnonzero(readable))
     key = hashlib.sha256(f"{origin.data.data_hash}{_weights_hash(package)}".encode()).hexdigest()[:12]
     path = folder / f"pseudo-{source.name}-{key}"
     if not is_store(path):
-        _write(path, origin, kinds, package, budgets)
+        labels = _labels(origin, package, budgets)
+        if not labels:
+            return None
+        _write(path, origin, labels, package)
     return Source(Store(path), origin.dataset, source.name)
 
 
@@ -119,47 +158,80 @@ def _level(source: Source, package: Package) -> int:
     )
 
 
-def _readable(record: Record, base: str, package: Package) -> bool:
-    return base == "hep" or set(np.asarray(record["types"]).tolist()) <= set(package.config.get("elements", []))
-
-
 def _weights_hash(package: Package) -> str:
     file = package.path / "weights.safetensors"
     return file_sha256(file) if file.is_file() else ""
 
 
-def _write(path: Path, source: Source, kinds: list[str], package: Package, budgets: dict[str, Budget]) -> None:
-    """Predict every record once and write it, without the labels that it had, as a store."""
+def _fields(source: Source, package: Package) -> dict[str, Field]:
+    """The targets of the package's heads that a store of the source's domain can hold."""
+    own = (target.field for target in _own_targets(source, package))
+    return {field.name: field for field in (*schema(source.data.domain).values(), *own) if field.role == "target"}
+
+
+def _own_targets(source: Source, package: Package) -> list[Target]:
+    found = described_targets(package.config["model"]["heads"])
+    levels = ("graph", "fine", "coarse") if source.data.base == "biology" else ("graph", "fine")
+    return [target for target in found if target.kind in kinds(source.data.domain) and target.level in levels]
+
+
+def _labels(source: Source, package: Package, budgets: dict[str, Budget]) -> dict[int, dict[str, Any]]:
+    """{record: {target: its label}} of everything that the base model says of the records that it can read."""
     labels: dict[int, dict[str, Any]] = {}
-    description = package.config["model"]
+    fields, description = _fields(source, package), package.config["model"]
     coarse = description.get("coarse", {}).get("cutoffs")
-    dataset = GraphDataset([source], description["cutoffs"], coarse_cutoffs=coarse, far_field=package.model.far_field)
-    for loaded in evaluation_loader(dataset, kinds, budgets):
-        with torch.no_grad():
-            predictions = package.model(loaded.batch, loaded.kind)
-        for row, (_, record) in enumerate(loaded.items):
-            labels[record] = _labels(predictions, row, loaded.batch.ptr)
-    fields = set(targets(source.data.domain)) - {"residue_types"}
-    metadata = {"classes": description["context"]["classes"], "source": f"labels by {package.path}"}
-    name = package.datasets[source.dataset]
+    for kind in (kind for kind in package.kinds if source.data.serves(kind).any()):
+        serving = np.flatnonzero(source.data.serves(kind))
+        readable = [i for i in serving.tolist() if kind != "atoms" or knows_elements(source.data[i], package)]
+        part = Source(Subset(source.data, readable), source.dataset, source.name)
+        dataset = GraphDataset([part], description["cutoffs"], coarse_cutoffs=coarse, far_field=package.model.far_field)
+        levels = package.model.levels(kind)
+        for loaded in evaluation_loader(dataset, [kind], budgets) if readable else ():
+            with torch.no_grad():
+                predictions = package.model(loaded.batch, kind)
+            for name in predictions.keys() & fields.keys():
+                graphs = graph_of_rows(loaded.batch, predictions[name], levels.get(name))
+                for place, (_, index) in enumerate(loaded.items):
+                    record = part.data[index]
+                    label = _label(fields[name], predictions[name][graphs == place], record, source.domain, kind)
+                    if label is not None:
+                        labels.setdefault(readable[index], {})[name] = label
+    return labels
+
+
+def _label(field: Field, predicted: Tensor, record: Record, domain: Any, kind: str) -> np.ndarray | None:
+    """The label of one record from the rows of its graph, with none at nodes that the graph has not."""
+    classes = field.dtype.startswith("int")
+    values = (predicted.argmax(dim=1) if classes else predicted.double()).numpy()
+    if not np.isfinite(values).all():  # stress without a cell
+        return None
+    if field.level == "graph":
+        return values[0]
+    if field.name == "residue_types":
+        filled = np.array(record["residue_types"])
+        chosen = rows_of_graph(field.level, domain, record, kind)
+        filled[chosen] = np.where(filled[chosen] == UNKNOWN_RESIDUE, values, filled[chosen])
+        return filled
+    size = len(record["types"] if field.level == "fine" else record["residue_types"])
+    filled = np.full((size, *values.shape[1:]), -1 if classes else np.nan)
+    filled[rows_of_graph(field.level, domain, record, kind)] = values
+    return filled
+
+
+def _write(path: Path, source: Source, labels: dict[int, dict[str, Any]], package: Package) -> None:
+    """Write the records of ``labels`` with these, and without those that they had, as a store."""
+    domain, own = source.data.domain, _own_targets(source, package)
+    structure = {field.name for field in schema(domain).values() if field.role != "target" or field.required}
+    metadata = {"source": f"labels by {package.path}"}
+    if source.data.base == "hep":
+        metadata["classes"] = package.config["model"]["context"]["classes"]
     try:
-        with StoreWriter(path, source.data.domain, name, metadata=metadata if "jets" in kinds else {}) as writer:
+        with StoreWriter(path, domain, package.datasets[source.dataset], metadata=metadata, targets=own) as writer:
             for index, given in sorted(labels.items()):
-                record = {key: value for key, value in source.data[index].items() if key not in fields}
+                record = {key: value for key, value in source.data[index].items() if key in structure}
+                if "energy" in given or "forces" in given:  # made with the residue types that the record has
+                    given = {key: value for key, value in given.items() if key != "residue_types"}
                 writer.add({**record, **given})
     except UserError:
         if not is_store(path):  # another process made it in the meantime
             raise
-
-
-def _labels(predictions: dict[str, torch.Tensor], row: int, ptr: torch.Tensor) -> dict[str, Any]:
-    """The labels of one graph of a batch."""
-    if "label" in predictions:
-        return {"label": int(predictions["label"][row].argmax())}
-    found: dict[str, Any] = {}
-    if "energy" in predictions:
-        found["energy"] = float(predictions["energy"][row])
-        found["forces"] = predictions["forces"][ptr[row] : ptr[row + 1]].double().numpy()
-    if "stress" in predictions and bool(predictions["stress"][row].isfinite().all()):
-        found["stress"] = predictions["stress"][row].double().numpy()
-    return found

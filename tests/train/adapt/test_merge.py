@@ -11,7 +11,13 @@ from sciml import build
 from sciml.config import configure
 from sciml.models.model import build_model
 from sciml.package import Package
-from sciml.train.adapt.merge import copy_weights, ignored_settings, merged_baselines, merged_description
+from sciml.train.adapt.merge import (
+    copy_weights,
+    heads_of_package,
+    ignored_settings,
+    merged_baselines,
+    merged_description,
+)
 from sciml.verbs.evaluate import evaluate
 from sciml.verbs.train import train
 from tests.small import ALL_SCALES, COARSE_CUTOFFS, describe_model, molecules_store, random_model, train_config
@@ -110,3 +116,57 @@ def test_only_settings_that_differ_are_said_to_be_ignored(package):
         "data.cutoff.jets=1.5 (2.5)",
         "model.radial.basis=9 (6)",
     ]
+
+
+def test_heads_keep_the_options_of_the_package_where_none_are_given():
+    known = {
+        "energy": {"hidden": 8, "repulsion": True, "charges": 2},
+        "jet_class": {"hidden": 8},
+        "site": {"name": "target", "level": "fine", "irreps": "1o", "column": "theirs"},
+        "direct": {"name": "direct_forces", "hidden": 8},
+    }
+    given = {
+        "energy": {"hidden": 64, "charges": 0},
+        "jet_class": {"hidden": 32},
+        "site": {"name": "target", "classes": ["a", "b"]},
+        "direct": {"name": "energy", "hidden": 64},
+    }
+    defaults = {"energy": {"hidden": 64}, "jet_class": {"hidden": 64}}
+    completed, taken = heads_of_package(given, known, defaults)
+    assert completed == {
+        "energy": {"hidden": 8, "repulsion": True, "charges": 0},
+        "jet_class": {"hidden": 32},
+        "site": {"name": "target", "level": "fine", "classes": ["a", "b"]},
+        "direct": {"name": "energy", "hidden": 64},
+    }
+    assert taken == ["heads.energy.hidden=8", "heads.energy.repulsion=True", "heads.site.level=fine"]
+
+
+def test_a_package_with_repulsion_is_tuned_with_it_and_resumed(tmp_path, capsys):
+    molecules_store(tmp_path / "molecules")
+    words = ("trainer.max_steps=2", "heads.energy.repulsion=true", "heads.energy.dispersion={radius: 6.0, scale: 0.75}")
+    assert train(train_config(tmp_path, *words, stores=("molecules",))) == 0
+    shutil.move(tmp_path / "run", tmp_path / "old")
+    molecules_store(tmp_path / "new", dataset="other", seed=5)
+    capsys.readouterr()
+    words = (f"init={tmp_path / 'old'}", "trainer.max_steps=2", "heads.energy.hidden=64", "uncertainty=0")
+    config = train_config(tmp_path, *words, stores=("new",))
+    assert train(config) == 0
+    said = capsys.readouterr().err
+    assert "give them to have others: heads.energy.dispersion=" in said
+    assert "heads.energy.hidden=8" in said
+    assert "before the first update the model gives what" in said
+    head = sciml.load(tmp_path / "run").config["model"]["heads"]["energy"]
+    assert head == sciml.load(tmp_path / "old").config["model"]["heads"]["energy"]
+    assert train(config.model_copy(update={"resume": True})) == 0
+
+
+def test_a_head_that_is_given_other_options_is_meant_to_differ(tmp_path, capsys):
+    molecules_store(tmp_path / "molecules")
+    assert (
+        train(train_config(tmp_path, "trainer.max_steps=1", "heads.energy.repulsion=true", stores=("molecules",))) == 0
+    )
+    shutil.move(tmp_path / "run", tmp_path / "old")
+    words = (f"init={tmp_path / 'old'}", "trainer.max_steps=1", "heads.energy.repulsion=false", "uncertainty=0")
+    assert train(train_config(tmp_path, *words, stores=("molecules",))) == 0
+    assert sciml.load(tmp_path / "run").config["model"]["heads"]["energy"] == {"hidden": 8, "repulsion": False}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ from sciml.config import configure
 from sciml.data.packing import Budget
 from sciml.data.sampler import Stream, with_share
 from sciml.data.source import Source
-from sciml.data.store import Store
+from sciml.data.store import Store, StoreWriter
+from sciml.data.targets import Target
 from sciml.errors import UserError
+from sciml.models.model import build_model
 from sciml.package import Package
 from sciml.train.adapt.forgetting import text
-from sciml.train.adapt.replay import divided, limited, pseudo_labelled
+from sciml.train.adapt.replay import divided, limited, pseudo_labelled, replay_sources
 from sciml.verbs.publish import GAINED
 from sciml.verbs.train import train
+from tests.helpers import random_molecule, random_peptide
 from tests.small import describe_model, graph_of, jets_store, molecules_store, outputs, random_model, train_config
 
 BUDGETS = {kind: Budget(max_graphs=4) for kind in ("atoms", "jets", "residues")}
@@ -75,6 +79,56 @@ def test_pseudo_labels_are_what_the_base_model_says_of_records_that_it_can_read(
     for record in pseudo_labelled(jets, package, tmp_path / "data", BUDGETS).data:
         logits = outputs(package.model, "jets", graph_of(record, "jets", torch.float32, dataset=0))["label"]
         assert record["label"] == int(logits.argmax())
+
+
+def test_pseudo_labels_tell_residue_types_that_a_structure_lacks(package, tmp_path):
+    with StoreWriter(tmp_path / "peptides", "biology", "unheard") as writer:
+        for index in range(3):
+            record = random_peptide(np.random.default_rng(index), residues=4, labelled=False)
+            record["residue_types"] = np.array([3, 20, 20, 7])
+            assert writer.add({**record, "id": f"p#{index}", "group": f"p{index}"})
+    peptides = Source(writer.close(), 0, "peptides")
+    found = pseudo_labelled(peptides, package, tmp_path / "data", BUDGETS)
+    assert len(found.data) == 3
+    for before, record in zip(peptides.data, found.data, strict=True):
+        logits = outputs(package.model, "residues", graph_of(before, "residues", torch.float32, dataset=found.dataset))
+        expected = logits["residue_types"].argmax(dim=1).tolist()
+        assert record["residue_types"].tolist() == [3, *expected[1:3], 7]
+
+
+def test_pseudo_labels_have_the_own_targets_of_the_package_and_none_of_the_store(tmp_path):
+    description = describe_model(kinds=("atoms",))
+    description["heads"]["dipole"] = {"name": "target", "irreps": "1o", "unit": "e Å", "hidden": 8}
+    description["heads"]["site"] = {"name": "target", "level": "fine", "classes": ["a", "b", "c"], "hidden": 8}
+    torch.manual_seed(0)
+    config = {"model": description, "elements": list(range(1, 119)), "datasets_of_domain": {"materials": ["second"]}}
+    package = Package(build_model(description).eval(), config, tmp_path)
+    with StoreWriter(
+        tmp_path / "store", "materials", "x", targets=[Target("gap", unit="eV"), Target("site")]
+    ) as writer:
+        for index in range(4):
+            record = random_molecule(np.random.default_rng(index))
+            assert writer.add({**record, "id": f"m#{index}", "group": f"g{index}", "gap": [1.0], "site": [2.0]})
+    found = pseudo_labelled(Source(writer.close(), 0, "store"), package, tmp_path / "data", BUDGETS)
+    assert len(found.data) == 4
+    assert [(target.name, target.unit, target.classes) for target in found.data.targets] == [
+        ("dipole", "e Å", ()),
+        ("site", "", ("a", "b", "c")),
+    ]
+    for record in found.data:
+        expected = outputs(package.model, "atoms", graph_of(record, "atoms", torch.float32))
+        np.testing.assert_allclose(record["dipole"], expected["dipole"][0].numpy(), atol=1e-5)
+        assert record["site"].tolist() == expected["site"].argmax(dim=1).tolist()
+        assert "gap" not in record
+
+
+def test_what_cannot_be_labelled_is_told_without_the_advice_that_was_taken(package, tmp_path):
+    package.config["elements"] = [92]
+    store = molecules_store(tmp_path / "structures")
+    options = SimpleNamespace(fraction=0.5, pseudo_labels=True, stores=[str(store.path)], records=10)
+    with pytest.raises(UserError, match=r"can label no record of adapt.replay.stores: .*elements 92; give") as refused:
+        replay_sources(options, package, [], Store, tmp_path / "data", BUDGETS)
+    assert "pseudo_labels=true" not in str(refused.value)
 
 
 def test_replay_without_a_fraction_is_refused():

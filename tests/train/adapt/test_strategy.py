@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,11 +13,11 @@ import sciml
 from sciml import build
 from sciml.config import configure
 from sciml.data.source import Source
-from sciml.data.store import Store
+from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.package import Package
-from sciml.train.adapt.parity import assert_parity
+from sciml.train.adapt.parity import assert_parity, first_difference
 from sciml.train.adapt.strategy import (
     LowRank,
     add_low_rank,
@@ -85,7 +86,7 @@ def test_frozen_parameters_have_no_state_and_deeper_layers_a_lower_rate():
 
 @pytest.mark.parametrize("backbone", [ALL_SCALES, {}])
 def test_updates_of_low_rank_start_at_zero_and_merge_into_equal_outputs(backbone):
-    rng = __import__("numpy").random.default_rng(0)
+    rng = np.random.default_rng(0)
     records = {
         "atoms": random_molecule(rng, atoms=5),
         "jets": random_jet(rng, particles=6),
@@ -168,6 +169,47 @@ def test_an_element_without_reference_at_a_known_level_is_compared_without_it(pa
         model.heads["energy"].readout[0].bias[0] += 1e-3
     with pytest.raises(UserError, match="interaction_energy of m#0"):
         assert_parity(model, base, sources, description)
+
+
+def test_levels_that_were_added_are_no_difference_from_the_base(package):
+    base, _ = package
+    new = describe_model()
+    new["context"]["datasets"] = ["first", "second", "third"]
+    model, _ = build.initial_model(new, base)
+    assert first_difference(model, base.model) is None
+    with torch.no_grad():
+        model.heads["energy"].readout[0].bias[0] += 1e-3
+    assert first_difference(model, base.model) == "heads.energy.readout.0.bias"
+
+
+def test_a_run_stops_before_training_where_the_model_is_not_its_base(tmp_path):
+    molecules_store(tmp_path / "molecules")
+    assert train(train_config(tmp_path, "trainer.max_steps=1", stores=("molecules",))) == 0
+    shutil.move(tmp_path / "run", tmp_path / "old")
+    # Forces that are read out need vectors, which the package does not give.
+    words = (f"init={tmp_path / 'old'}", "trainer.max_steps=1", "heads.energy={name: direct_forces}", "uncertainty=0")
+    with pytest.raises(UserError, match=r"fine features of m#\d+ .*heads that read no higher degrees"):
+        train(train_config(tmp_path, *words, stores=("molecules",)))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "package").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(True, "graphs of tasks of the package"), (False, "was not compared with")]
+)
+def test_where_the_base_reads_no_training_record_its_own_tasks_are_compared(tmp_path, capsys, given, said):
+    rng = np.random.default_rng(0)
+    for name, elements in (("noble", (2, 10)), ("new", (3, 5))):  # of the noble gases no sample is embedded
+        with StoreWriter(tmp_path / name, "materials", name) as writer:
+            for index in range(12):
+                record = random_molecule(rng, atoms=5, elements=elements)
+                assert writer.add({**record, "id": f"m#{index}", "group": f"g{index}"})
+    assert train(train_config(tmp_path, "trainer.max_steps=1", stores=("noble",))) == 0
+    shutil.move(tmp_path / "run", tmp_path / "old")
+    words = [f"init={tmp_path / 'old'}", "trainer.max_steps=1", "uncertainty=0"]
+    words += [f"adapt.retained.stores={tmp_path / 'noble'}"] if given else []
+    assert train(train_config(tmp_path, *words, stores=("new",))) == 0
+    assert said in capsys.readouterr().err
 
 
 def test_what_needs_a_package_is_refused_without_one():
