@@ -11,7 +11,7 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
 The base is trained here, by `--recipe` on a part of the embedded data that no table tests on, unless `--base` names a
 package. Random weights are trained at the recipe's learning rate and at larger ones, and the best by validation counts.
 Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json, and
-finetune.png with the learning curves of the strategies.
+finetune.png with what was measured against the number of labels.
 `--tables silicon,lithium` runs some of them.
 """
 
@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from workers import machine, say, write_result
 
 from sciml.config import configure
 from sciml.data.store import Store
+from sciml.evaluate.plots import learning_curves
 from sciml.ingest.ingest import ingest
 
 SHARES = {
@@ -282,28 +284,49 @@ def text(rows: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
     return {table: lines for table, lines in tables.items() if len(lines) > 1}
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """The error of the forces in Si against the number of labelled cells, with error bars over seeds."""
-    import matplotlib
+def curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """{panel: {line: {number of labels: value of each seed}}} of what was measured, for learning curves."""
+    base, low_rank, scratch = "from the base", "from the base, low rank", "from random weights"
+    silicon = {
+        base: [("strategies", "full"), ("silicon", "base")],
+        low_rank: [("strategies", "lora")],
+        scratch: [("silicon", "scratch")],
+    }
+    strategies = {name: pairs[:1] for name, pairs in silicon.items() if name != scratch}
+    found = {"Si: forces RMSE / meV/Å": _lines(rows, silicon, partial(_value, "forces.rmse", 1e3))}
+    found["base tasks: forces MAE after / before"] = _lines(rows, strategies, _forgetting)
+    for table, name, path, factor in (
+        ("jets", "jets: AUC top / qcd", "label.signals.top.auc", 1.0),
+        ("proteins", "proteins: recovery / %", "residue_types.recovery", 1e2),
+    ):
+        starts = {base: [(table, "base")], scratch: [(table, "scratch")]}
+        found[name] = _lines(rows, starts, partial(_value, path, factor))
+    return {name: lines for name, lines in found.items() if lines}
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    lines = {"all parameters": ("strategies", "full"), "low rank": ("strategies", "lora")}
-    lines["from random weights"] = ("silicon", "scratch")
-    figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
-    for label, (table, start) in lines.items():
-        counts = sorted({row["labels"] for row in rows if (row["table"], row["start"]) == (table, start)})
-        found = [_chosen(rows, table, start=start, labels=count) for count in counts]
-        errors = [
-            mean_and_deviation([1e3 * value_at(row["targets"], "forces.rmse") for row in chosen]) for chosen in found
-        ]
-        bars = [deviation or 0.0 for _, deviation in errors]
-        axis.errorbar(counts, [mean for mean, _ in errors], bars, fmt="o-", capsize=3, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="labelled cells of Si", ylabel="forces RMSE, meV/Å")
-    axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _value(path: str, factor: float, row: dict[str, Any]) -> float:
+    return factor * value_at(row["targets"], path)
+
+
+def _forgetting(row: dict[str, Any]) -> float | None:
+    pair = retained(row, "forces MAE")
+    return pair[1] / pair[0] if pair else None
+
+
+def _lines(
+    rows: list[dict[str, Any]],
+    lines: dict[str, list[tuple[str, str]]],
+    measure: Callable[[dict[str, Any]], float | None],
+) -> dict[str, dict[int, list[float]]]:
+    """{line: {number of labels: ``measure`` of each seed}} of the rows of each line's tables and starts."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for name, pairs in lines.items():
+        for table, start in pairs:
+            for labels in sorted({row["labels"] for row in rows if (row["table"], row["start"]) == (table, start)}):
+                values = [measure(row) for row in _chosen(rows, table, start=start, labels=labels)]
+                if known := [value for value in values if value is not None]:
+                    found.setdefault(name, {})[labels] = known
+    return found
 
 
 def _chosen(rows: list[dict[str, Any]], table: str, **facts: Any) -> list[dict[str, Any]]:
@@ -355,8 +378,8 @@ def main(values: Sequence[str] | None = None) -> int:
         head = {"machine": machine(), "recipe": options.recipe, "base": options.base, "threads": options.threads}
         head |= {"settings": asdict(settings), "complete": len(rows) == len(planned)}
         write_result(options.output, {**head, "text": text(rows), "rows": rows})
-    if "strategies" in tables:
-        plot(rows, options.output.with_suffix(".png"))
+    if panels := curves(rows):
+        learning_curves(panels, options.output.with_suffix(".png"))
     for table, lines in text(rows).items():
         say(table)
         for line in lines:

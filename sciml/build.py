@@ -44,6 +44,8 @@ from sciml.train.sources import (
     open_splits,
 )
 
+REGRESSED = ("true_momenta", "true_mass", "true_pt")  # of jets
+
 
 @dataclass
 class Inputs:
@@ -95,6 +97,7 @@ def with_heads_of_package(config: Any) -> Any:
 
 def open_inputs(config: Any, cache_dir: Path | None = None) -> Inputs:
     """Read the package and open the data; stores that raw files become are kept in ``cache_dir``."""
+    weighted_heads(config)  # refuses heads that learn nothing before files are read
     package = load(config.init) if config.init else None
     datasets = list(package.datasets) if package else []
     options = Options(targets=described_targets(config.heads))
@@ -125,6 +128,7 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     head_kinds = weighted_heads(config)
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
+    check_regressed(config, head_kinds, splits)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
@@ -150,21 +154,40 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     return description
 
 
+def check_regressed(config: Any, heads: Iterable[str], splits: Splits) -> None:
+    """Raise UserError where one of ``heads`` regresses quantities of jets, and no jet to train on has any of them."""
+    terms, stores = config.objective.terms, [source.data for source in splits.train if source.data.base == "hep"]
+    for key in heads:
+        wanted = [target for target in head_facts(config.heads, key)[1] if terms.get(target, {}).get("weight", 0.0) > 0]
+        regresses = stores and wanted and set(wanted) <= set(REGRESSED)
+        if regresses and not any(store.has(target).any() for store in stores for target in wanted):
+            raise UserError(
+                f"heads.{key}: no jet of the training data has {' or '.join(wanted)}, expected some; give jets with "
+                f"true values (scripts/smear_jets makes them of any jets), or leave the head out with heads.{key}=null."
+            )
+
+
 def classifying_heads(config: Any, heads: Iterable[str]) -> list[str]:
     """Which of ``heads`` tell classes."""
-    return [key for key in heads if "label" in _head_facts(config.heads, key)[1]]
+    return [key for key in heads if "label" in head_facts(config.heads, key)[1]]
 
 
 def weighted_heads(config: Any) -> dict[str, str]:
     """{key of a head: its kind} of the heads with a target of a weight above 0.
 
-    Raises UserError where none is left, or two predict the same.
+    Raises UserError where none is left, two predict the same, or the loss has no term for any target of one.
     """
     terms = config.objective.terms
     kept = {}
     owners: dict[str, str] = {}
     for key in config.heads:
-        kind, targets = _head_facts(config.heads, key)
+        kind, targets = head_facts(config.heads, key)
+        if not any(target in terms for target in targets):
+            raise UserError(
+                f"heads.{key}: the loss has no term for {' or '.join(targets)}, so it would learn nothing; give it a "
+                f"weight by 'objective.others.{targets[0]}={{weight: 1.0, loss: huber}}' (cross_entropy for classes), "
+                f"or leave the head out with heads.{key}=null."
+            )
         if any(terms.get(target, {}).get("weight", 0.0) > 0 for target in targets):
             kept[key] = kind
             for target in targets:
@@ -181,7 +204,7 @@ def weighted_heads(config: Any) -> dict[str, str]:
     return kept
 
 
-def _head_facts(heads: dict[str, dict[str, Any]], key: str) -> tuple[str, tuple[str, ...]]:
+def head_facts(heads: dict[str, dict[str, Any]], key: str) -> tuple[str, tuple[str, ...]]:
     """Kind and targets of one of the ``heads`` of a configuration or description."""
     facts: tuple[str, tuple[str, ...]] = registry.resolve("heads", heads[key].get("name", key)).facts(key, heads[key])
     return facts
@@ -231,7 +254,7 @@ def build_corruptions(objective: Any, heads: dict[str, dict[str, Any]]) -> list[
     corruptions += [
         Masked(kind, masked.fraction, masked.nodes) for kind, weight in masked.weight.model_dump().items() if weight > 0
     ]
-    learned = {target for key in heads for target in _head_facts(heads, key)[1]}
+    learned = {target for key in heads for target in head_facts(heads, key)[1]}
     return [corruption for corruption in corruptions if corruption.target in learned]
 
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from sciml import registry
 from sciml.data.records import targets
 from sciml.data.source import Data, Source, source_names
 from sciml.data.statistics import composition
 from sciml.data.store import Store, base_indices
 from sciml.doctor.finding import Finding, Verdict, ok, problem, warning
 from sciml.ingest.findings import SHOWN, audit, shared_records
+from sciml.schema.objective import Objective
 from sciml.train.sources import Splits
 
 AUDITED = 20_000  # records, above which an audit is left to a command of its own
@@ -17,7 +19,9 @@ VERDICTS: dict[str, Verdict] = {"error": "problem", "warning": "warning", "note"
 
 
 def examine_data(splits: Splits, weighted: dict[str, float]) -> list[Finding]:
-    """What is wrong with the sources of training and validation; ``weighted`` {target: weight} of the loss."""
+    """What is wrong with the sources of training and validation; ``weighted`` {target: weight in the loss}
+    of what the heads learn.
+    """
     found: list[Finding] = []
     for name, source in zip(source_names(splits.train), splits.train, strict=True):
         found += [records(name, source.data), labels(name, source.data, weighted)]
@@ -40,14 +44,29 @@ def labels_of(data: Data) -> list[str]:
 
 
 def labels(name: str, data: Data, weighted: dict[str, float]) -> Finding:
-    """Which part of the records has each target, and whether the loss asks for it."""
+    """Which part of the records has each target, and whether something learns it."""
     shares = {target: float(data.has(target).mean()) for target in labels_of(data)}
     listed = ", ".join(f"{target} {share:.0%}" for target, share in shares.items() if share) or "none"
     unused = [target for target, share in shares.items() if share and not weighted.get(target)]
     if unused:
-        text = f"{name}: {listed}; {', '.join(unused)} have no weight in the loss"
-        return warning("labels", text, f"set objective.{unused[0]}.weight to learn it")
+        text = f"{name}: {listed}; nothing learns {', '.join(unused)}"
+        return warning("labels", text, how_to_learn(unused[0], data))
     return ok("labels", f"{name}: {listed}")
+
+
+def how_to_learn(target: str, data: Data) -> str:
+    """The keys that make a training learn a target."""
+    own = next((one for one in data.targets if one.name == target), None)
+    if own is None and target in Objective.model_fields:
+        heads = [key for key in registry.BUILTIN["heads"] if target in registry.resolve("heads", key).facts(key, {})[1]]
+        return f"to learn it, have a head for it ({' or '.join(heads)}) and {term_of(target)}.weight above 0"
+    loss = "cross_entropy" if own and own.classes else "huber"
+    return f"to learn it, give it a head and '{term_of(target)}={{weight: 1.0, loss: {loss}}}'"
+
+
+def term_of(target: str) -> str:
+    """The key of a target's term of the loss."""
+    return f"objective.{target}" if target in Objective.model_fields else f"objective.others.{target}"
 
 
 def elements(name: str, data: Data) -> Finding:

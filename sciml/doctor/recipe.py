@@ -9,7 +9,7 @@ from typing import Any
 
 from sciml import registry
 from sciml.data.source import Source
-from sciml.doctor.data import labels_of
+from sciml.doctor.data import labels_of, term_of
 from sciml.doctor.finding import Finding, duration, ok, problem, warning
 from sciml.doctor.pace import Pace
 from sciml.train.run import SAFETY, VALIDATIONS
@@ -43,7 +43,7 @@ def head_labels(heads: dict[str, dict[str, Any]], weighted: dict[str, float], so
             found.append(problem("heads", text, f"leave it out with heads.{key}=null, or give data with labels"))
         elif missing:
             text = f"{key} learns {learned}; no record has {', '.join(missing)}"
-            found.append(warning("heads", text, f"set objective.{missing[0]}.weight=0, or give data with it"))
+            found.append(warning("heads", text, f"set {term_of(missing[0])}.weight=0, or give data with it"))
         else:
             found.append(ok("heads", f"{key} learns {learned or 'nothing, it has no weight'}"))
     return found

@@ -84,7 +84,8 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     inputs = build.open_inputs(config)
     splits = inputs.splits
     weighted = {target: term["weight"] for target, term in config.objective.terms.items()}
-    found = examine_data(splits, weighted)
+    learned = {target for key in build.weighted_heads(config) for target in build.head_facts(config.heads, key)[1]}
+    found = examine_data(splits, {target: weight for target, weight in weighted.items() if target in learned})
     model, description, tuning = build.build_start(config, inputs, folder)
     if tuning:
         choose_trained(model, config.adapt, model.heads)

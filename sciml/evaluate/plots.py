@@ -135,16 +135,16 @@ def _reliability(values: Columns, path: Path) -> Path:
     return path
 
 
-def learning_curves(
-    panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], path: Path, logarithmic: bool = True
-) -> Path:
+def learning_curves(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], path: Path) -> Path:
     """Draw {panel: {line: {number of labels: value of each seed}}}: means with standard deviations over the seeds.
 
-    A panel's name is its vertical axis, such as ``force MAE / eV/Å``.
+    A panel's name is its vertical axis, such as ``force MAE / eV/Å``; a line has one colour in all panels.
     """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     drawing, axes = figure(4.0 * len(panels), 3.4, len(panels))
-    for axis, (what, lines) in zip(axes, panels.items()):
-        for (name, points), colour in zip(lines.items(), COLOURS * len(lines)):
+    for axis, (what, lines) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            colour = COLOURS[names.index(name) % len(COLOURS)]
             numbers = sorted(points)
             means = [float(np.mean(points[number])) for number in numbers]
             spreads = [float(np.std(points[number], ddof=1)) if len(points[number]) > 1 else 0.0 for number in numbers]
@@ -152,14 +152,15 @@ def learning_curves(
                 numbers, means, spreads, fmt="o-", markersize=4, linewidth=1, capsize=2, color=colour, label=name
             )
         axis.set_xscale("log")
-        if logarithmic:
-            axis.set_yscale("log")
         ticks = sorted({number for points in lines.values() for number in points})
         axis.set_xticks(ticks, [f"{number:,}" for number in ticks])
+        if len(ticks) == 1:
+            axis.set_xlim(ticks[0] / 2, ticks[0] * 2)
         axis.minorticks_off()
         axis.set_xlabel("labelled records", fontsize=8)
         axis.set_ylabel(what, fontsize=8)
-        axis.legend(fontsize=8, frameon=False)
+    handles = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawing.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     drawing.savefig(path, dpi=150)
     return path
 

@@ -88,6 +88,7 @@ class Supervised:
         unit = error_unit(target, graph, batch, head.scale(target, batch)).to(prediction.dtype)
         unit = unit.view(-1, *([1] * (label.dim() - 1)))
         labelled = torch.isfinite(label)
+        label = torch.where(labelled, label, prediction.detach())  # an error whose gradient is finite
         error = head.error(target, prediction, label, batch) / unit
         error = torch.where(labelled, error, torch.zeros_like(error))
         return loss(error, torch.zeros_like(error), **options), labelled.to(error.dtype), graph

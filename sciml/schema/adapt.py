@@ -43,7 +43,9 @@ class Adapt(Section):
         description="what of the package is trained: all, the heads alone, the last blocks, low-rank updates"
     )
     blocks: Positive = Field(description="last_n: blocks at the end of the backbone that are trained")
-    rank: Positive = Field(description="lora: rank of the update of every linear map, for each degree")
+    rank: Positive = Field(
+        description="lora: rank of the update of every linear map, for each degree or path of degrees"
+    )
     alpha: PositiveFloat = Field(description="lora: the update is multiplied by alpha / rank")
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         description="learning rate of a block by that of the block after it; heads have the highest; 1 for one rate"

@@ -27,7 +27,7 @@ class WeighedClassification(Classification):
     """A term of the loss for classes of different weight."""
 
     class_weights: list[Weight] | None = Field(
-        description="factor of the loss of each class, in their order; null for one"
+        description="factor of the loss of each class, in their order, residue types by their letters; null for one"
     )
 
 
@@ -89,7 +89,9 @@ class Objective(Section):
     stress: Regression = Field(description="stress of periodic cells")
     label: WeighedClassification = Field(description="class of a jet")
     true_momenta: Regression = Field(description="true four-momenta of a jet's particles")
-    residue_types: Classification = Field(description="masked residue types")
+    true_mass: Regression = Field(description="true mass of a jet; the error is the logarithm of predicted over true")
+    true_pt: Regression = Field(description="true transverse momentum of a jet; the error is a logarithm too")
+    residue_types: WeighedClassification = Field(description="masked residue types")
     denoise: Denoise = Field(description="coordinate denoising: noise in the positions is found again")
     masked: Masked = Field(description="masked types: hidden elements and kinds of particles are found again")
     others: dict[str, OwnTerm] = Field(description="terms of heads of your own: {target: {weight, loss, ...}}")
@@ -103,7 +105,7 @@ class Objective(Section):
     @property
     def terms(self) -> dict[str, dict[str, Any]]:
         """Every target with its weight, loss and options."""
-        names = ("energy", "forces", "stress", "true_momenta", "label", "residue_types")
+        names = ("energy", "forces", "stress", "true_momenta", "true_mass", "true_pt", "label", "residue_types")
         supervised = {name: getattr(self, name) for name in names}
         terms = {name: _of_its_loss(term.model_dump()) for name, term in {**supervised, **self.others}.items()}
         for target, objective in (("noise", self.denoise), ("masked", self.masked)):

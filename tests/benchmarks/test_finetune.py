@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sciml.config import configure
+from sciml.evaluate import plots
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -62,6 +63,32 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
     assert tables["lithium"][1] == ["replay", "200.0", "1.20", "10", "1"]
     readme = importlib.import_module("readme")
     assert "*lithium*" in readme._several({"text": tables})
+
+
+def test_the_curves_have_every_count_that_was_measured_and_a_line_one_colour(finetune: Any, tmp_path: Path) -> None:
+    rows = [row("silicon", start, seed, 0.2 + 0.1 * seed) for start in ("base", "scratch") for seed in (0, 1)]
+    rows += [row("strategies", start, 0, 0.1) | {"labels": n} for start in ("full", "lora") for n in (10, 40)]
+    jets = row("jets", "base", 0, 0.1) | {"labels": 500}
+    rows += [jets | {"targets": {"label": {"signals": {"top": {"auc": 0.9}}}}}]
+    found = finetune.curves(rows)
+    silicon = found["Si: forces RMSE / meV/Å"]
+    assert silicon["from the base"] == {10: [100.0], 20: pytest.approx([200.0, 300.0]), 40: [100.0]}
+    assert list(silicon["from random weights"]) == [20]
+    assert found["base tasks: forces MAE after / before"]["from the base, low rank"] == {10: [2.0], 40: [2.0]}
+    assert found["jets: AUC top / qcd"] == {"from the base": {500: [0.9]}}
+    assert not any(name.startswith("proteins") for name in found)
+    drawn: list[Any] = []
+    plain = plots.figure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "figure", lambda *size: drawn.append(plain(*size)) or drawn[-1])
+        assert plots.learning_curves(found, tmp_path / "curves.png").stat().st_size > 5000
+    of_line: dict[str, set[str]] = {}
+    for axis, lines in zip(drawn[0][1], found.values(), strict=True):
+        for name, bars in zip(lines, axis.containers, strict=True):
+            of_line.setdefault(name, set()).add(bars.lines[0].get_color())
+            assert len(bars.lines[0].get_xdata()) == len(lines[name])
+    assert {len(colours) for colours in of_line.values()} == {1}
+    assert len(set.union(*of_line.values())) == 3
 
 
 @pytest.mark.slow

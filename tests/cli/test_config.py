@@ -163,7 +163,7 @@ MISTAKES = [
     (
         [
             f"objective.{name}.weight=0"
-            for name in ("energy", "forces", "stress", "label", "residue_types", "true_momenta")
+            for name in ("energy", "forces", "stress", "label", "residue_types", "true_momenta", "true_mass", "true_pt")
         ],
         "objective.weight: found 0 for every target, expected at least one above 0.",
     ),

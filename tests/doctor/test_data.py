@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sciml.config import configure
 from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter, Subset
+from sciml.data.targets import Target
 from sciml.doctor.data import audited, elements, held_out, labels, records
 from sciml.train.sources import Splits
-from tests.helpers import random_molecule
+from tests.helpers import random_jet, random_molecule
 
 
 def store(path: Path, change: Any = None, number: int = 24) -> Store:
@@ -21,6 +23,9 @@ def store(path: Path, change: Any = None, number: int = 24) -> Store:
             record = {**random_molecule(rng, atoms=5), "id": f"m#{index}", "group": f"g{index}"}
             assert writer.add(change(index, record) if change else record)
     return writer.close()
+
+
+HOW_TO_LEARN = "to learn it, have a head for it (energy or direct_forces) and objective.forces.weight above 0"
 
 
 def of(store: Any, name: str = "mine") -> Source:
@@ -34,7 +39,30 @@ def test_records_and_labels_are_counted(tmp_path):
     assert asked.verdict == "ok"
     assert "energy 100%" in asked.found
     unused = labels("mine", data, {"energy": 1.0})
-    assert (unused.verdict, unused.advice) == ("warning", "set objective.forces.weight to learn it")
+    assert (unused.verdict, unused.advice) == ("warning", HOW_TO_LEARN)
+
+
+def test_the_advice_names_keys_that_are_there(tmp_path):
+    with StoreWriter(tmp_path / "s", "hep", "x", metadata={"classes": ["a", "b"]}, targets=[Target("width")]) as writer:
+        for index in range(4):
+            jet = {
+                **random_jet(np.random.default_rng(index)),
+                "id": f"j#{index}",
+                "true_mass": 5.0,
+                "width": np.ones(1),
+            }
+            assert writer.add(jet)
+    data = writer.close()
+    mass = labels("mine", data, {"width": 1.0, "label": 1.0})
+    assert "nothing learns true_mass" in mass.found
+    assert mass.advice == "to learn it, have a head for it (jet_kinematics) and objective.true_mass.weight above 0"
+    own = labels("mine", data, {"true_mass": 1.0, "label": 1.0})
+    assert own.advice == "to learn it, give it a head and 'objective.others.width={weight: 1.0, loss: huber}'"
+    word = own.advice.partition("'")[2].rstrip("'")
+    config = configure(
+        "train", ["train=x", "heads.width={name: target, kind: jets}", word, "objective.true_mass.weight=0"]
+    )
+    assert config.objective.terms["width"]["weight"] == 1.0
 
 
 def test_half_of_the_labels_are_told(tmp_path):

@@ -1,4 +1,5 @@
-"""Jets as a detector would measure them, with the true momenta beside: what four-momenta are regressed from.
+"""Jets as a detector would measure them, with the true momenta beside: what four-momenta, masses and transverse momenta
+are regressed from.
 
 The energy of every particle is smeared by the resolution of its kind; its direction and mass stay. The total of the
 jet is the true one, as where a jet is calibrated or comes from a resonance of known momentum. No other effect of a
@@ -38,8 +39,8 @@ def write(source: str | Path, output: str | Path, seed: int) -> Store:
 
 
 def smear(jets: Iterable[Record], seed: int) -> Iterator[Record]:
-    """Yield hep records with smeared ``momenta``, the given ones as ``true_momenta`` and their sum as
-    ``total_momentum``.
+    """Yield hep records with smeared ``momenta``, the given ones as ``true_momenta``, their sum as ``total_momentum``,
+    and its mass and transverse momentum as ``true_mass`` and ``true_pt`` where they are above zero.
 
     Momenta, in float32 as a store holds them, are multiplied by exp(s g - s^2 / 2), g normal and s the resolution:
     1 on average and never negative.
@@ -53,11 +54,15 @@ def smear(jets: Iterable[Record], seed: int) -> Iterator[Record]:
         energy = np.sqrt((momenta**2).sum(axis=1) + mass_squared)
         smeared = np.concatenate([energy[:, None], momenta], axis=1).astype(np.float32)
         smeared[:, 0] = regulate_energies(smeared)
+        total = true.sum(axis=0)
+        mass = np.sqrt(max(total[0] ** 2 - (total[1:] ** 2).sum(), 0.0))
+        kinematics = {"true_mass": mass, "true_pt": np.hypot(total[1], total[2])}
         yield {
             **{name: value for name, value in jet.items() if name not in _DROPPED},
             "momenta": smeared,
             "true_momenta": true,
-            "total_momentum": true.sum(axis=0),
+            "total_momentum": total,
+            **{name: value for name, value in kinematics.items() if value > 0},
         }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sciml.models.block import Convolution
 from sciml.models.layers import DegreeLinear
 from sciml.models.model import Model
 
@@ -63,31 +64,29 @@ def learning_rate_factors(model: Model, decay: float) -> dict[str, float]:
 
 
 class LowRank(nn.Module):
-    """weight + alpha / rank * A B, for each degree where the weight has degrees (LoRA, Hu et al., 2022).
+    """weight + alpha / rank * A B, for each degree or path where the weight has them (LoRA, Hu et al., 2022).
 
-    A, on the side of the inputs, is random and B zero, so that the first step is that of the weight alone.
-    ``transposed`` weights are (outputs, inputs), the others (degrees, inputs, outputs).
+    A, on the side of the inputs, is random and B zero, so that the first step is that of the weight alone. ``order``, a
+    swap of two dimensions or none, turns the weight into (degrees, inputs, outputs) or (inputs, outputs), and back.
     """
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float, transposed: bool) -> None:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, order: tuple[int, ...]) -> None:
         super().__init__()
-        self.scale, self.transposed = alpha / rank, transposed
-        shape = weight.T.shape if transposed else weight.shape
-        *degrees, inputs, outputs = shape
+        self.scale, self.order = alpha / rank, order
+        *degrees, inputs, outputs = weight.permute(order).shape
         self.a = nn.Parameter(weight.new_empty(*degrees, inputs, rank).normal_(std=1.0 / math.sqrt(inputs)))
         self.b = nn.Parameter(weight.new_zeros(*degrees, rank, outputs))
 
     def forward(self, weight: Tensor) -> Tensor:
-        update = self.scale * (self.a @ self.b)
-        return weight + (update.T if self.transposed else update)
+        return weight + (self.scale * (self.a @ self.b)).permute(self.order)
 
 
 def add_low_rank(model: Model, rank: int, alpha: float) -> None:
     """Give every linear map of the backbone an update of ``rank``; a map that is no larger than that gets none."""
-    for module, name in list(_linear_maps(model.backbone)):
+    for module, name, order in list(_linear_maps(model.backbone)):
         weight = getattr(module, name)
-        if min(weight.shape[-2:]) > rank:
-            update = LowRank(weight.detach(), rank, alpha, transposed=isinstance(module, nn.Linear))
+        if min(weight.permute(order).shape[-2:]) > rank:
+            update = LowRank(weight.detach(), rank, alpha, order)
             parametrize.register_parametrization(module, name, update)
 
 
@@ -100,12 +99,15 @@ def merge_low_rank(model: nn.Module) -> None:
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def _linear_maps(backbone: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+def _linear_maps(backbone: nn.Module) -> Iterator[tuple[nn.Module, str, tuple[int, ...]]]:
+    """Yield (module, name of its weight, order of the dimensions that :class:`LowRank` takes)."""
     for module in backbone.modules():
         if isinstance(module, DegreeLinear):
-            yield module, "weights"
+            yield module, "weights", (0, 1, 2)
+        elif isinstance(module, Convolution):  # a map for each path, which couples three degrees
+            yield module, "weight", (1, 0, 2)
         elif isinstance(module, nn.Linear):
-            yield module, "weight"
+            yield module, "weight", (1, 0)
 
 
 def trained_parameters(model: nn.Module) -> int:

@@ -16,6 +16,7 @@ from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.graph import KINDS
+from sciml.models.block import Convolution
 from sciml.package import Package
 from sciml.train.adapt.parity import assert_parity, first_difference
 from sciml.train.adapt.strategy import (
@@ -99,6 +100,11 @@ def test_updates_of_low_rank_start_at_zero_and_merge_into_equal_outputs(backbone
     add_low_rank(model, 2, 3.0)
     updates = [module for module in model.modules() if isinstance(module, LowRank)]
     assert len(updates) > 10
+    convolutions = [module for module in model.backbone.modules() if isinstance(module, Convolution)]
+    assert convolutions
+    assert all(parametrize.is_parametrized(module, "weight") for module in convolutions)
+    maps = [update for update in updates if update.order == (1, 0, 2)]
+    assert [update.a.shape[0] for update in maps] == [module.weight.shape[1] for module in convolutions]  # paths
     for kind in KINDS:
         assert all(torch.equal(value, first[kind][name]) for name, value in outputs(model, kind, graphs[kind]).items())
     with torch.no_grad():
@@ -228,9 +234,12 @@ def test_a_low_rank_run_resumes_to_the_bit_and_publishes_plain_weights(workplace
     weights, base = (load_file(path / "package" / "weights.safetensors") for path in (run, workplace / "old"))
     assert weights.keys() == base.keys()
     assert not torch.equal(weights["backbone.blocks.0.linear_in.weights"], base["backbone.blocks.0.linear_in.weights"])
-    for name in weights:  # heads of other kinds, and biases and maps without an update
-        if name.startswith(("heads.jet_class", "heads.residue_type")) or name.endswith("convolution.weight"):
+    for name in weights:  # heads of other kinds
+        if name.startswith(("heads.jet_class", "heads.residue_type")):
             assert torch.equal(weights[name], base[name]), name
+    moved = [name for name in weights if name.endswith("convolution.weight") and not name.startswith("heads")]
+    assert moved
+    assert any(not torch.equal(weights[name], base[name]) for name in moved)
     stored = package_of_checkpoint(run)
     assert "low_rank" not in stored.config
     for name, value in stored.model.state_dict().items():
