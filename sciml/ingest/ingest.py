@@ -214,7 +214,7 @@ def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter,
             f"{path}: none of its {len(bad)} records can be used; the first, {bad[0]['id']}: {bad[0]['reason']}."
         )
     where = f"{path}: record {path.name}#0 and those after it"
-    for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV"):
+    for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV", str(path)):
         print(f"warning: {warning}")
 
 

@@ -44,12 +44,12 @@ def _no_labels(sources: list[Source], target: Target) -> str:
     """A sentence on why no training record has a target, and what to do."""
     for source in sources:
         reader = source.data.manifest.get("metadata", {}).get("format")
-        if reader in names("readers") and target.kind in kinds(source.data.domain):
-            if not carries(resolve("readers", reader), target):
-                return (
-                    f"heads.{target.name}: no training record has this target, and {where(source.data)} cannot: "
-                    f"{not_carried(reader, target)}; give data with it, or leave the head out."
-                )
+        known = reader in names("readers") and target.kind in kinds(source.data.domain)
+        if known and not carries(resolve("readers", reader), target):
+            return (
+                f"heads.{target.name}: no training record has this target, and {where(source.data)} cannot: "
+                f"{not_carried(reader, target)}; give data with it, or leave the head out."
+            )
     return (
         f"heads.{target.name}: no training record has this target; give data with it (heads.{target.name}.column "
         "names the column of a raw file), or leave the head out."

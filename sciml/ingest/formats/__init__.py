@@ -79,7 +79,7 @@ def carries(reader: Any, target: Target) -> bool:
     return taken if isinstance(taken, bool) else target.source in taken
 
 
-def ingest_words(path: Path, words: str) -> str:
+def ingest_words(path: str | Path, words: str) -> str:
     """The command that makes a store of a file, with ``words`` that ``sciml train`` and others do not know."""
     return f"`sciml ingest source={path} output=STORE {words}`"
 

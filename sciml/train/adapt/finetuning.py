@@ -47,10 +47,16 @@ class FineTuning:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
     def adopt(self, model: Model, description: dict[str, Any], sources: list[Source]) -> dict[str, Any]:
-        """Start new elements and levels of theory from what the package knows; returns the description with them."""
+        """Start new elements and levels of theory from what the package knows; returns the description with them.
+
+        Raises UserError where labels have other units than those of the package.
+        """
+        from ase.data import chemical_symbols
+
         for number, near in start_new_elements(model, self.package, sources).items():
-            say(f"element {number}, new to the package, starts as the mean of {', '.join(map(str, near))}")
-        description, notes = adopt_levels(model, self.package, description, sources)
+            names = ", ".join(chemical_symbols[one] for one in near)
+            say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {names}")
+        description, notes = adopt_levels(model, self.package, description, sources, self.options.parity)
         for note in notes:
             say(note)
         return description
