@@ -360,7 +360,8 @@ def main(values: Sequence[str] | None = None) -> int:
     tables = options.tables.split(",") if options.tables else list(TABLES)
     unknown = set(tables) - set(TABLES)
     if unknown:
-        raise SystemExit(f"--tables: {unknown.pop()} is none, expected some of {', '.join(TABLES)}")
+        found = ", ".join(sorted(unknown))
+        raise SystemExit(f"--tables: there is no table {found}; give one or more of {', '.join(TABLES)}.")
     data = options.runs / "data"
     for domain, shares in SHARES.items():
         write_parts(data, shares, settings.records, [domain])

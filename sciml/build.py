@@ -31,7 +31,7 @@ from sciml.train.adapt.merge import (
     merged_description,
     renamed_classes,
 )
-from sciml.train.labels import target_facts
+from sciml.train.labels import check_kinds, target_facts
 from sciml.train.progress import say
 from sciml.train.sources import (
     Open,
@@ -129,6 +129,7 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
     check_regressed(config, head_kinds, splits)
+    check_kinds(described_targets({key: config.heads[key] for key in head_kinds}), kinds)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")

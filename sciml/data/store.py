@@ -138,15 +138,16 @@ class Store:
     def serves(self, kind: str) -> np.ndarray:
         """Return, per record, whether it can become a graph of ``kind``, bool (n,).
 
-        Biology records serve "atoms" where they have energies or forces and "residues" where one residue has its
-        whole backbone.
+        Biology records serve "atoms" where they have energies, forces or a target of graphs of atoms, and "residues"
+        where one residue has its whole backbone.
         """
         if kind not in kinds(self.domain):
             return np.zeros(len(self), bool)
         if kind == "residues":
             return self._cost("_backbone_nodes") > 0
         if self.base == "biology":
-            return self.has("energy") | self.has("forces")
+            labels = ["energy", "forces", *(target.name for target in self.targets if target.kind == "atoms")]
+            return np.any([self.has(label) for label in labels], axis=0)
         return np.ones(len(self), bool)
 
     def costs(self, kind: str, cutoff: float) -> tuple[np.ndarray, np.ndarray]:

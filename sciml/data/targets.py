@@ -32,6 +32,11 @@ class Target:
     kind: str = "atoms"
     column: str | None = None
 
+    @property
+    def source(self) -> str:
+        """Name of the column, key or branch of a raw file."""
+        return self.column or self.name
+
     @cached_property
     def terms(self) -> list[tuple[int, int]]:
         """[(copies, degree)] of the irreps."""

@@ -188,7 +188,7 @@ class StoreWriter:
             "dataset": self.dataset,
             "units": {f.name: f.unit for f in (*schema(self.domain).values(), *self._own) if f.unit},
             "counts": counts,
-            "targets": {target.name: target.facts for target in self._targets},
+            "targets": {target.name: {**target.facts, "kind": target.kind} for target in self._targets},
             "fields": fields,
             "shards": self._shards,
             "metadata": extra,

@@ -26,7 +26,7 @@ from sciml.train.adapt.strategy import choose_trained
 from sciml.train.labels import check_targets
 from sciml.train.module import Module
 from sciml.train.resume import resume_point
-from sciml.train.sources import check_known
+from sciml.train.sources import check_known, known_elements
 
 FULL, NEARLY = 0.95, 0.8  # of the memory
 TIMED = 20.0  # seconds of steps that are taken to time them
@@ -90,7 +90,7 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     if tuning:
         choose_trained(model, config.adapt, model.heads)
     found += head_labels(description["heads"], weighted, splits.train)
-    check_known(splits.validation + splits.test, description["context"])
+    check_known(splits.validation + splits.test, description["context"], known_elements(splits.train, inputs.package))
     check_targets(splits.validation + splits.test, described_targets(config.heads))
     data = build.build_data(single, splits, description, model.far_field)
     if config.trainer.recompute:

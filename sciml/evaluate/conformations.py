@@ -56,8 +56,7 @@ class Denoiser:
         """The noise (m, 3), in units of its ``level`` [Å], that the model finds at ``positions`` (n, 3)."""
         unlabelled = {key: value for key, value in record.items() if key not in ("forces", "stress")}
         shifted = {**unlabelled, "positions": positions, "noise": np.zeros_like(positions), "noise_level": level}
-        labelled = {"energy": 0.0, **shifted}  # without any label a protein makes no graph of atoms
-        graph = source.domain.graph(labelled, self.kind, self.cutoff, self.model.dtype, **self.options)
+        graph = source.domain.graph(shifted, self.kind, self.cutoff, self.model.dtype, **self.options)
         graph.dataset = torch.tensor([source.dataset])
         if self.kind == "atoms" and self.model.far_field:
             graph = add_far_field(graph, self.model.far_field)

@@ -4,14 +4,18 @@ The verb ``sciml audit`` looks at a whole store; its checks are in :mod:`sciml.i
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sciml.errors import UserError
+from sciml.ingest.formats import ingest_words
+from sciml.units import KCAL_PER_MOL
 
 _NEAREST = (0.4, 6.0)  # Å: H2 under pressure is above, the loosest solids are below
 _MAX_FORCE_RMS = 1_000.0  # eV/Å
+_USUAL_FORCE_RMS = 15.0  # eV/Å: molecules at 1000 K have 2 and are above in kcal/mol, compressed or random ones may be
 _HYDROGEN_REACH = 1.6  # Å: bonded hydrogen is at 0.7 to 1.35
 _SAMPLE = 200  # records looked at; medians need no more
 _MAX_ATOMS = 2_000
@@ -41,34 +45,44 @@ class Audit:
         if "forces" in record:
             self._forces.append(np.square(np.asarray(record["forces"], np.float64)).ravel())
 
-    def verdict(self, where: str, length_unit: str, energy_unit: str) -> list[str]:
-        """Return warnings. Raises UserError when the lengths or forces are impossible in the stated units."""
+    def verdict(self, where: str, length_unit: str, energy_unit: str, source: str = "FILE") -> list[str]:
+        """Return warnings, with the command that reads ``source`` in other units.
+
+        Raises UserError when the lengths or forces are impossible in the stated units.
+        """
+        ingesting = partial(ingest_words, source)
         nearest = np.concatenate([*self._nearest, np.zeros(0)])
         if len(nearest):
             median = float(np.median(nearest))
             if not _NEAREST[0] <= median <= _NEAREST[1]:
-                guess = "nm" if median < _NEAREST[0] else "another one (Å is assumed by default)"
+                guess, unit = (
+                    ("nm", "nm") if median < _NEAREST[0] else ("another one (Å is assumed by default)", "UNIT")
+                )
                 raise UserError(
                     f"{where}: positions: the median distance to the nearest atom is {median:.3g} Å, expected "
-                    f"{_NEAREST[0]} to {_NEAREST[1]} Å; the length unit is probably not {length_unit} but {guess}, set "
-                    "length_unit=."
+                    f"{_NEAREST[0]} to {_NEAREST[1]} Å; the length unit is probably not {length_unit} but {guess}, use "
+                    f"{ingesting(f'length_unit={unit}')}."
                 )
         squares = np.concatenate([*self._forces, np.zeros(0)])
-        if len(squares) and (rms := float(np.sqrt(squares.mean()))) > _MAX_FORCE_RMS:
+        rms = float(np.sqrt(squares.mean())) if len(squares) else 0.0
+        if rms > _MAX_FORCE_RMS:
             raise UserError(
                 f"{where}: forces: their RMS is {rms:.3g} eV/Å, expected less than {_MAX_FORCE_RMS:,.0f}; the energy "
-                f"unit is probably not {energy_unit}, set energy_unit=."
+                f"unit is probably not {energy_unit}, use {ingesting('energy_unit=UNIT')}."
             )
-        return self._warnings(where)
-
-    def _warnings(self, where: str) -> list[str]:
+        warnings = []
         hydrogen = np.concatenate([*self._hydrogen, np.zeros(0)])
         if len(hydrogen) > 10 and np.median(hydrogen) > _HYDROGEN_REACH:
-            return [
+            warnings.append(
                 f"{where}: positions: hydrogen has its nearest atom at {np.median(hydrogen):.2f} Å (median), 0.7 to "
-                "1.35 is usual; if the file is in bohr, set length_unit=bohr."
-            ]
-        return []
+                f"1.35 is usual; if the file is in bohr, use {ingesting('length_unit=bohr')}."
+            )
+        if rms > _USUAL_FORCE_RMS:
+            warnings.append(
+                f"{where}: forces: their RMS is {rms:.3g} eV/Å, above {_USUAL_FORCE_RMS:.0f} is unusual; if the file "
+                f"is in kcal/mol (a factor of {1 / KCAL_PER_MOL:.4g}), use {ingesting('energy_unit=kcal/mol')}."
+            )
+        return warnings
 
 
 def nearest_distances(positions: np.ndarray, cell: Any = None, pbc: Any = None, reach: float = 12.0) -> np.ndarray:

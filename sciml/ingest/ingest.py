@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sciml import registry
+from sciml.data.records import kinds
 from sciml.data.store import Store, StoreWriter, is_store
-from sciml.data.targets import target_of
+from sciml.data.targets import Target, target_of
 from sciml.errors import UserError
 from sciml.ingest.audit import Audit
-from sciml.ingest.formats import Options, Rejected
+from sciml.ingest.formats import Options, Rejected, carries
 from sciml.ingest.formats.mlearn import load_json
 
 # Narrow formats first: ASE would try to read almost anything.
@@ -66,11 +67,9 @@ def ingest(
     paths = expand(source)
     name = reader or detect(paths[0])
     module = registry.resolve("readers", name)
-    if options.targets and not getattr(module, "TAKES_TARGETS", False):
-        raise UserError(
-            f"{paths[0]}: targets found, but files of the format {name} hold none beyond those of their domain, "
-            "expected extended XYZ or another file that ASE reads."
-        )
+    for target in options.targets:
+        if not carries(module, target):
+            raise UserError(f"{paths[0]}: {not_carried(name, target)}.")
     extra = module.metadata(paths) if hasattr(module, "metadata") else {}
     metadata = {"licence": licence or "", "source": ", ".join(path.name for path in paths), "format": name, **extra}
     dataset = dataset or paths[0].name.split(".")[0]
@@ -97,8 +96,7 @@ def open_data(
         return Store(path)
     paths = expand(path)
     if options and options.targets:
-        module = registry.resolve("readers", detect(paths[0]))
-        options = options if getattr(module, "TAKES_TARGETS", False) else replace(options, targets=())
+        options = replace(options, targets=_carried(paths[0], options.targets))
     if cache_dir is None:
         folder = tempfile.TemporaryDirectory(prefix="sciml-")
         store = _ingest_once(paths, Path(folder.name) / "store", options)
@@ -110,6 +108,27 @@ def open_data(
         with open(one, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return _ingest_once(paths, Path(cache_dir) / f"{paths[0].name.split('.')[0]}-{digest.hexdigest()[:12]}", options)
+
+
+def _carried(path: Path, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Those of ``targets`` that a file can have; says which of its domain it cannot, since others may have them."""
+    name = detect(path)
+    module = registry.resolve("readers", name)
+    ours = [target for target in targets if target.kind in kinds(module.DOMAIN)]
+    for target in ours:
+        if not carries(module, target):
+            print(f"{path}: read without the target {target.name}: {not_carried(name, target)}")
+    return tuple(target for target in ours if carries(module, target))
+
+
+def not_carried(reader: str, target: Target) -> str:
+    """Why files of a reader cannot have a target, and what can."""
+    only = getattr(registry.resolve("readers", reader), "TAKES_TARGETS", ())
+    what = f"only targets with column={' or '.join(only)}" if only else "no targets beyond those of their domain"
+    return (
+        f"files of the format {reader} hold {what}, not {target.source!r}; labels of one's own are read from extended "
+        "XYZ, from tables (.csv) of protein structures and from the branches of jets in parquet or ROOT"
+    )
 
 
 def expand(source: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -195,7 +214,7 @@ def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter,
             f"{path}: none of its {len(bad)} records can be used; the first, {bad[0]['id']}: {bad[0]['reason']}."
         )
     where = f"{path}: record {path.name}#0 and those after it"
-    for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV"):
+    for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV", str(path)):
         print(f"warning: {warning}")
 
 

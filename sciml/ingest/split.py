@@ -79,9 +79,10 @@ def divide(
     parts = [np.sort(part) for part in parts]
     for name, part, share in zip(PARTS, parts, shares):
         if share > 0 and not len(part):
+            size = f"{_counted(total, 'record')} in {_counted(groups.number, 'group')} (by {groups.word})"
             raise UserError(
-                f"{source.path}: the part {name} would be empty: {total} records in {groups.number} groups (by "
-                f"{groups.word}) cannot be divided {list(fractions)}; give it as a file, more data, or other fractions."
+                f"{source.path}: the part {name} would be empty: it should get {share:.0%} of {size}, and no group may "
+                "be on two sides; give the part as a file of its own, more data, or another fraction."
             )
     sizes = " + ".join(str(len(part)) for part in parts)
     return parts, f"{source.path.name}: {sentence} ({sizes})."
@@ -148,6 +149,11 @@ def _facts(store: Store, groups: Groups, parts: Mapping[str, np.ndarray]) -> dic
         "records": {name: len(part) for name, part in parts.items()},
         "groups": {name: len(np.unique(groups.owner[part])) for name, part in parts.items()},
     }
+
+
+def _counted(number: int, noun: str) -> str:
+    """As "1 record" or "3 records"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _cuts(shares: np.ndarray, total: int) -> np.ndarray:

@@ -51,7 +51,8 @@ class Adapt(Section):
         description="learning rate of a block by that of the block after it; heads have the highest; 1 for one rate"
     )
     parity: bool = Field(
-        description="stop where the outputs before the first update are not those of the package; false trains on"
+        description="stop where outputs before the first update are not the package's, or units of labels differ from "
+        "those it learned; false trains on"
     )
     replay: Replay = Field(description="what the package knows, mixed into the new data")
     retained: Retained = Field(description="records that forgetting is measured on")

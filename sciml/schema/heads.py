@@ -9,8 +9,8 @@ from sciml.irreps import parse_irreps
 from sciml.registry import names
 from sciml.schema.section import KINDS
 
-FACTS_OF_TARGET = ("level", "irreps", "unit", "classes", "column")
-OPTIONS_OF_TARGET = ("name", *FACTS_OF_TARGET, "kind", "extensive", "hidden", "channels")
+FACTS_OF_TARGET = ("level", "irreps", "unit", "classes", "column", "kind")
+OPTIONS_OF_TARGET = ("name", *FACTS_OF_TARGET, "extensive", "hidden", "channels")
 
 
 def _without_nulls(value: Any) -> Any:

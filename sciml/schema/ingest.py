@@ -25,7 +25,7 @@ class IngestConfig(Section):
     stress_unit: Text | None = Field(description="unit of stresses in the file; null for the format's own")
     only: Text | None = Field(description="names of the records to keep: a JSON list in FILE.json, or FILE.json:KEY")
     targets: Targets = Field(
-        description="targets of your own: {name: {level: graph|fine|coarse, irreps: 0e, unit: '', classes, column}}"
+        description="own targets: {name: {level: graph|fine|coarse, kind, irreps: 0e, unit: '', classes, column}}"
     )
     unlabelled: bool = Field(description="the files hold structures without energies, to pretrain on")
     overwrite: bool = Field(description="replace a store that is already there")

@@ -22,8 +22,7 @@ def package_config(description: dict[str, Any], sources: list[Source], baselines
     """The content of a package's ``config.json``: the model, its units, and what it was trained on."""
     context = description["context"]
     elements = {int(z) for table in context["references"].values() for z in table}
-    if not elements:  # structures without energies
-        elements = {number for source in sources if source.data.base != "hep" for number in elements_of(source.data)}
+    elements |= {number for source in sources if source.data.base != "hep" for number in elements_of(source.data)}
     return {
         "sciml_version": _version(),
         "model": description,

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.records import schema
+from sciml.data.records import kinds, schema
 from sciml.data.source import Data, Source
 from sciml.data.statistics import fit_reference_energies
 from sciml.data.store import base_indices
 from sciml.data.targets import Target, mismatch
 from sciml.errors import UserError
 from sciml.graph import NUM_TYPES
+from sciml.ingest.formats import carries
+from sciml.ingest.ingest import not_carried
+from sciml.registry import names, resolve
 from sciml.train.sources import Splits, where
 
 RECORDS = 20_000  # more labels do not change means and deviations
@@ -33,11 +36,35 @@ def target_facts(sources: list[Source], target: Target) -> dict[str, Any]:
             labels += [np.atleast_1d(record[target.name]) for record in records]
             counts += [np.bincount(record["types"], minlength=NUM_TYPES) for record in records]
     if not labels:
-        raise UserError(
-            f"heads.{target.name}: no training record has this target; give data with it (heads.{target.name}.column "
-            "names the column of a raw file), or leave the head out."
-        )
+        raise UserError(_no_labels(sources, target))
     return {} if target.classes else _number_facts(target, labels, np.array(counts))
+
+
+def _no_labels(sources: list[Source], target: Target) -> str:
+    """A sentence on why no training record has a target, and what to do."""
+    for source in sources:
+        reader = source.data.manifest.get("metadata", {}).get("format")
+        known = reader in names("readers") and target.kind in kinds(source.data.domain)
+        if known and not carries(resolve("readers", reader), target):
+            return (
+                f"heads.{target.name}: no training record has this target, and {where(source.data)} cannot: "
+                f"{not_carried(reader, target)}; give data with it, or leave the head out."
+            )
+    return (
+        f"heads.{target.name}: no training record has this target; give data with it (heads.{target.name}.column "
+        "names the column of a raw file), or leave the head out."
+    )
+
+
+def check_kinds(targets: Sequence[Target], brought: Sequence[str]) -> None:
+    """Raise UserError where a target is of a kind of graph that the training data do not bring."""
+    for target in targets:
+        if target.kind not in brought:
+            raise UserError(
+                f"heads.{target.name}.kind: the target is of graphs of kind {target.kind}, but the training data bring "
+                f"{', '.join(brought)} alone; set heads.{target.name}.kind to one of them, or leave the head out with "
+                f"heads.{target.name}=null."
+            )
 
 
 def _number_facts(target: Target, labels: list[np.ndarray], counts: np.ndarray) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The data of a run: opened, split without leaks, and summed up for the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.ingest.ingest import detect, expand
 from sciml.ingest.split import split_records
+from sciml.package import Package
 
 Paths = str | list[str]
 Open = Callable[[Paths], Store]
@@ -142,17 +143,18 @@ def evaluation_sources(
     return sources
 
 
-def check_known(sources: list[Source], context: dict[str, Any]) -> None:
+def check_known(sources: list[Source], context: dict[str, Any], elements: Collection[int] = ()) -> None:
     """Raise UserError where sources have classes or elements that a model of ``context`` does not know.
 
     Class names must be the model's in the model's order, since labels are indices; the first few of them will do.
-    Elements must have a reference energy in the source's level of theory, where that has any.
+    Elements must be among ``elements``, those that the model has seen, where they are given; and where the source has
+    energies, have a reference energy in its level of theory, where that has any.
     """
     for source in sources:
         if source.data.base == "hep":
             _check_classes(source.data, context["classes"])
         else:
-            _check_elements(source.data, context["datasets"][source.dataset], context["references"])
+            _check_elements(source.data, context["datasets"][source.dataset], context["references"], elements)
 
 
 def check_far_field(sources: list[Source], far_field: FarField) -> None:
@@ -195,21 +197,33 @@ def _check_classes(data: Data, classes: list[str]) -> None:
         )
 
 
-def _check_elements(data: Data, dataset: str, references: dict[str, dict[str, float]]) -> None:
-    known = {int(number) for number in references.get(dataset, {})}
-    unknown = [number for number in elements_of(data) if number not in known]
-    if not known or not unknown:
-        return
-    first, names = chemical_symbols[unknown[0]], ", ".join(chemical_symbols[number] for number in sorted(known))
-    if isinstance(data, Subset):
-        raise UserError(
-            f"{where(data)}: element {first} is in the records split off for validation or test, but in none "
-            f"with an energy that is left to train {dataset!r}; give more records with it, or leave them out."
-        )
-    raise UserError(
-        f"{where(data)}: element {first} is not in the training data of {dataset!r}, which has "
-        f"{names}; leave its records out, or train on data with it."
-    )
+def _check_elements(
+    data: Data, dataset: str, references: dict[str, dict[str, float]], elements: Collection[int]
+) -> None:
+    referenced = {int(number) for number in references.get(dataset, {})} if data.has("energy").any() else set()
+    found = elements_of(data)
+    for known, what in ((elements, ""), (referenced, f" with energies of {dataset!r}")):
+        unknown = [chemical_symbols[number] for number in found if number not in known] if known else []
+        if unknown and isinstance(data, Subset):
+            raise UserError(
+                f"{where(data)}: element {unknown[0]} is in the records split off for validation or test, but in none "
+                f"that are left to train on{what}; give more records with it, or leave them out."
+            )
+        if unknown:
+            listed = ", ".join(chemical_symbols[number] for number in sorted(known))
+            raise UserError(
+                f"{where(data)}: element {unknown[0]} is not in the training data{what}, which has {listed}; leave its "
+                "records out, or train on data with it."
+            )
+
+
+def known_elements(sources: list[Source], package: Package | None = None) -> set[int]:
+    """Atomic numbers in the training data and in those of the package that training starts from."""
+    before = package.config.get("elements", []) if package else []
+    return {
+        *before,
+        *(number for source in sources if source.data.base != "hep" for number in elements_of(source.data)),
+    }
 
 
 def kinds_of(sources: list[Source], heads: list[str], bins_per_step: dict[str, int]) -> list[str]:

@@ -42,7 +42,7 @@ def _sources(config: Any, package: Package, output: Path) -> list[Source]:
     targets = described_targets(package.config["model"]["heads"])
     open_store = partial(open_data, cache_dir=output / "data", options=Options(targets=targets))
     sources = evaluation_sources(config.store, open_store, package.datasets, package.config["datasets_of_domain"])
-    check_known(sources, package.config["model"]["context"])
+    check_known(sources, package.config["model"]["context"], package.config.get("elements", ()))
     check_far_field(sources, package.model.far_field)
     check_targets(sources, targets)
     return sources

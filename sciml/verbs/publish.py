@@ -11,6 +11,7 @@ from sciml.evaluate.uncertainty import fit, to_tensors
 from sciml.package import load, save
 from sciml.train.adapt.merge import merged_baselines
 from sciml.train.card import model_card, package_config
+from sciml.train.sources import known_elements
 
 GAINED = "What was gained on the new task and forgotten of the old ones"
 
@@ -45,5 +46,6 @@ def _settings(run: Run) -> dict[str, Any]:
     if run.package:
         baselines = merged_baselines(run.package, baselines)
     settings = package_config(run.description, run.splits.train, baselines)
+    settings["elements"] = sorted(known_elements(run.splits.train, run.package))
     settings["datasets_of_domain"] = levels_of_theory(run.splits, run.description, run.package)
     return settings

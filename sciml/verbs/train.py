@@ -40,7 +40,7 @@ from sciml.train.provenance import provenance
 from sciml.train.resume import check_resumed, put_aside, resume_point
 from sciml.train.run import fit, plan_steps
 from sciml.train.sharding import unsharded
-from sciml.train.sources import Splits, check_far_field, check_known
+from sciml.train.sources import Splits, check_far_field, check_known, known_elements
 from sciml.verbs.machine import check_machine, device_of
 from sciml.verbs.publish import publish
 
@@ -108,7 +108,7 @@ def _built(config: Any, folder: Path) -> Run:
 def _check_data(config: Any, inputs: Inputs, model: Model, description: dict[str, Any]) -> None:
     """Raise UserError where validation or test data hold what the model cannot know or be measured on."""
     splits, package, targets = inputs.splits, inputs.package, described_targets(config.heads)
-    check_known(splits.validation + splits.test, description["context"])
+    check_known(splits.validation + splits.test, description["context"], known_elements(splits.train, package))
     check_far_field(splits.train + splits.validation + splits.test, model.far_field)
     check_targets(splits.validation + splits.test, targets)
     check_classes_seen(splits, targets, package.config["model"]["context"]["classes"] if package else [])

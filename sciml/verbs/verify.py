@@ -23,7 +23,7 @@ def verify(config: Any) -> int:
         sources = evaluation_sources(
             config.store, lambda path: open_data(path, cache_dir=output / "data"), package.datasets, known
         )
-        check_known(sources, package.config["model"]["context"])
+        check_known(sources, package.config["model"]["context"], package.config.get("elements", ()))
     certificate = certify(package, sources, config.samples, Dynamics(**config.nve.model_dump()), config.seed)
     page = write(certificate, output)
     print(certificate.table)

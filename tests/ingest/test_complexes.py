@@ -56,6 +56,29 @@ def test_the_ligand_follows_the_protein(folder):
     assert copy.has("affinity").tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("header", "row"), [("structure,affinity", "6.8"), ("structure,ligand,affinity", "none,6.8")])
+def test_a_protein_may_be_alone(folder, header, row):
+    """Without a column for ligands even one that is there is left out."""
+    alone = ingest(folder / "3o5r.bcif", folder / "alone")[0]
+    store = ingest(write(folder, f"3o5r.bcif,{row}", header=header), folder / "s", options=AFFINITY)
+    assert store[0]["affinity"] == pytest.approx([6.8])
+    np.testing.assert_array_equal(store[0]["positions"], alone["positions"])
+    assert store.serves("atoms").all()  # a complex is a graph of atoms by its label
+    assert not ingest(folder / "3o5r.bcif", folder / "bare").serves("atoms").any()
+
+
+def test_nodes_of_a_ligand_have_no_labels(folder):
+    """B-factors of 3O5R, of its residues and atoms; the last residue and its 57 atoms are FK506."""
+    targets = (Target("residue", level="coarse", column="b_factor"), Target("atom", level="fine", column="b_factor"))
+    record = ingest(write(folder, "3o5r.bcif,FK5"), folder / "s", options=Options(targets=targets))[0]
+    residue, atom, parent = record["residue"][:, 0], record["atom"][:, 0], np.asarray(record["parent"])
+    assert np.isnan(residue[-1])
+    assert np.isnan(atom[-57:]).all()
+    expected = [atom[parent == index].mean() for index in range(len(residue) - 1)]
+    np.testing.assert_allclose(residue[:-1], expected, rtol=1e-5)
+    assert 5.0 < residue[:-1].min() < residue[:-1].max() < 100.0
+
+
 def test_proteins_with_unknown_ligands_are_no_family(folder):
     """Ligands are chains of one unknown residue each, which makes nothing related."""
     path = write(folder, "3o5r.bcif,FK5,6.8", "1gya.bcif,,5.0")

@@ -116,15 +116,18 @@ def test_one_bad_frame_is_quarantined_and_the_rest_stay(tmp_path, capsys):
         ("\n\n", "holds no records"),
         (
             frame("Properties=species:S:1:pos:R:3 E_dft=-3.0", [" ".join(line.split()[:4]) for line in ATOMS]),
-            "keys found are E_dft.*energy_key=",
+            "keys found are E_dft.*`sciml ingest source=.*water.xyz output=STORE energy_key=.* unlabelled=true",
         ),
         (
             frame(atoms=[f"O {i * 0.02} 0 0 0 0 0" for i in range(5)]),
-            "median distance .* 0.02 Å.*probably not Å but nm",
+            "median distance .* 0.02 Å.*not Å but nm, use `sciml ingest source=.*xyz output=STORE length_unit=nm`",
         ),
         (frame(atoms=[f"O {i * 20.0} 0 0 0 0 0" for i in range(2)]), "nothing"),
         (frame(atoms=[f"O {i * 9.0} 0 0 0 0 0" for i in range(3)]), "median distance .* 9 Å"),
-        (frame(atoms=[f"O {i * 1.2} 0 0 5e4 0 0" for i in range(3)]), "forces: their RMS is"),
+        (
+            frame(atoms=[f"O {i * 1.2} 0 0 5e4 0 0" for i in range(3)]),
+            "forces: their RMS is .*water.xyz output=STORE energy_unit=UNIT`",
+        ),
     ],
     ids=lambda value: "",
 )
@@ -133,6 +136,11 @@ def test_bad_extxyz(tmp_path, text, match):
         assert len(ingested(tmp_path, text)) == 1
         return
     refused(tmp_path, text, match)
+
+
+def test_forces_that_are_unusually_large_are_warned_of(tmp_path, capsys):
+    ingested(tmp_path, frame(atoms=[f"O {i * 1.2} 0 0 {40 * (-1) ** i} 0 0" for i in range(4)]))
+    assert "their RMS is 23.1 eV/Å, above 15 is unusual; if the file is in kcal/mol" in capsys.readouterr().out
 
 
 def test_bad_options(tmp_path):

@@ -78,10 +78,14 @@ def test_jets_that_teach_no_class_are_refused(tmp_path, classes, labels, reason)
 
 def test_unknown_elements_are_refused_with_path_element_and_dataset(tmp_path):
     source = Source(atoms_store(tmp_path / "other", [[1, 6], [1, 92]]), 0)
-    with pytest.raises(UserError, match=r"other: element U is not in the training data of 'pbe', which has H, C;"):
-        check_known([source], known(references={"pbe": {"1": -13.0, "6": -1030.0}}))
+    with pytest.raises(UserError, match=r"other: element U is not in the .* with energies of 'pbe', which has H, C;"):
+        check_known([source], known(references={"pbe": {"1": -13.0, "6": -1030.0}}), {1, 6, 92})
+    with pytest.raises(UserError, match=r"other: element U is not in the training data, which has H, C;"):
+        check_known([source], known(), {1, 6})
     check_known([source], known(references={"pbe": {"1": 0.0, "6": 0.0, "92": 0.0}}))
     check_known([source], known())
+    bare = Source(atoms_store(tmp_path / "bare", [[1, 92]], energies=False), 0)  # needs no energy of uranium
+    check_known([bare], known(references={"pbe": {"1": -13.0}}), {1, 92})
 
 
 def test_an_element_that_only_the_held_out_part_has_is_named(tmp_path):
@@ -98,7 +102,7 @@ def test_training_refuses_what_it_would_score_wrongly(tmp_path):
         train(train_config(tmp_path, f"val={tmp_path / 'other'}", stores=("jets",)))
     molecules_store(tmp_path / "molecules")
     atoms_store(tmp_path / "uranium", [[1, 92]], dataset="first")
-    with pytest.raises(UserError, match="uranium: element U is not in the training data of 'first'"):
+    with pytest.raises(UserError, match="uranium: element U is not in the training data, which has H, C"):
         train(train_config(tmp_path, f"test={tmp_path / 'uranium'}", stores=("molecules",)))
     assert not (tmp_path / "run" / "package").exists()
 
@@ -151,7 +155,9 @@ def test_raw_files_of_one_reader_are_one_store_and_one_level_of_theory(tmp_path,
 
 def test_a_refusal_of_a_raw_file_names_it(tmp_path):
     store = open_data(write_xyz(tmp_path / "a.xyz", "HO"), cache_dir=tmp_path / "cache")
-    with pytest.raises(UserError, match=r"cache/a-\w+ \(from a\.xyz\): element O is not in the training data of 'pbe'"):
+    with pytest.raises(
+        UserError, match=r"cache/a-\w+ \(from a\.xyz\): element O is not in the training data with energies of"
+    ):
         check_known([Source(store, 0)], known(references={"pbe": {"1": -13.0}}))
 
 

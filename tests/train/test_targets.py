@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 
 import sciml
 from sciml.config import configure
@@ -18,6 +19,7 @@ from sciml.errors import UserError
 from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.physics.tensors import to_cartesian
+from sciml.train.adapt.merge import merged_description
 from sciml.train.labels import check_classes_seen, check_targets, target_facts
 from sciml.train.sources import Splits
 from sciml.verbs.evaluate import evaluate
@@ -195,3 +197,28 @@ def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):
         "8": 1.0,
     }
     assert isinstance(torch.tensor(facts["scale"]).item(), float)
+
+
+def test_an_element_that_is_tested_alone_is_refused_where_there_are_no_energies(tmp_path):
+    for name, symbols in (("train", ("H2O", "CH4")), ("test", ("SH2",))):
+        made = [molecule(symbol) for symbol in symbols for _ in range(4)]
+        for index, atoms in enumerate(made):
+            atoms.info = {"gap": float(index)}
+        ase.io.write(tmp_path / f"{name}.extxyz", made, format="extxyz")
+    given = words(tmp_path / "train.extxyz", tmp_path / "run", {"gap": {"name": "target"}})
+    with pytest.raises(UserError, match=r"test.extxyz\): element S is not in the training data, which has H, C, O"):
+        train(configure("train", [*given, f"test={tmp_path / 'test.extxyz'}"]))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("change", [{"unit": "meV"}, {"irreps": "1o"}, {"level": "fine"}])
+def test_a_target_of_the_package_is_not_trained_on_as_another(file, tmp_path, change):
+    base = {"gap": {"name": "target", "unit": "eV", "column": "energy"}}
+    assert train(configure("train", words(file, tmp_path / "base", base))) == 0
+    package = sciml.load(tmp_path / "base")
+    description = json.loads(json.dumps(package.config["model"]))
+    assert merged_description(package, description)["heads"].keys() == {"gap"}
+    description["heads"]["gap"] |= change
+    ((key, value),) = change.items()
+    with pytest.raises(UserError, match=rf"heads.gap: .* but there its {key} is \w+, expected {value}; give labels"):
+        merged_description(package, description)

@@ -40,10 +40,10 @@ def graph(
 ) -> Graph | None:
     """A graph of ``kind`` with edges within ``cutoff`` [Å], and between residues within ``coarse_cutoff``.
 
-    None for a kind that is not in KINDS, for ``atoms`` of a record with neither energy nor forces, and for ``residues``
-    of a record without one complete residue.
+    None for a kind that is not in KINDS, and for ``residues`` of a record without one complete residue. Which records
+    of a store become graphs of atoms is told by their labels, see :meth:`sciml.data.store.Store.serves`.
     """
-    if kind == "atoms" and ("energy" in record or "forces" in record):
+    if kind == "atoms":
         return atoms_graph(record, "biology", cutoff, dtype, coarse_cutoff)
     return _residues_graph(record, cutoff, dtype, coarse_cutoff) if kind == "residues" else None
 

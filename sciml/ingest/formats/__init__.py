@@ -37,7 +37,7 @@ class Options:
     """What a user says about a file: names of the labels and units; None means the usual ones of the format.
 
     ``unlabelled`` says that structures without any label are meant, which else are taken for a mistake; ``targets`` are
-    those that the schema of the domain does not have, which readers with ``TAKES_TARGETS`` look for.
+    those that the schema of the domain does not have, see :func:`carries`.
     """
 
     energy_key: str | None = None
@@ -69,6 +69,19 @@ class Options:
     def stress(self) -> float:
         """Factor from the file's stresses to eV/Å^3; by default that of its energy and length."""
         return factor(self.stress_unit) if self.stress_unit else self.energy / self.length**3
+
+
+def carries(reader: Any, target: Target) -> bool:
+    """Return whether files of a reader can hold a target: its ``TAKES_TARGETS`` is true for any column, or names some;
+    a reader without it takes none.
+    """
+    taken: bool | tuple[str, ...] = getattr(reader, "TAKES_TARGETS", False)
+    return taken if isinstance(taken, bool) else target.source in taken
+
+
+def ingest_words(path: str | Path, words: str) -> str:
+    """The command that makes a store of a file, with ``words`` that ``sciml train`` and others do not know."""
+    return f"`sciml ingest source={path} output=STORE {words}`"
 
 
 class Reader(Protocol):

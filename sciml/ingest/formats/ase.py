@@ -14,7 +14,7 @@ import numpy as np
 
 from sciml.data.records import Record
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, identifier, present
+from sciml.ingest.formats import Options, Rejected, head, identifier, ingest_words, present
 from sciml.ingest.formats.labels import read_label
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _record(atoms: "Atoms", values: dict[str, Any], options: Options) -> Record:
     elif virial is not None and periodic and options.stress_key is None:
         result["stress"] = -stress_matrix(virial, "virial") * options.energy / abs(np.linalg.det(cell))
     for target in options.targets:
-        value = values.get(target.column or target.name)
+        value = values.get(target.source)
         result[target.name] = None if value is None else read_label(target, value)
     return present(result)
 
@@ -146,14 +146,15 @@ def check_labels(path: Path, labels: set[str], keys: set[str], options: Options)
     for target in options.targets:
         if target.name not in labels:
             raise UserError(
-                f"{path}: no frame has the key {target.column or target.name!r} of the target {target.name}; the keys "
+                f"{path}: no frame has the key {target.source!r} of the target {target.name}; the keys "
                 f"found are {found}; name it with heads.{target.name}.column=KEY, or targets when ingesting."
             )
     own = {target.name for target in options.targets}
     if not labels & ({"energy", "forces", "stress"} | own) and not options.unlabelled:
         raise UserError(
             f"{path}: no frame has an energy, forces or stress under a usual name; the keys found are {found}; name "
-            "them with energy_key=, forces_key= and stress_key=, or say unlabelled=true where there are none."
+            f"them with {ingest_words(path, 'energy_key=KEY forces_key=KEY stress_key=KEY')}, or say unlabelled=true "
+            "there if structures alone are meant."
         )
 
 

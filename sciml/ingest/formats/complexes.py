@@ -1,9 +1,11 @@
-"""Proteins with a ligand, and what was measured of them: a table (.csv, .tsv) beside files of structures.
+"""Proteins, with a ligand or alone, and what was measured of them: a table (.csv, .tsv) beside files of structures.
 
-The column ``structure`` names a PDB, mmCIF or BinaryCIF file, relative to the table; ``ligand``, which may be left out
-or empty, the residue name of the ligand, else it is the largest molecule that is no part of a chain. Labels are columns
-named by targets (see :mod:`sciml.data.targets`), such as an affinity. A record is the first model: the atoms of the
-protein, then those of the ligand as a residue of unknown type in a chain of its own.
+The column ``structure`` names a PDB, mmCIF or BinaryCIF file, relative to the table. A table without the column
+``ligand`` is of proteins alone; in it a cell has the residue name of the ligand, nothing for the largest molecule that
+is no part of a chain, or ``none``. Labels are columns named by targets (see :mod:`sciml.data.targets`), such as an
+affinity; a target of the level coarse has a value for every residue, separated by spaces, or ``column: b_factor`` (see
+:mod:`sciml.ingest.formats.protein`). A record is the first model: the atoms of the protein, then those of the ligand as
+a residue of unknown type in a chain of its own, which has no labels.
 """
 
 import csv
@@ -14,10 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciml.data.records import UNKNOWN_RESIDUE, Record
+from sciml.data.targets import Target
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, identifier, present, refuse_unused
+from sciml.ingest.formats import Options, Rejected, head, identifier, ingest_words, present, refuse_unused
 from sciml.ingest.formats.labels import read_label
-from sciml.ingest.formats.protein import atomic_numbers_of, models_of, protein_atoms, record_of
+from sciml.ingest.formats.protein import (
+    TAKES_TARGETS as OF_B_FACTORS,
+)
+from sciml.ingest.formats.protein import (
+    atomic_numbers_of,
+    check_b_factors,
+    models_of,
+    protein_atoms,
+    record_of,
+)
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
 DOMAIN = "biology"
 TAKES_TARGETS = True
 EXTENSIONS = {".csv": ",", ".tsv": "\t"}
-_STRUCTURE, _LIGAND = "structure", "ligand"
+_STRUCTURE, _LIGAND, _NO_LIGAND = "structure", "ligand", "none"
 _WATER = ("HOH", "DOD", "WAT")
 _LEAST_ATOMS = 6  # of a ligand that is not named: ions and bits of buffer are smaller
 
@@ -46,10 +58,12 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     try:
         with open(path, encoding="utf-8", newline="") as table:
             rows = csv.DictReader(table, delimiter=EXTENSIONS[path.suffix.lower()])
-            _check_columns(path, list(rows.fieldnames or ()), options)
+            columns = list(rows.fieldnames or ())
+            _check_columns(path, columns, options)
             entries = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}).") from None
+    of_b_factors = [target for target in options.targets if target.source not in columns]
     for number, row in enumerate(entries, start=2):  # the line in the table
         file = path.parent / str(row[_STRUCTURE])
         name = identifier(path, row[_STRUCTURE])
@@ -57,8 +71,9 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
             raise UserError(
                 f"{path}: line {number}: {_STRUCTURE}: {file} does not exist; names are relative to the table."
             )
+        check_b_factors(file, of_b_factors)
         try:
-            yield _record(name, file, row, options)
+            yield _record(name, file, row, options, of_b_factors)
         except ValueError as error:
             yield Rejected(name, str(error))
 
@@ -66,24 +81,39 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
 def _check_columns(path: Path, columns: list[str], options: Options) -> None:
     """Raise UserError where a target has no column, or none is asked for though ``unlabelled`` does not say so."""
     for target in options.targets:
-        if (target.column or target.name) not in columns:
+        if target.source not in (*columns, *OF_B_FACTORS):
             raise UserError(
-                f"{path}: no column {target.column or target.name!r} of the target {target.name}, the columns found "
-                f"are {', '.join(columns)}; name it with heads.{target.name}.column=COLUMN, or targets when ingesting."
+                f"{path}: no column {target.source!r} of the target {target.name}, the columns found are "
+                f"{', '.join(columns)}; name it with heads.{target.name}.column=COLUMN, or targets when ingesting."
+            )
+        if target.level == "fine" and target.source in columns:
+            raise UserError(
+                f"{path}: the target {target.name} has level fine, but a table has no values of atoms; write them as "
+                f"B-factors of the structures, with heads.{target.name}.column=b_factor, or set its level to coarse."
             )
     if not options.targets and not options.unlabelled:
         raise UserError(
             f"{path}: no target is asked for, the columns found are {', '.join(columns)}; name one, such as "
-            "'heads.affinity={name: target}' in training or 'targets.affinity={}' when ingesting, or say "
-            "unlabelled=true."
+            "'heads.affinity={name: target}' in training or 'targets.affinity={}' when ingesting, or use "
+            f"{ingest_words(path, 'unlabelled=true')}."
         )
 
 
-def _record(name: str, file: Path, row: dict[str, Any], options: Options) -> Record:
+def _record(name: str, file: Path, row: dict[str, Any], options: Options, of_b_factors: list[Target]) -> Record:
     """Protein, ligand and labels of one row; raises ValueError where one of them is missing or broken."""
-    _, atoms = next(models_of(file))
-    record = record_of(name, atoms, options)
-    ligand = atoms[_ligand(atoms, str(row.get(_LIGAND) or "").strip())]
+    _, atoms = next(models_of(file, bool(of_b_factors)))
+    record = record_of(name, atoms, options, of_b_factors)
+    for target in options.targets:
+        if target not in of_b_factors:
+            record[target.name] = _label(target, row[target.source], len(record["residue_types"]))
+    wanted = str(row.get(_LIGAND) or "").strip()
+    if _LIGAND in row and wanted != _NO_LIGAND:
+        _add_ligand(record, atoms[_ligand(atoms, wanted)], options)
+    return present(record)
+
+
+def _add_ligand(record: Record, ligand: "AtomArray", options: Options) -> None:
+    """Add a residue of unknown type in a chain of its own; its nodes have no labels."""
     residues = len(record["residue_types"])
     record["types"] = np.concatenate([record["types"], atomic_numbers_of(ligand)])
     record["positions"] = np.concatenate([record["positions"], ligand.coord.astype(np.float64) * options.length])
@@ -91,16 +121,31 @@ def _record(name: str, file: Path, row: dict[str, Any], options: Options) -> Rec
     record["parent"] = np.concatenate([record["parent"], np.full(len(ligand), residues)])
     record["residue_types"] = np.append(record["residue_types"], UNKNOWN_RESIDUE)
     record["chain"] = np.append(record["chain"], record["chain"].max() + 1)
-    labels = {target.name: _label(target, row[target.column or target.name]) for target in options.targets}
-    return {**record, **present(labels)}
+    for target in options.targets:
+        label = record[target.name]
+        if label is not None and target.level != "graph":
+            missing = np.full((1 if target.level == "coarse" else len(ligand), *label.shape[1:]), np.nan)
+            record[target.name] = np.concatenate([label, -np.ones_like(missing, int) if target.classes else missing])
 
 
-def _label(target: Any, text: str | None) -> np.ndarray | None:
-    """The label that a cell holds, None where it is empty."""
+def _label(target: Target, text: str | None, residues: int) -> np.ndarray | None:
+    """The label that a cell holds, None where it is empty; of the level coarse it has a value for each residue."""
     text = (text or "").strip()
     if not text:
         return None
-    return read_label(target, text if target.classes else [float(part) for part in text.split()])
+    words = text.split()
+    if target.level == "graph":
+        return read_label(target, _class(text) if target.classes else [float(word) for word in words])
+    if len(words) != residues:
+        raise ValueError(f"{target.source}: {len(words)} values, expected one for each of the {residues} residues")
+    if target.classes:
+        return read_label(target, np.array([_class(word) for word in words], dtype=object))
+    return read_label(target, [float(word) for word in words])
+
+
+def _class(text: str) -> str | int:
+    """The name of a class, or its number."""
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def _ligand(atoms: "AtomArray", wanted: str) -> np.ndarray:

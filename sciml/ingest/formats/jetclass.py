@@ -1,7 +1,8 @@
 """Jets as parquet tables with flat branches, as JetClass and JetClass-II write them (https://zenodo.org/record/6619768).
 
 Per jet: lists ``part_px``, ``part_py``, ``part_pz``, ``part_energy`` (GeV), ``part_charge`` and flags ``part_is*``; the
-class is either one-hot in ``label_*`` or an integer in ``jet_label`` or ``label``.
+class is either one-hot in ``label_*`` or an integer in ``jet_label`` or ``label``. Targets are any other branches: of
+the level graph a number, class or list a jet, of the level fine a list of one for every particle.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from sciml.data.records import Record
+from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.ingest.formats import Options, Rejected, identifier, present, refuse_unused
+from sciml.ingest.formats.labels import read_label
 
 DOMAIN = "hep"
+TAKES_TARGETS = True
 EXTENSIONS = (".parquet", ".pq")
 _MOMENTA = ("part_energy", "part_px", "part_py", "part_pz")
 # Order of the particle kinds 1 to 5 of the schema; 6 is any other particle.
@@ -69,48 +73,67 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
 
     Raises UserError when the file is truncated, a branch is missing, or a key or unit of labels was given.
     """
-    refuse_unused(path, options, ())
+    refuse_unused(path, options, ("targets",))
     file = _open(path)
-    yield from read_branches(path, file.schema_arrow.names, partial(file.iter_batches, _BATCH))
+    yield from read_branches(path, file.schema_arrow.names, partial(file.iter_batches, _BATCH), options.targets)
 
 
 def read_branches(
-    path: Path, names: Sequence[str], batches: Callable[..., Iterable[Any]]
+    path: Path, names: Sequence[str], batches: Callable[..., Iterable[Any]], targets: Sequence[Target]
 ) -> Iterator[Record | Rejected]:
-    """Yield one record per jet of a file with the branches ``names``; ``batches(columns=...)`` gives Arrow record
-    batches of some of them. Raises UserError when a branch is missing or cannot be read.
+    """Yield one record per jet, with its ``targets``, of a file with the branches ``names``; ``batches(columns=...)``
+    gives Arrow record batches of some of them. Raises UserError when a branch is missing or cannot be read.
     """
     import pyarrow as pa
 
     for name in (*_MOMENTA, "part_charge"):
         if name not in names:
             raise UserError(f"{path}: the branch {name} is missing; the branches found are {', '.join(names[:12])}.")
+    for target in targets:
+        if target.source not in names:
+            raise UserError(
+                f"{path}: no branch {target.source!r} of the target {target.name}, the branches found are "
+                f"{', '.join(names)}; name it with heads.{target.name}.column=BRANCH, or targets when ingesting."
+            )
     one_hot, label, event = one_hot_branches(names), _first(names, _CLASS), _first(names, _EVENT)
     jet = [name for name in dict.fromkeys((*_JET, *_TRUE)) if name in names]
     columns = [*_MOMENTA, "part_charge", *(flag for flag in _FLAGS if flag in names), *one_hot, *jet]
     columns += [name for name in (label, event) if name]
+    columns = list(dict.fromkeys([*columns, *(target.source for target in targets)]))
     start = 0
     try:
         for batch in batches(columns=columns):
-            yield from _jets(path, batch, start, one_hot, label, event)
+            yield from _jets(path, batch, start, one_hot, label, event, targets)
             start += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: record {path.name}#{start}: cannot be read ({error}); is the file whole?") from None
 
 
 def _jets(
-    path: Path, batch: Any, start: int, one_hot: list[str], label: str | None, event: str | None
+    path: Path,
+    batch: Any,
+    start: int,
+    one_hot: list[str],
+    label: str | None,
+    event: str | None,
+    targets: Sequence[Target],
 ) -> Iterator[Record | Rejected]:
     offsets, momenta, charges, types = _constituents(path, batch)
     labels = _labels(batch, one_hot, label)
     events = batch.column(event).to_pylist() if event else None
     jets, true = _jet_momenta(batch), _true_kinematics(batch)
+    found = {target: batch.column(target.source).to_pylist() for target in targets}
     for row in range(batch.num_rows):
         part = slice(offsets[row], offsets[row + 1])
         name = identifier(path, start + row)
         keep = momenta[part, 0] != 0  # padding
         if labels is not None and labels[row] < 0:
             yield Rejected(name, f"{one_hot[0] if one_hot else label}: no class, or more than one, is set")
+            continue
+        try:
+            own = {target.name: _label(target, values[row], keep) for target, values in found.items()}
+        except ValueError as error:
+            yield Rejected(name, str(error))
             continue
         yield present(
             {
@@ -122,8 +145,18 @@ def _jets(
                 "label": None if labels is None else labels[row],
                 "jet_momentum": None if jets is None else jets[row],
                 **{key: values[row] for key, values in true.items() if values[row] > 0},
+                **own,
             }
         )
+
+
+def _label(target: Target, value: Any, keep: np.ndarray) -> np.ndarray | None:
+    """The label of a jet, or of those of its particles that are no padding (``keep``); None where it has none."""
+    if value is None or target.level == "graph":
+        return None if value is None else read_label(target, value)
+    if not isinstance(value, list) or len(value) != len(keep):
+        raise ValueError(f"{target.source}: found {value!r}, expected a value for each of the {len(keep)} particles")
+    return read_label(target, [one for one, kept in zip(value, keep, strict=True) if kept])
 
 
 def _true_kinematics(batch: Any) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from sciml.ingest.formats import Options, Rejected, refuse_unused, root_reader
 from sciml.ingest.formats.jetclass import one_hot_branches, read_branches, same_classes
 
 DOMAIN = "hep"
+TAKES_TARGETS = True
 EXTENSIONS = (".root",)
 _TREE = "tree"
 _BATCH = 2048
@@ -39,10 +40,10 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
 
     Raises UserError when the file is truncated, a branch is missing, or a key or unit of labels was given.
     """
-    refuse_unused(path, options, ())
+    refuse_unused(path, options, ("targets",))
     with _open(path) as file:
         tree = _tree(path, file)
-        yield from read_branches(path, tree.keys(), partial(_batches, tree))
+        yield from read_branches(path, tree.keys(), partial(_batches, tree), options.targets)
 
 
 def _batches(tree: Any, columns: Sequence[str]) -> Iterator[Any]:

@@ -22,7 +22,7 @@ def read_label(target: Target, value: Any) -> np.ndarray | None:
             return None if np.isnan(found).all() else found
         return np.stack([to_irreps(row, target.irreps) for row in np.asarray(value, dtype=np.float64)])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{target.column or target.name}: {error}") from None
+        raise ValueError(f"{target.source}: {error}") from None
 
 
 def _classes(target: Target, value: Any) -> np.ndarray:

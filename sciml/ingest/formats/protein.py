@@ -3,28 +3,35 @@
 Every model of a file is a record; its group is a key of its sequences, so that models and copies of one protein never
 fall on both sides of a split. Of alternate locations the one of highest occupancy is taken; water, ions, ligands and
 sugars are left out; modified residues inside a chain are kept with the unknown type; missing atoms stay missing.
+
+A target with ``column: b_factor`` is read from the B-factors (temperature factors), where many programs write what they
+found: those of atoms at the level fine, their mean over the atoms of a residue at the level coarse.
 """
 
 import gzip
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sciml.data.records import ATOM_NAMES, UNKNOWN_RESIDUE, Record
+from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.graph import RESIDUE_NAMES, RESIDUES
 from sciml.ingest.formats import Options, Rejected, head, identifier, refuse_unused
+from sciml.ingest.formats.labels import read_label
 from sciml.ingest.formats.mlearn import load_json
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
 DOMAIN = "biology"
+B_FACTOR = "b_factor"
+TAKES_TARGETS = (B_FACTOR,)
 EXTENSIONS = (".pdb", ".pdb.gz", ".ent", ".ent.gz", ".cif", ".cif.gz", ".mmcif", ".bcif", ".bcif.gz", ".json", ".jsonl")
 _PDB = (".pdb", ".ent")
 _JSON = (".json", ".jsonl")
@@ -48,15 +55,16 @@ def sniff(path: Path) -> bool:
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """Yield one record per model or per JSON entry.
 
-    Raises UserError when the file cannot be parsed, or a key or unit of labels was given.
+    Raises UserError when the file cannot be parsed, a key or unit of labels was given, or it cannot have a target.
     """
-    refuse_unused(path, options, ("length_unit",))
+    refuse_unused(path, options, ("length_unit", "targets"))
+    check_b_factors(path, options.targets)
     if _suffix(path) in _JSON:
         yield from _read_json(path, options)
         return
-    for name, model in models_of(path):
+    for name, model in models_of(path, bool(options.targets)):
         try:
-            yield record_of(name, model, options)
+            yield record_of(name, model, options, options.targets)
         except ValueError as error:
             yield Rejected(name, str(error))
 
@@ -65,8 +73,26 @@ def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def models_of(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
-    """Yield (id, atoms) of every model of a structure file."""
+def check_b_factors(path: Path, targets: Sequence[Target]) -> None:
+    """Raise UserError where one of ``targets``, which are read from B-factors, has one value a structure or the file
+    has no B-factors.
+    """
+    for target in targets:
+        if _suffix(path) in _JSON:
+            raise UserError(
+                f"{path}: JSON of backbones has no B-factors for the target {target.name}; give PDB or mmCIF files, or "
+                f"a table (.csv) with the columns structure and {target.name} beside them."
+            )
+        if target.level == "graph":
+            raise UserError(
+                f"{path}: the target {target.name} has level graph, but B-factors have a value for every atom; set its "
+                f"level to coarse (residues) or fine (atoms), or give a table (.csv) with the columns structure and "
+                f"{target.name}."
+            )
+
+
+def models_of(path: Path, b_factors: bool = False) -> Iterator[tuple[str, "AtomArray"]]:
+    """Yield (id, atoms) of every model of a structure file, with their B-factors (NaN where a mmCIF has none)."""
     try:
         from biotite.structure.io import pdb, pdbx
     except ImportError:
@@ -92,7 +118,8 @@ def models_of(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
                         return pdbx.get_structure(file, **keys)
 
             for model in range(1, count + 1):
-                yield identifier(path, model), get(model=model, altloc="occupancy")
+                extra = [B_FACTOR] if b_factors else []
+                yield identifier(path, model), get(model=model, altloc="occupancy", extra_fields=extra)
     except UserError:
         raise
     except Exception as error:  # biotite's parsers raise many kinds
@@ -103,8 +130,11 @@ def models_of(path: Path) -> Iterator[tuple[str, "AtomArray"]]:
         ) from None
 
 
-def record_of(name: str, atoms: "AtomArray", options: Options) -> Record:
-    """Turn one model into a record; raises ValueError when it has no protein."""
+def record_of(name: str, atoms: "AtomArray", options: Options, of_b_factors: Sequence[Target] = ()) -> Record:
+    """Turn one model into a record, with the targets that are read from its B-factors.
+
+    Raises ValueError when it has no protein, or a label is none.
+    """
     import biotite.structure as structure
 
     atoms = atoms[protein_atoms(atoms)]
@@ -125,7 +155,16 @@ def record_of(name: str, atoms: "AtomArray", options: Options) -> Record:
         "parent": parent,
         "residue_types": residue_types,
         "chain": chain,
+        **{target.name: _b_factors(target, atoms.b_factor, parent) for target in of_b_factors},
     }
+
+
+def _b_factors(target: Target, values: np.ndarray, parent: np.ndarray) -> np.ndarray | None:
+    """The label of a target from the B-factors (atoms,), of residues their means."""
+    values = values.astype(np.float64)
+    if target.level == "coarse":
+        values = np.bincount(parent, values) / np.bincount(parent)
+    return read_label(target, values)
 
 
 def protein_atoms(atoms: "AtomArray") -> np.ndarray:

@@ -51,11 +51,14 @@ class FineTuning:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
     def adopt(self, model: Model, description: dict[str, Any], sources: list[Source]) -> dict[str, Any]:
-        """Start new elements and levels of theory from what the package knows; returns the description with them."""
+        """Start new elements and levels of theory from what the package knows; returns the description with them.
+
+        Raises UserError where labels have other units than those of the package.
+        """
         for number, near in start_new_elements(model, self.package, sources).items():
             neighbours = ", ".join(chemical_symbols[other] for other in near)
             say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {neighbours}")
-        description, notes = adopt_levels(model, self.package, description, sources)
+        description, notes = adopt_levels(model, self.package, description, sources, self.options.parity)
         old, new = (one["context"]["classes"] for one in (self.package.config["model"], description))
         for note in [*notes, *self.forgetting.keep_classes(old, new)]:
             say(note)

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,12 +12,17 @@ from sciml.data.graph_dataset import GraphDataset
 from sciml.data.records import MAX_ELEMENT
 from sciml.data.source import Source
 from sciml.data.statistics import elements_of, fit_reference_energies
+from sciml.errors import UserError
 from sciml.graph import collate
 from sciml.models.model import Model
 from sciml.package import Package
+from sciml.train.sources import where
+from sciml.units import factor
 
 RECORDS = 200  # of a level of theory, for the offsets: a fit of a few numbers
 STIFFNESS = (0.2, 5.0)  # of a level of theory relative to another: more is no matter of scale
+ALIGNED = 0.5  # cosine of predicted and labelled forces from which on their factor tells of units
+UNITS = ("kcal/mol", "kJ/mol", "meV", "hartree", "hartree/bohr")
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
@@ -58,8 +63,24 @@ def _place(number: int) -> tuple[int, int]:
     return period + 1, left if left <= 2 else max(3, 18 - right)
 
 
+class Agreement(NamedTuple):
+    """How a level of theory explains labels: ``misfit``, the mean squared error [(eV/Å)^2] of its forces times
+    ``stiffness``; ``factor``, which makes it least, and the ``cosine`` of forces and labels. Without forces the misfit
+    is the variance of the energies per atom that the level leaves, beyond their mean.
+    """
+
+    misfit: float
+    factor: float = 1.0
+    cosine: float = 0.0
+
+    @property
+    def stiffness(self) -> float:
+        """The factor within ``STIFFNESS``."""
+        return float(np.clip(self.factor, *STIFFNESS))
+
+
 def adopt_levels(
-    model: Model, package: Package, description: dict[str, Any], sources: Sequence[Source]
+    model: Model, package: Package, description: dict[str, Any], sources: Sequence[Source], check_units: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
     """Start every new level of theory as the known one that explains its labels best, with shifted references.
 
@@ -67,7 +88,8 @@ def adopt_levels(
     labels: one level of theory is stiffer than another. The reference energies of the elements that a level has not
     had before are fitted, robustly, to what the interaction energy of the model leaves of the labels; fitted to the
     labels alone, the interaction would be counted twice. Returns the description with the new scales and references,
-    and sentences on what was done.
+    and sentences on what was done. Raises UserError, with ``check_units``, where forces point as those of a known level
+    do and are so many times theirs that the units must be others.
     """
     head = next((head for head in model.heads.values() if hasattr(head, "references")), None)
     if head is None or "atoms" not in package.kinds:
@@ -78,18 +100,24 @@ def adopt_levels(
         before = package.config["model"]["context"]["references"].get(name, {})
         fresh = [number for number in context["references"].get(name, {}) if number not in before]
         mine = [source for source in sources if source.dataset == index and source.data.serves("atoms").any()]
+        new = [source for source in mine if not source.replayed]
+        if check_units and new and before:
+            _check_units(new, name, _agreement(model, description, new, index))
         if not fresh or not mine:
             continue
         if name not in package.datasets:
             candidates = _levels_with_energies(package, mine[0].data.domain)
             if candidates:
                 agreements = {one: _agreement(model, description, mine, one) for one in candidates}
-                nearest = min(candidates, key=lambda one: agreements[one][0])
-                known, factor = package.datasets[nearest], agreements[nearest][1]
-                _take_level(model, nearest, index, factor)
+                if check_units:
+                    aligned = max(candidates, key=lambda one: agreements[one].cosine)
+                    _check_units(mine, package.datasets[aligned], agreements[aligned])
+                nearest = min(candidates, key=lambda one: agreements[one].misfit)
+                known, stiffness = package.datasets[nearest], agreements[nearest].stiffness
+                _take_level(model, nearest, index, stiffness)
                 context["scales"][name] = float(cast(Tensor, head.scales)[index])
                 notes.append(
-                    f"the new level of theory {name!r} starts as {known!r}, with {factor:.2f} times its forces and "
+                    f"the new level of theory {name!r} starts as {known!r}, with {stiffness:.2f} times its forces and "
                     "reference energies of its own"
                 )
         offsets = _fit_references(model, description, mine, index, fresh)
@@ -126,11 +154,8 @@ def _embedding(model: Model, name: str) -> nn.Embedding | None:
     return found if isinstance(found, nn.Embedding) else None
 
 
-def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> tuple[float, float]:
-    """(misfit, factor): the mean squared error [(eV/Å)^2] of the forces at a known ``level`` times the factor that
-    makes it least, within ``STIFFNESS``; without forces the variance of the energies per atom that the level leaves,
-    beyond their mean, and 1.
-    """
+def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> Agreement:
+    """How a known ``level`` explains the labels of sources."""
     pairs, energies = [], []
     for graph in _graphs(model, description, sources, level, RECORDS // 4):
         predictions = _predict(model, graph)
@@ -139,11 +164,31 @@ def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Sour
         energies.append((graph.energy - predictions["interaction_energy"]) / len(graph.types))
     predicted, labels = torch.cat(pairs, dim=1) if pairs else torch.zeros(2, 0)
     if len(labels):
-        own = float(predicted.square().sum())
-        factor = float(np.clip(float((predicted * labels).sum()) / own, *STIFFNESS)) if own else 1.0
-        return float((factor * predicted - labels).square().mean()), factor
+        own, product = float(predicted.square().sum()), float((predicted * labels).sum())
+        norms = np.sqrt(own * float(labels.square().sum()))
+        found = Agreement(0.0, product / own if own else 1.0, product / norms if norms else 0.0)
+        return found._replace(misfit=float((found.stiffness * predicted - labels).square().mean()))
     left = torch.cat(energies) if energies else torch.zeros(0)
-    return (float(left.double().var(unbiased=False)) if len(left) else 0.0), 1.0
+    return Agreement(float(left.double().var(unbiased=False)) if len(left) else 0.0)
+
+
+def _check_units(sources: Sequence[Source], known: str, found: Agreement) -> None:
+    """Raise UserError where forces are aligned with those of the level ``known`` and differ by more than stiffness.
+
+    A model whose forces point elsewhere has not learned such data, and its factor tells nothing.
+    """
+    if found.cosine < ALIGNED or STIFFNESS[0] <= found.factor <= STIFFNESS[1]:
+        return
+    guesses = {f"they are probably in {unit} rather than eV": 1 / factor(unit) for unit in UNITS}
+    guesses |= {f"they were probably converted from {unit}, though they were in eV": factor(unit) for unit in UNITS}
+    guess = min(guesses, key=lambda one: abs(np.log(found.factor / guesses[one])))
+    near = abs(np.log(found.factor / guesses[guess])) < np.log(1.5)
+    likely = f"{guess} (a factor of {guesses[guess]:.4g})" if near else "units or levels of theory are mixed up"
+    raise UserError(
+        f"{where(sources[0].data)}: its forces point as those that the package gives at its level of theory {known!r}, "
+        f"but are {found.factor:.3g} times as large: {likely}; ingest the file with its energy_unit, or train on as it "
+        "is with adapt.parity=false."
+    )
 
 
 def _fit_references(

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from sciml.data.targets import described_targets, mismatch
+from sciml.errors import UserError
 from sciml.models.model import Model, lmax_out
 from sciml.package import Package
 
@@ -31,7 +33,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "scales": {**new["context"]["scales"], **old["context"]["scales"]},
         "spreads": {**new["context"]["spreads"], **old["context"]["spreads"]},
         "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
-        "targets": _merged_targets(old["context"].get("targets", {}), new["context"].get("targets", {})),
+        "targets": _merged_targets(old, new),
     }
     merged = {
         "backbone": old["backbone"],
@@ -51,7 +53,18 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
 
 
 def _merged_targets(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Facts of the labels of targets: the package's, and what it lacks of types."""
+    """Facts of the labels of targets of two descriptions: the package's, and what it lacks of types.
+
+    Raises UserError where a head is to predict something else than that of its key in the package.
+    """
+    known = described_targets(old["heads"])
+    for target in described_targets(new["heads"]):
+        if problem := mismatch(target, known):
+            raise UserError(
+                f"heads.{target.name}: the package that training starts from has this target, but there {problem}; "
+                f"give labels as they are there, or the head another name, such as heads.{target.name}_new."
+            )
+    old, new = old["context"].get("targets", {}), new["context"].get("targets", {})
     merged = {**new, **old}
     for name in old.keys() & new.keys():
         if "by_type" in old[name]:

@@ -126,11 +126,9 @@ def test_nothing_that_the_model_reads_tells_the_type_of_a_residue(peptide):
         assert torch.equal(first[name], second[name]), name
 
 
-def test_a_record_without_backbone_or_labels_gives_no_graph(peptide):
+def test_a_record_without_backbone_gives_no_graph_of_residues(peptide):
     bare = {**peptide, "atom_names": np.zeros_like(peptide["atom_names"])}
     assert graph(bare, "residues", 8.0) is None
-    unlabelled = {k: v for k, v in peptide.items() if k not in ("energy", "forces")}
-    assert graph(unlabelled, "atoms", 5.0) is None
     assert graph(peptide, "jets", 5.0) is None
 
 

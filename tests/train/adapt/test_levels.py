@@ -7,6 +7,7 @@ import torch
 from sciml import build
 from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
+from sciml.errors import UserError
 from sciml.package import Package
 from sciml.train.adapt.levels import adopt_levels, nearest_elements, start_new_elements
 from tests.helpers import random_molecule
@@ -100,3 +101,39 @@ def test_known_levels_stay_and_their_new_elements_are_fitted_to_what_is_left(pac
     assert {number: after[number] for number in before} == before
     assert after["29"] != 5.0
     assert description["context"]["scales"]["first"] == new["context"]["scales"]["first"]
+
+
+@pytest.mark.parametrize(
+    ("stiffness", "likely"),
+    [
+        (1 / 0.0433641, r"23.1 times as large: they are probably in kcal/mol rather than eV \(a factor of 23.06\)"),
+        (0.9 / 51.4221, r"0.0175 times as large: they are probably in hartree/bohr rather than eV"),
+        (27.2114, "27.2 times as large: they were probably converted from hartree, though they were in eV"),
+        (8.0, "8 times as large: units or levels of theory are mixed up"),
+    ],
+)
+@pytest.mark.parametrize("name", ["first", "third"])
+def test_forces_in_other_units_are_refused_unless_they_are_meant(package, tmp_path, stiffness, likely, name):
+    """Of a new level of theory and of a known one; the word that lets them pass is the one of parity."""
+    store = labelled_store(tmp_path / "store", package, name, level=0, stiffness=stiffness)
+    new = describe_model()
+    if name == "third":
+        new["context"]["datasets"] = ["first", "second", "third"]
+        new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
+    index = new["context"]["datasets"].index(name)
+    model, description = build.initial_model(new, package)
+    with pytest.raises(UserError, match=f"store: its forces point as .* of theory 'first', but are {likely}.*parity"):
+        adopt_levels(model, package, description, [Source(store, index, "store")])
+    adopt_levels(model, package, description, [Source(store, index, "store")], check_units=False)
+    replayed = Source(store, 0, "store", replayed=True)
+    adopt_levels(model, package, description, [replayed])
+
+
+def test_forces_that_point_elsewhere_tell_nothing_of_units(package, tmp_path):
+    store = labelled_store(tmp_path / "store", package, "first", level=0)
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "noise", "materials", "first") as writer:
+        for record in store:
+            assert writer.add({**record, "forces": 20.0 * rng.normal(size=record["forces"].shape)})
+    model, description = build.initial_model(describe_model(), package)
+    adopt_levels(model, package, description, [Source(writer.close(), 0, "noise")])
