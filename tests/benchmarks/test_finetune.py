@@ -103,3 +103,8 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_was(finetune: Any, tmp_path
     made = (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns
     assert finetune.main(words) == 0
     assert (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns == made
+
+
+def test_a_table_that_there_is_not_is_named(finetune, tmp_path):
+    with pytest.raises(SystemExit, match="--tables: there is no table X; give one or more of silicon"):
+        finetune.main(["--small", "--tables", "X", "--runs", str(tmp_path)])
