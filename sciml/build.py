@@ -1,6 +1,6 @@
 """From a checked configuration to the objects of a run: data, model, objective, loaders."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from sciml.data.far_field import FarField
 from sciml.data.packing import Budget
 from sciml.data.targets import described_targets
 from sciml.errors import UserError
+from sciml.graph import RESIDUES
 from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.models.model import Model, build_model
@@ -24,6 +25,7 @@ from sciml.objectives.supervised import Supervised, Term
 from sciml.package import Package, load, read_description
 from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.merge import (
+    check_same_targets,
     copy_weights,
     heads_of_package,
     ignored_settings,
@@ -31,7 +33,7 @@ from sciml.train.adapt.merge import (
     merged_description,
     renamed_classes,
 )
-from sciml.train.labels import check_kinds, target_facts
+from sciml.train.labels import check_kinds, check_labelled, target_facts
 from sciml.train.progress import say
 from sciml.train.sources import (
     Open,
@@ -88,7 +90,7 @@ def with_heads_of_package(config: Any) -> Any:
     heads, taken = heads_of_package(config.heads, known, option_of("heads", "default"))
     if not taken:
         return config
-    say(f"init: these options of heads are the package's, give them to have others: {', '.join(taken)}")
+    say(f"init: these options of heads are the package's, since only defaults were given: {', '.join(taken)}")
     config = config.model_copy(update={"heads": heads})
     if problem := refused(config):
         raise UserError(f"{problem}.")
@@ -108,13 +110,16 @@ def open_inputs(config: Any, cache_dir: Path | None = None) -> Inputs:
 def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[str, Any], FineTuning | None]:
     """The model before its first step, its description, and what fine-tuning adds to the run in ``folder``.
 
-    Sources that fine-tuning replays join those of training.
+    Sources that fine-tuning replays join those of training. Raises UserError where heads, loss, data and package do not
+    go together, before anything is replayed where that can be told.
     """
     package, splits, tuning = inputs.package, inputs.splits, None
+    check_heads(config, splits, package)
     if package:
         budgets = budgets_of(config.data.batch)
         tuning = FineTuning(package, config.adapt, splits, inputs.open_store, folder, budgets)
     model, description = initial_model(describe(config, splits, inputs.datasets, package), package)
+    check_class_weights(config.objective.terms, description["heads"], description["context"]["classes"])
     if tuning:
         description = tuning.adopt(model, description, splits.train)
     return model, description, tuning
@@ -128,8 +133,6 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     head_kinds = weighted_heads(config)
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
-    check_regressed(config, head_kinds, splits)
-    check_kinds(described_targets({key: config.heads[key] for key in head_kinds}), kinds)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
@@ -153,6 +156,44 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     if config.model.coarse_layers or "coarse" in known:
         description["coarse"] = coarse_of(splits.train, kinds, cutoffs, config.data.coarse_cutoff.model_dump())
     return description
+
+
+def check_heads(config: Any, splits: Splits, package: Package | None) -> None:
+    """Raise UserError where the heads to train ask for labels that the training data, before replayed sources join
+    them, do not have, for something else than those of ``package`` do, or for other numbers of class weights.
+    """
+    kinds = weighted_heads(config)
+    heads = {key: config.heads[key] for key in kinds}
+    if package:
+        check_same_targets(package.config["model"]["heads"], heads)
+    check_class_weights(config.objective.terms, heads)
+    check_regressed(config, kinds, splits)
+    targets = described_targets(heads)
+    check_kinds(targets, kinds_of(splits.train, list(kinds.values()), config.data.bins_per_step.model_dump()))
+    for target in targets:
+        check_labelled(splits.train, target)
+
+
+def check_class_weights(
+    terms: dict[str, dict[str, Any]], heads: dict[str, dict[str, Any]], classes: Sequence[str] = ()
+) -> None:
+    """Raise UserError where the loss of a target of the ``heads`` has not as many ``class_weights`` as it has classes;
+    ``classes`` are those of jets, which are not checked without.
+    """
+    own = {target.name: target.classes for target in described_targets(heads)}
+    names: dict[str, Sequence[str]] = {**own, "label": classes, "residue_types": RESIDUES}
+    for target in (target for key in heads for target in head_facts(heads, key)[1] if names.get(target)):
+        term = terms.get(target, {"weight": 0.0})
+        weights = term.get("class_weights")
+        if not term["weight"] or term["loss"] != "cross_entropy" or weights is None:
+            continue
+        found = len(weights) if isinstance(weights, list) else repr(weights)
+        if found != len(names[target]):
+            key = f"objective.{'others.' * (target in own)}{target}.class_weights"
+            raise UserError(
+                f"{key}: found {found}, expected {len(names[target])} weights, one for each of the classes "
+                f"{', '.join(names[target])} in this order."
+            )
 
 
 def check_regressed(config: Any, heads: Iterable[str], splits: Splits) -> None:

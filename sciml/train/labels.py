@@ -27,17 +27,28 @@ def target_facts(sources: list[Source], target: Target) -> dict[str, Any]:
     the mean, or ``by_type`` {atomic number: values}, the composition fit of an extensive target. Raises UserError where
     no training record has the target, or a store has it otherwise.
     """
-    check_targets(sources, [target])
+    check_labelled(sources, target)
     labels, counts = [], []
     for source in sources:
-        if target.name in (own.name for own in source.data.targets):
-            chosen = np.flatnonzero(source.data.has(target.name) & source.data.serves(target.kind))
-            records = [source.data[int(index)] for index in chosen[:: max(1, -(-len(chosen) // RECORDS))]]
-            labels += [np.atleast_1d(record[target.name]) for record in records]
-            counts += [np.bincount(record["types"], minlength=NUM_TYPES) for record in records]
-    if not labels:
-        raise UserError(_no_labels(sources, target))
+        chosen = _labelled(source.data, target)
+        records = [source.data[int(index)] for index in chosen[:: max(1, -(-len(chosen) // RECORDS))]]
+        labels += [np.atleast_1d(record[target.name]) for record in records]
+        counts += [np.bincount(record["types"], minlength=NUM_TYPES) for record in records]
     return {} if target.classes else _number_facts(target, labels, np.array(counts))
+
+
+def check_labelled(sources: list[Source], target: Target) -> None:
+    """Raise UserError where no record of the training ``sources`` has the target, or a store has it otherwise."""
+    check_targets(sources, [target])
+    if not any(len(_labelled(source.data, target)) for source in sources):
+        raise UserError(_no_labels(sources, target))
+
+
+def _labelled(data: Data, target: Target) -> np.ndarray:
+    """Indices of the records that have a target."""
+    if target.name not in (own.name for own in data.targets):
+        return np.array([], int)
+    return np.flatnonzero(data.has(target.name) & data.serves(target.kind))
 
 
 def _no_labels(sources: list[Source], target: Target) -> str:

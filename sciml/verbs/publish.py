@@ -33,7 +33,8 @@ def publish(run: Run) -> None:
     print(f"{evaluation.table}\n{certain}".rstrip())
     tables = {"Uncertainty": certain} if certain else {}
     if run.tuning:
-        scratch = load(run.folder / "from_scratch") if run.config.adapt.from_scratch else None
+        folder = run.folder / "from_scratch"
+        scratch = load(folder) if run.config.adapt.from_scratch and (folder / "package").is_dir() else None
         tables[GAINED] = run.tuning.finish(model, description, scratch)
         print(f"\n{GAINED}\n{tables[GAINED]}")
     report = write_report(run.folder, evaluation, settings, tables)

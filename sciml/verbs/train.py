@@ -160,7 +160,12 @@ def _finish(run: Run) -> int:
         _take_best(run)
     run.model.to(device_of(run.config.trainer.accelerator))
     if run.tuning and run.config.adapt.from_scratch:
-        code = from_scratch(run.config, run.tuning.package, run.folder / "from_scratch", train)
+        try:
+            code = from_scratch(run.config, run.tuning.package, run.splits.train, run.folder / "from_scratch", train)
+        except Exception:
+            say("the model from scratch failed; the fine-tuned one is published without it")
+            publish(run)
+            raise
         if code:
             return code
     publish(run)

@@ -171,6 +171,28 @@ def test_stores_with_another_unit_or_without_the_target_are_refused(file, tmp_pa
         target_facts([source], Target("gap"))
 
 
+def test_class_weights_of_another_number_than_classes_are_refused_before_training(file, tmp_path):
+    given = words(file, tmp_path / "run", {"phase": HEADS["phase"]})
+    given[-1] = given[-1].replace("[1.0, 2.0]", "[1.0, 2.0, 3.0]")
+    with pytest.raises(
+        UserError, match=r"objective.others.phase.class_weights: found 3, expected 2 .* solid, liquid in"
+    ):
+        train(configure("train", given))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_pseudo_labels_do_not_stand_for_labels_that_the_data_lack(file, tmp_path):
+    base = {"gap": {"name": "target", "unit": "eV", "column": "energy"}}
+    assert train(configure("train", words(file, tmp_path / "base", base))) == 0
+    store = open_data(file, cache_dir=tmp_path / "cache")
+    given = words(store.path, tmp_path / "run", base)
+    given += [f"init={tmp_path / 'base'}", "adapt.replay.fraction=0.5", "adapt.replay.pseudo_labels=true"]
+    given.append(f"adapt.replay.stores={file}")
+    with pytest.raises(UserError, match=r"heads.gap: no training record has this target"):
+        train(configure("train", given))
+    assert not list((tmp_path / "run").glob("data/pseudo-*"))  # nothing was predicted before
+
+
 def test_a_class_that_is_not_trained_on_is_refused_by_name(file, tmp_path):
     targets = described_targets(HEADS)
     store = open_data(file, cache_dir=tmp_path / "cache", options=Options(targets=targets))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
+from sciml.data.classes import class_names
 from sciml.data.datamodule import DataModule
 from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
@@ -148,19 +149,24 @@ def among_classes(model: Model, description: dict[str, Any], classes: list[str] 
             handle.remove()
 
 
-def from_scratch(config: Any, package: Package, folder: Path, run: Callable[[Any], int]) -> int:
+def from_scratch(config: Any, package: Package, training: list[Source], folder: Path, run: Callable[[Any], int]) -> int:
     """Train a model of the package's backbone from random weights on the new data, for as long; in ``folder``.
 
-    ``run`` is the function of the verb; returns its exit code, and 0 where the model is there already.
+    ``training`` are the sources of the fine-tuning, those that it replays among them. ``run`` is the function of the
+    verb; returns its exit code, and 0 where the model is there already.
     """
     if (folder / "package").is_dir():
         return 0
     say("from scratch: the same backbone from random weights, for the same time")
-    return run(scratch_config(config, package, folder))
+    own = [len(class_names(source.data)) for source in training if not source.replayed]
+    return run(scratch_config(config, package, folder, max(own, default=0)))
 
 
-def scratch_config(config: Any, package: Package, folder: Path) -> Any:
-    """The configuration of a run of the same backbone, cutoffs, data and time that starts from random weights."""
+def scratch_config(config: Any, package: Package, folder: Path, classes: int) -> Any:
+    """The configuration of a run of the same backbone, cutoffs, data and time that starts from random weights.
+
+    It tells only the first ``classes`` of jets of the fine-tuned model, those of the new data, and has their weights.
+    """
     described = package.config["model"]
     keys = set(type(config.model).model_fields) - {"options"}
     given = {**config.model.model_dump(), **{k: v for k, v in described["backbone"].items() if k in keys}}
@@ -173,6 +179,9 @@ def scratch_config(config: Any, package: Package, folder: Path) -> Any:
             "coarse_cutoff": config.data.coarse_cutoff.model_copy(update=coarse),
         }
     )
+    label = config.objective.label
+    if label.class_weights is not None:
+        label = label.model_copy(update={"class_weights": label.class_weights[:classes]})
     options = config.adapt
     replay = options.replay.model_copy(update={"fraction": 0.0})
     return config.model_copy(
@@ -182,6 +191,7 @@ def scratch_config(config: Any, package: Package, folder: Path) -> Any:
             "resume": (folder / "config.yaml").is_file(),
             "model": type(config.model).model_validate(given),
             "data": data,
+            "objective": config.objective.model_copy(update={"label": label}),
             "adapt": options.model_copy(
                 update={"name": "full", "layer_decay": 1.0, "from_scratch": False, "replay": replay}
             ),

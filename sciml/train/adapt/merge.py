@@ -22,6 +22,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
     reference energies and scales of a known dataset stay as they were, those of elements it lacks are added.
     """
     old, new = package.config["model"], description
+    check_same_targets(old["heads"], new["heads"])
     references = dict(new["context"]["references"])
     for name, known in old["context"]["references"].items():
         references[name] = {**references.get(name, {}), **known}
@@ -33,7 +34,7 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
         "scales": {**new["context"]["scales"], **old["context"]["scales"]},
         "spreads": {**new["context"]["spreads"], **old["context"]["spreads"]},
         "classes": old["context"]["classes"] if known_classes else new["context"]["classes"],
-        "targets": _merged_targets(old, new),
+        "targets": _merged_targets(old["context"], new["context"]),
     }
     merged = {
         "backbone": old["backbone"],
@@ -52,19 +53,22 @@ def merged_description(package: Package, description: dict[str, Any]) -> dict[st
     return merged
 
 
-def _merged_targets(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Facts of the labels of targets of two descriptions: the package's, and what it lacks of types.
-
-    Raises UserError where a head is to predict something else than that of its key in the package.
+def check_same_targets(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError where one of the ``new`` heads is to predict something else than that of its key among the
+    ``old`` ones, the package's.
     """
-    known = described_targets(old["heads"])
-    for target in described_targets(new["heads"]):
+    known = described_targets(old)
+    for target in described_targets(new):
         if problem := mismatch(target, known):
             raise UserError(
                 f"heads.{target.name}: the package that training starts from has this target, but there {problem}; "
                 f"give labels as they are there, or the head another name, such as heads.{target.name}_new."
             )
-    old, new = old["context"].get("targets", {}), new["context"].get("targets", {})
+
+
+def _merged_targets(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Facts of the labels of targets of two contexts: the package's, and what it lacks of types."""
+    old, new = old.get("targets", {}), new.get("targets", {})
     merged = {**new, **old}
     for name in old.keys() & new.keys():
         if "by_type" in old[name]:
@@ -76,8 +80,8 @@ def heads_of_package(
     heads: dict[str, dict[str, Any]], known: dict[str, dict[str, Any]], defaults: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The ``heads`` of a configuration with the options that the same heads of a package, ``known``, have, and these as
-    "heads.KEY.option=value". An option that is not that of the ``defaults`` was given by the user and stays; ``column``
-    tells of a file and not of a head.
+    "heads.KEY.option=value". An option that is not that of the ``defaults`` was given, by the command or its recipe,
+    and stays; one that is may not have been. ``column`` tells of a file and not of a head.
     """
     completed, taken = {}, []
     for key, options in heads.items():

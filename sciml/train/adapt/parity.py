@@ -33,7 +33,7 @@ def assert_parity(model: Model, package: Package, sources: Sequence[Source], des
     renewed = _renewed(package, description)
     for kind, name, graph in _graphs(model, package, sources, description):
         expected, found = (_outputs(one, graph.clone(), kind, renewed) for one in (package.model, model))
-        meant = _without_references(graph, package)
+        meant = without_references(graph.types, int(graph.dataset), package)
         for output in (output for output in expected if output in found and output not in meant):
             _compare(output, expected[output], found[output], f"{name} as a graph of {kind}", model, package)
         compared += 1
@@ -74,16 +74,23 @@ def known_dataset(source: Source, package: Package) -> int:
 def _renewed(package: Package, description: dict[str, Any]) -> set[str]:
     """Heads that are meant to differ: those with other options, and of classes where these are others."""
     old, new = package.config["model"], description
-    changed = {key for key in package.model.heads if new["heads"].get(key) != old["heads"][key]}
+    changed = {key for key in package.model.heads if _meant(new["heads"].get(key)) != _meant(old["heads"][key])}
     if old["context"]["classes"] == new["context"]["classes"]:
         return changed
     return changed | {key for key, head in package.model.heads.items() if "label" in getattr(head, "targets", ())}
 
 
-def _without_references(graph: Any, package: Package) -> set[str]:
-    """The total energy, where the base has no reference energy for one of the elements at the level of the graph."""
-    known = package.config["model"]["context"]["references"].get(package.datasets[int(graph.dataset)], {})
-    return set() if {str(number) for number in graph.types.tolist()} <= set(known) else {"energy"}
+def _meant(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Options of a head without ``column``, which tells of a file."""
+    return options and {name: value for name, value in options.items() if name != "column"}
+
+
+def without_references(types: Tensor | np.ndarray, dataset: int, package: Package) -> set[str]:
+    """The total energy, where the base has no reference energy for one of the elements ``types`` at the level of
+    theory ``dataset``.
+    """
+    known = package.config["model"]["context"]["references"].get(package.datasets[dataset], {})
+    return set() if {str(number) for number in types.tolist()} <= set(known) else {"energy"}
 
 
 def _outputs(model: Model, graph: Any, kind: str, left_out: set[str]) -> dict[str, Tensor]:

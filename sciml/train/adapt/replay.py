@@ -26,7 +26,7 @@ from sciml.files import file_sha256
 from sciml.graph import graph_of_rows
 from sciml.ingest.split import split_records
 from sciml.package import Package
-from sciml.train.adapt.parity import known_dataset, knows_elements
+from sciml.train.adapt.parity import known_dataset, knows_elements, without_references
 from sciml.train.sources import Open, evaluation_sources, joined
 
 RETAINED = 0.2  # of the groups of a store that serves both, the part that measures what was forgotten
@@ -134,8 +134,9 @@ def pseudo_labelled(source: Source, package: Package, folder: Path, budgets: dic
     likeliest of classes. Residue types that a record has are a part of its structure and stay, unknown ones are
     labelled where the record has no energy or forces.
 
-    Records of which the base can give nothing, such as those with elements that it does not know, are left out; None
-    where none is left.
+    An energy is not given where the base lacks the reference energy of an element at the level that labels. Records of
+    which the base can give nothing, such as those with elements that it does not know, are left out; None where none is
+    left.
     """
     origin = Source(source.data, _level(source, package), source.name)
     key = hashlib.sha256(f"{origin.data.data_hash}{_weights_hash(package)}".encode()).hexdigest()[:12]
@@ -193,6 +194,8 @@ def _labels(source: Source, package: Package, budgets: dict[str, Budget]) -> dic
                 graphs = graph_of_rows(loaded.batch, predictions[name], levels.get(name))
                 for place, (_, index) in enumerate(loaded.items):
                     record = part.data[index]
+                    if name in without_references(record["types"], source.dataset, package):
+                        continue
                     label = _label(fields[name], predictions[name][graphs == place], record, source.domain, kind)
                     if label is not None:
                         labels.setdefault(readable[index], {})[name] = label

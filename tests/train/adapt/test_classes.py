@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import sciml
 from sciml.data.classes import Relabelled
@@ -88,6 +89,35 @@ def test_replayed_jets_bring_their_classes_behind_the_new_ones(workplace, capsys
         graph = graph_of(record, "jets", torch.float32, dataset=package.datasets.index("toy"))
         right += int(outputs(package.model, "jets", graph)["label"][0, 1:].argmax()) == record["label"]
     assert rows["retained", "label accuracy"]["after"] == pytest.approx(right / len(held))
+
+
+def test_a_model_from_scratch_has_the_class_weights_of_the_new_classes(workplace):
+    words = ("adapt.replay.fraction=0.5", f"adapt.replay.stores={workplace / 'jets'}", "data.val_fraction=0.5")
+    words += ("objective.label.class_weights=[1.0,2.0,3.0,4.0]", "adapt.from_scratch=true")
+    rows = tuned(workplace, ["b", "qcd"], *words)
+    assert rows["new", "label cross-entropy"]["scratch"] is not None
+    scratch = yaml.safe_load((workplace / "run" / "from_scratch" / "config.yaml").read_text())
+    assert scratch["objective"]["label"]["class_weights"] == [1.0, 2.0]
+
+
+def test_class_weights_that_lack_the_replayed_classes_are_refused_before_training(workplace):
+    words = ("adapt.replay.fraction=0.5", f"adapt.replay.stores={workplace / 'jets'}", "data.val_fraction=0.5")
+    with pytest.raises(
+        UserError, match=r"objective.label.class_weights: found 2, expected 4 .* b, qcd, top, w in this"
+    ):
+        tuned(workplace, ["b", "qcd"], *words, "objective.label.class_weights=[1.0,2.0]")
+    assert not (workplace / "run" / "config.yaml").exists()
+
+
+def test_a_comparison_that_fails_does_not_lose_the_model(workplace, monkeypatch):
+    def fails(*_):
+        raise UserError("nothing to start from")
+
+    monkeypatch.setattr("sciml.verbs.train.from_scratch", fails)
+    with pytest.raises(UserError, match="nothing to start from"):
+        tuned(workplace, ["b", "qcd"], "adapt.from_scratch=true", "data.val_fraction=0.5")
+    assert sciml.load(workplace / "run").config["model"]["context"]["classes"] == ["b", "qcd"]
+    assert (workplace / "run" / "report.html").is_file()
 
 
 def test_classes_that_disagree_are_told_in_a_sentence(tmp_path):

@@ -77,9 +77,9 @@ def test_a_base_learns_the_residue_types_of_embedded_peptides(workplace, weights
 
 def test_class_weights_of_another_number_are_refused(workplace):
     words = (f"train={few(workplace, 'peptides', 8)}", "objective.residue_types.class_weights=[1.0,2.0]")
-    with pytest.raises(UserError, match="found 2 class_weights, expected 20"):
+    with pytest.raises(UserError, match="objective.residue_types.class_weights: found 2, expected 20 weights"):
         finetune(workplace, "finetune_biology", *words, "data.val_fraction=0.25")
-    assert not (workplace / "tuned" / "package").exists()
+    assert not (workplace / "tuned" / "config.yaml").exists()  # refused before training
 
 
 def write_complex(path: Path, seed: int) -> None:

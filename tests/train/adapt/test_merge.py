@@ -153,7 +153,7 @@ def test_a_package_with_repulsion_is_tuned_with_it_and_resumed(tmp_path, capsys)
     config = train_config(tmp_path, *words, stores=("new",))
     assert train(config) == 0
     said = capsys.readouterr().err
-    assert "give them to have others: heads.energy.dispersion=" in said
+    assert "since only defaults were given: heads.energy.dispersion=" in said
     assert "heads.energy.hidden=8" in said
     assert "before the first update the model gives what" in said
     head = sciml.load(tmp_path / "run").config["model"]["heads"]["energy"]

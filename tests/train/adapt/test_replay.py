@@ -81,6 +81,18 @@ def test_pseudo_labels_are_what_the_base_model_says_of_records_that_it_can_read(
         assert record["label"] == int(logits.argmax())
 
 
+def test_pseudo_labels_have_no_energy_where_the_level_lacks_a_reference(package, tmp_path):
+    references = package.config["model"]["context"]["references"]["second"]
+    package.config["elements"] = [int(number) for number in references]
+    del references["6"]
+    atoms = Source(molecules_store(tmp_path / "structures", records=24, dataset="unheard"), 0, "structures")
+    found = pseudo_labelled(atoms, package, tmp_path / "data", BUDGETS).data
+    carbon = [6 in record["types"] for record in found]
+    assert 0 < sum(carbon) < len(found)
+    assert ["energy" not in record for record in found] == carbon
+    assert all("forces" in record for record in found)
+
+
 def test_pseudo_labels_tell_residue_types_that_a_structure_lacks(package, tmp_path):
     with StoreWriter(tmp_path / "peptides", "biology", "unheard") as writer:
         for index in range(3):

@@ -163,6 +163,16 @@ def test_a_new_level_of_theory_is_compared_at_a_known_one(package):
     assert assert_parity(model, base, [Source(sources[0].data, 2, "store")], description) == 2
 
 
+def test_the_column_of_a_file_makes_no_other_head(package):
+    base, sources = package
+    base.config["model"]["heads"]["energy"] = {**base.config["model"]["heads"]["energy"], "column": "theirs"}
+    model, _ = build.initial_model(describe_model(), Package(base.model, {"model": describe_model()}, base.path))
+    with torch.no_grad():
+        model.heads["energy"].readout[0].bias[0] += 1e-3
+    with pytest.raises(UserError, match="energy of m#0"):
+        assert_parity(model, base, sources, describe_model())
+
+
 def test_an_element_without_reference_at_a_known_level_is_compared_without_it(package):
     base, sources = package
     known = base.config["model"]["context"]["references"]["first"]
