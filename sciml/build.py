@@ -114,9 +114,11 @@ def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[
     if package:
         budgets = budgets_of(config.data.batch)
         tuning = FineTuning(package, config.adapt, splits, inputs.open_store, folder, budgets)
-    model, description = initial_model(describe(config, splits, inputs.datasets, package), package)
+    described = describe(config, splits, inputs.datasets, package)
+    model, description = initial_model(described, package)
     if tuning:
-        description = tuning.adopt(model, description, splits.train)
+        learned = {target for key in described["heads"] for target in head_facts(config.heads, key)[1]}
+        description = tuning.adopt(model, description, splits.train, learned)
     return model, description, tuning
 
 
@@ -129,7 +131,7 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)
     check_regressed(config, head_kinds, splits)
-    check_kinds(described_targets({key: config.heads[key] for key in head_kinds}), kinds)
+    check_kinds(described_targets({key: config.heads[key] for key in head_kinds}), kinds, splits.train)
     cutoffs = {kind: value for kind, value in config.data.cutoff.model_dump().items() if kind in kinds}
     backbone = config.model.model_dump()
     backbone |= backbone.pop("options")
