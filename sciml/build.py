@@ -121,7 +121,8 @@ def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[
     model, description = initial_model(describe(config, splits, inputs.datasets, package), package)
     check_class_weights(config.objective.terms, description["heads"], description["context"]["classes"])
     if tuning:
-        description = tuning.adopt(model, description, splits.train)
+        learned = {target for key in described["heads"] for target in head_facts(config.heads, key)[1]}
+        description = tuning.adopt(model, description, splits.train, learned)
     return model, description, tuning
 
 
@@ -169,7 +170,8 @@ def check_heads(config: Any, splits: Splits, package: Package | None) -> None:
     check_class_weights(config.objective.terms, heads)
     check_regressed(config, kinds, splits)
     targets = described_targets(heads)
-    check_kinds(targets, kinds_of(splits.train, list(kinds.values()), config.data.bins_per_step.model_dump()))
+    trained = kinds_of(splits.train, list(kinds.values()), config.data.bins_per_step.model_dump())
+    check_kinds(targets, trained, splits.train)
     for target in targets:
         check_labelled(splits.train, target)
 

@@ -10,6 +10,19 @@ PREEMPTED = 143
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes files and talks to the user: the first of all ranks.
+
+    torchrun tells a process its rank, Lightning its rank in its node and the node's, SLURM the number of its task.
+    """
+    environment = os.environ
+    if "RANK" in environment:
+        return environment["RANK"] == "0"
+    if "LOCAL_RANK" in environment:
+        return environment["LOCAL_RANK"] == environment.get("NODE_RANK", "0") == "0"
+    return environment.get("SLURM_PROCID", "0") == "0" or environment.get("SLURM_NTASKS", "1") == "1"
+
+
 def started_by_first_rank() -> bool:
     """Whether this process is a rank that the first one started; torchrun and SLURM tell theirs more."""
     rank = os.environ.get("LOCAL_RANK", "0")

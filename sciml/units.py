@@ -9,6 +9,7 @@ from sciml.errors import UserError
 ANGSTROM = 1.0
 EV = 1.0
 HARTREE = 27.211386245988
+RYDBERG = HARTREE / 2
 BOHR = 0.529177210903
 KCAL_PER_MOL = 0.0433641153087705
 KJ_PER_MOL = 0.0103642696562617
@@ -24,10 +25,12 @@ TO_INTERNAL: dict[str, float] = {
     "eV": EV,
     "meV": 1e-3,
     "hartree": HARTREE,
+    "rydberg": RYDBERG,
     "kcal/mol": KCAL_PER_MOL,
     "kJ/mol": KJ_PER_MOL,
     "eV/Å": 1.0,
     "hartree/bohr": HARTREE / BOHR,
+    "rydberg/bohr": RYDBERG / BOHR,
     "kcal/mol/Å": KCAL_PER_MOL,
     "kJ/mol/nm": KJ_PER_MOL / 10.0,
     "eV/Å^3": 1.0,

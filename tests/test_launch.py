@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sciml.errors import UserError
-from sciml.train.process import check_launch, first_process
+from sciml.launch import first_process
+from sciml.train.process import check_launch
 from tests.small import molecules_store
 
 WORDS = (

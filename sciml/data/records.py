@@ -109,6 +109,11 @@ def kinds(domain: str) -> tuple[str, ...]:
     return DOMAIN_KINDS[domain] if domain in DOMAIN_KINDS else registry.resolve("domains", domain).KINDS
 
 
+def own_kind(domain: str) -> str:
+    """Return the kind of graph that ``domain`` is there for, the last of its kinds: residues of proteins."""
+    return kinds(domain)[-1]
+
+
 def schema(domain: str) -> dict[str, Field]:
     """Return the fields of ``domain`` by name: those of its base and the ``FIELDS`` that an installed domain adds.
 

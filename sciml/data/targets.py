@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sciml.data.records import Field, Record
+from sciml.data.records import Field, Record, own_kind
 from sciml.irreps import parse_irreps
 
 
@@ -82,8 +82,9 @@ def target_of(name: str, options: Mapping[str, Any]) -> Target:
 
 
 def stored_targets(manifest: Mapping[str, Any]) -> tuple[Target, ...]:
-    """The targets that a store tells of."""
-    return tuple(target_of(name, facts) for name, facts in manifest.get("targets", {}).items())
+    """The targets that a store tells of; where an older one has no kind it is that of the domain."""
+    kind = own_kind(manifest["domain"])
+    return tuple(target_of(name, {"kind": kind, **facts}) for name, facts in manifest.get("targets", {}).items())
 
 
 def label_rows(target: Target, record: Record, rows: np.ndarray | slice) -> np.ndarray | None:

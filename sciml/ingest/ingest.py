@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sciml import registry
-from sciml.data.records import kinds
+from sciml.data.records import kinds, own_kind
 from sciml.data.store import Store, StoreWriter, is_store
 from sciml.data.targets import Target, target_of
 from sciml.errors import UserError
 from sciml.ingest.audit import Audit
-from sciml.ingest.formats import Options, Rejected, carries
+from sciml.ingest.formats import Options, Rejected, carries, say
 from sciml.ingest.formats.mlearn import load_json
 
 # Narrow formats first: ASE would try to read almost anything.
@@ -29,7 +29,7 @@ _SHOWN = 5  # refused records that are printed; the file has all
 def run(config: Any) -> int:
     """Ingest ``config.source`` into ``config.output``; the keys are those of configs/ingest.yaml."""
     given = {name: getattr(config, name, None) for name in Options.__dataclass_fields__ if name != "targets"}
-    targets = tuple(target_of(name, facts) for name, facts in getattr(config, "targets", {}).items())
+    targets = _targets_of(config)
     options = Options(**{name: value for name, value in given.items() if value is not None}, targets=targets)
     store = ingest(
         config.source,
@@ -41,8 +41,18 @@ def run(config: Any) -> int:
         only=config.only,
         overwrite=config.overwrite,
     )
-    print(f"{store.path}: next, sciml inspect source={store.path}")
+    say(f"{store.path}: next, sciml inspect source={store.path}")
     return 0
+
+
+def _targets_of(config: Any) -> tuple[Target, ...]:
+    """The targets of a configuration, of the kind of graph that the domain of the files has unless they say so."""
+    described = getattr(config, "targets", {})
+    if not described:
+        return ()
+    module = registry.resolve("readers", config.format or detect(expand(config.source)[0]))
+    kind = own_kind(module.DOMAIN)
+    return tuple(target_of(name, {"kind": kind, **facts}) for name, facts in described.items())
 
 
 def ingest(
@@ -61,7 +71,7 @@ def ingest(
     ``reader`` names a format (None: told from the files); ``dataset`` is the level of theory (None: the name of the
     first file); ``only`` names the records to keep, see :func:`listed_names`. A bad record among good ones is
     quarantined, counted and printed. Raises UserError when a file is unreadable, truncated or without any good record,
-    when units are impossible, or when the output exists; nothing is left behind then.
+    when it cannot have a target, when units are impossible, or when the output exists; nothing is left behind then.
     """
     options = options or Options()
     paths = expand(source)
@@ -70,6 +80,11 @@ def ingest(
     for target in options.targets:
         if not carries(module, target):
             raise UserError(f"{paths[0]}: {not_carried(name, target)}.")
+        if target.kind not in kinds(module.DOMAIN):
+            raise UserError(
+                f"{paths[0]}: the target {target.name} is of graphs of kind {target.kind}, but {module.DOMAIN} records "
+                f"become graphs of {' or '.join(kinds(module.DOMAIN))}; set its kind to that."
+            )
     extra = module.metadata(paths) if hasattr(module, "metadata") else {}
     metadata = {"licence": licence or "", "source": ", ".join(path.name for path in paths), "format": name, **extra}
     dataset = dataset or paths[0].name.split(".")[0]
@@ -117,7 +132,7 @@ def _carried(path: Path, targets: tuple[Target, ...]) -> tuple[Target, ...]:
     ours = [target for target in targets if target.kind in kinds(module.DOMAIN)]
     for target in ours:
         if not carries(module, target):
-            print(f"{path}: read without the target {target.name}: {not_carried(name, target)}")
+            say(f"{path}: read without the target {target.name}: {not_carried(name, target)}")
     return tuple(target for target in ours if carries(module, target))
 
 
@@ -215,16 +230,16 @@ def _ingest_file(path: Path, module: Any, options: Options, writer: StoreWriter,
         )
     where = f"{path}: record {path.name}#0 and those after it"
     for warning in audit.verdict(where, options.length_unit or "Å", options.energy_unit or "eV", str(path)):
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 def _ingest_once(paths: list[Path], target: Path, options: Options | None) -> Store:
     """Ingest unless ``target`` is there, also when another rank has made it in the meantime."""
     if not is_store(target):
         if len(paths) == 1:
-            print(f"{paths[0]}: not a store, ingesting it on the fly into {target}")
+            say(f"{paths[0]}: not a store, ingesting it on the fly into {target}")
         else:
-            print(f"{paths[0]} and {len(paths) - 1} more: no stores, ingesting them on the fly as one into {target}")
+            say(f"{paths[0]} and {len(paths) - 1} more: no stores, ingesting them on the fly as one into {target}")
         try:
             return ingest(paths, target, options=options)
         except UserError:
@@ -236,10 +251,10 @@ def _ingest_once(paths: list[Path], target: Path, options: Options | None) -> St
 def _report(store: Store, quarantine: list[dict[str, str]]) -> None:
     counts = store.manifest["counts"]
     regulated = counts.get("regulated_constituents", 0)
-    print(f"{store.path}: {counts['records']:,} {store.domain} records, {counts['fine_nodes']:,} atoms or particles")
+    say(f"{store.path}: {counts['records']:,} {store.domain} records, {counts['fine_nodes']:,} atoms or particles")
     if regulated:
-        print(f"  {regulated:,} constituents of negative mass squared were given the smallest allowed energy")
+        say(f"  {regulated:,} constituents of negative mass squared were given the smallest allowed energy")
     if quarantine:
-        print(f"  {len(quarantine):,} records refused, all listed in {store.path / 'quarantine.jsonl'}:")
+        say(f"  {len(quarantine):,} records refused, all listed in {store.path / 'quarantine.jsonl'}:")
         for entry in quarantine[:_SHOWN]:
-            print(f"  {entry['id']}: {entry['reason']}")
+            say(f"  {entry['id']}: {entry['reason']}")

@@ -67,15 +67,25 @@ def _no_labels(sources: list[Source], target: Target) -> str:
     )
 
 
-def check_kinds(targets: Sequence[Target], brought: Sequence[str]) -> None:
-    """Raise UserError where a target is of a kind of graph that the training data do not bring."""
+def check_kinds(targets: Sequence[Target], trained: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raise UserError where a target is of a kind of graph that is not among those ``trained`` on: the training data do
+    not bring it, or it gets no micro-batch.
+    """
     for target in targets:
-        if target.kind not in brought:
+        if target.kind in trained:
+            continue
+        setting = f"data.bins_per_step.{target.kind}"
+        if any(source.data.serves(target.kind).any() for source in sources):
             raise UserError(
-                f"heads.{target.name}.kind: the target is of graphs of kind {target.kind}, but the training data bring "
-                f"{', '.join(brought)} alone; set heads.{target.name}.kind to one of them, or leave the head out with "
-                f"heads.{target.name}=null."
+                f"heads.{target.name}: the target is of graphs of kind {target.kind}, which the training data bring, "
+                f"but {setting}=0 leaves them out; set {setting}=1, or heads.{target.name}.kind to one of "
+                f"{', '.join(trained)}."
             )
+        raise UserError(
+            f"heads.{target.name}.kind: the target is of graphs of kind {target.kind}, but the training data bring "
+            f"{', '.join(trained)} alone; set heads.{target.name}.kind to one of them, or leave the head out with "
+            f"heads.{target.name}=null."
+        )
 
 
 def _number_facts(target: Target, labels: list[np.ndarray], counts: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from sciml.train.process import first_process
+from sciml.launch import first_process
 from sciml.train.progress import say
 
 PATIENCE = 5.0  # seconds to wait for the server before the run begins

@@ -25,19 +25,6 @@ def prepare_process(seed: int, threads: int | None) -> None:
     keep_freed_memory()
 
 
-def first_process() -> bool:
-    """Whether this is the process that writes files and talks to the user: the first of all ranks.
-
-    torchrun tells a process its rank, Lightning its rank in its node and the node's, SLURM the number of its task.
-    """
-    environment = os.environ
-    if "RANK" in environment:
-        return environment["RANK"] == "0"
-    if "LOCAL_RANK" in environment:
-        return environment["LOCAL_RANK"] == environment.get("NODE_RANK", "0") == "0"
-    return environment.get("SLURM_PROCID", "0") == "0" or environment.get("SLURM_NTASKS", "1") == "1"
-
-
 def check_launch(devices: int, nodes: int) -> None:
     """Raise UserError where what started this process has made other ranks than ``devices`` on each of ``nodes``."""
     environment = os.environ

@@ -7,7 +7,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from sciml.train.process import first_process
+from sciml.launch import first_process
 from sciml.train.validation import validation_lines
 
 

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from sciml.config import FREE_KEYS
 from sciml.errors import UserError
 from sciml.files import write_text
+from sciml.launch import first_process
 from sciml.train.checkpoint import LATEST, newest_checkpoint, step_of
 from sciml.train.events import add_event, cut_events
-from sciml.train.process import first_process
 from sciml.train.progress import say
 from sciml.train.rng import restore_generators, seed_rank
 

@@ -21,7 +21,7 @@ from sciml.build import (
 )
 from sciml.data.targets import described_targets
 from sciml.files import write_text
-from sciml.launch import PREEMPTED
+from sciml.launch import PREEMPTED, first_process
 from sciml.models.model import Model
 from sciml.models.recompute import recompute_blocks
 from sciml.train.adapt.finetuning import from_scratch
@@ -34,7 +34,7 @@ from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
 from sciml.train.module import Module
 from sciml.train.optimizer import relative_widths
-from sciml.train.process import check_launch, first_process, prepare_process
+from sciml.train.process import check_launch, prepare_process
 from sciml.train.progress import say
 from sciml.train.provenance import provenance
 from sciml.train.resume import check_resumed, put_aside, resume_point

@@ -57,10 +57,13 @@ def test_the_ligand_follows_the_protein(folder):
 
 
 @pytest.mark.parametrize(("header", "row"), [("structure,affinity", "6.8"), ("structure,ligand,affinity", "none,6.8")])
-def test_a_protein_may_be_alone(folder, header, row):
-    """Without a column for ligands even one that is there is left out."""
+def test_a_protein_may_be_alone(folder, capsys, header, row):
+    """Without a column for ligands even one that is there is left out, which is said."""
     alone = ingest(folder / "3o5r.bcif", folder / "alone")[0]
+    capsys.readouterr()
     store = ingest(write(folder, f"3o5r.bcif,{row}", header=header), folder / "s", options=AFFINITY)
+    said = "complexes.csv: 1 of 1 structures have a molecule of 6 atoms or more beside the protein, which is left out;"
+    assert (said in capsys.readouterr().out) == ("ligand" not in header)
     assert store[0]["affinity"] == pytest.approx([6.8])
     np.testing.assert_array_equal(store[0]["positions"], alone["positions"])
     assert store.serves("atoms").all()  # a complex is a graph of atoms by its label

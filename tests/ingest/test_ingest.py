@@ -209,6 +209,15 @@ def test_raw_files_open_where_a_store_is_expected(tmp_path, capsys):
         open_data(tmp_path / "missing.xyz")
 
 
+def test_of_several_ranks_one_speaks(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "water.xyz"
+    path.write_text(frame() * 2)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        open_data(path, cache_dir=tmp_path / rank)
+        assert bool(capsys.readouterr().out) == (rank == "0")
+
+
 def test_several_raw_files_open_as_one_store(tmp_path, capsys):
     paths = [tmp_path / "a.xyz", tmp_path / "b.xyz"]
     for count, path in enumerate(paths, start=1):

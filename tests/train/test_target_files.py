@@ -9,11 +9,13 @@ import pytest
 
 import sciml
 from sciml.config import configure
+from sciml.data.store import Store
 from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.graph import RESIDUE_NAMES
 from sciml.ingest.formats import Options
 from sciml.ingest.ingest import ingest, open_data
+from sciml.ingest.ingest import run as run_ingest
 from sciml.verbs.evaluate import evaluate
 from sciml.verbs.train import train
 from tests.helpers import random_jet, random_peptide
@@ -164,6 +166,40 @@ def test_what_a_file_cannot_hold_is_refused_before_training(structures, jets, tm
     with pytest.raises(UserError, match=match):
         train(configure("train", given))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_kind_without_micro_batches_is_named_by_its_setting(structures, tmp_path):
+    table = tmp_path / "proteins.csv"
+    table.write_text("structure,tm\n" + "".join(f"{path.name},{50 + i}\n" for i, path in enumerate(structures)))
+    given = words(table, tmp_path / "run", "tm", {"kind": "atoms"})
+    given = [word for word in given if word != "heads.residue_type=null"]
+    with pytest.raises(UserError, match=r"heads.tm: .* but data.bins_per_step.atoms=0 leaves .* set .*atoms=1, or"):
+        train(configure("train", [*given, "data.bins_per_step.atoms=0"]))
+
+
+def test_targets_are_ingested_with_the_kind_of_their_domain_unless_it_is_given(structures, jets, tmp_path):
+    """Proteins with labels of their residues are no graphs of atoms, in stores of before a kind was kept neither."""
+    pq.write_table(pa.table(jets), tmp_path / "jets.parquet")
+
+    def stored(source, output, facts):
+        words = [f"source={source}", f"output={tmp_path / output}", f"targets={{{facts}}}"]
+        assert run_ingest(configure("ingest", words)) == 0
+        return Store(tmp_path / output)
+
+    facts = "level: coarse, column: b_factor"
+    store = stored(structures[0], "residues", f"burial: {{{facts}}}")
+    assert store.targets[0].kind == "residues"
+    assert store.serves("residues").all()
+    assert not store.serves("atoms").any()
+    assert stored(structures[0], "atoms", f"burial: {{{facts}, kind: atoms}}").serves("atoms").all()
+    assert stored(tmp_path / "jets.parquet", "jets", "tau21: {column: aux_tau21}").targets[0].kind == "jets"
+    with pytest.raises(UserError, match=r"jets.parquet: the target tau21 is of graphs of kind atoms, but hep .* jets"):
+        stored(tmp_path / "jets.parquet", "refused", "tau21: {column: aux_tau21, kind: atoms}")
+    assert not (tmp_path / "refused").exists()
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    del manifest["targets"]["burial"]["kind"]
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    assert not Store(store.path).serves("atoms").any()
 
 
 def test_a_file_of_a_reader_without_targets_is_refused_by_name(tmp_path):

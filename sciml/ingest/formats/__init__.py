@@ -18,6 +18,7 @@ import numpy as np
 from sciml.data.records import Record
 from sciml.data.targets import Target
 from sciml.errors import UserError
+from sciml.launch import first_process
 from sciml.units import factor
 
 ENERGY_UNITS = ("eV", "meV", "hartree", "kcal/mol", "kJ/mol")
@@ -82,6 +83,12 @@ def carries(reader: Any, target: Target) -> bool:
 def ingest_words(path: str | Path, words: str) -> str:
     """The command that makes a store of a file, with ``words`` that ``sciml train`` and others do not know."""
     return f"`sciml ingest source={path} output=STORE {words}`"
+
+
+def say(text: str) -> None:
+    """Print a line, from the first process alone: in training every rank opens the files."""
+    if first_process():
+        print(text)
 
 
 class Reader(Protocol):

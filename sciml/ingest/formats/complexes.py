@@ -1,11 +1,12 @@
 """Proteins, with a ligand or alone, and what was measured of them: a table (.csv, .tsv) beside files of structures.
 
 The column ``structure`` names a PDB, mmCIF or BinaryCIF file, relative to the table. A table without the column
-``ligand`` is of proteins alone; in it a cell has the residue name of the ligand, nothing for the largest molecule that
-is no part of a chain, or ``none``. Labels are columns named by targets (see :mod:`sciml.data.targets`), such as an
-affinity; a target of the level coarse has a value for every residue, separated by spaces, or ``column: b_factor`` (see
-:mod:`sciml.ingest.formats.protein`). A record is the first model: the atoms of the protein, then those of the ligand as
-a residue of unknown type in a chain of its own, which has no labels.
+``ligand`` is of proteins alone, and it is said how many ligands that leaves out; in it a cell has the residue name of
+the ligand, nothing for the largest molecule that is no part of a chain, or ``none``. Labels are columns named by
+targets (see :mod:`sciml.data.targets`), such as an affinity; a target of the level coarse has a value for every
+residue, separated by spaces, or ``column: b_factor`` (see :mod:`sciml.ingest.formats.protein`). A record is the first
+model: the atoms of the protein, then those of the ligand as a residue of unknown type in a chain of its own, which has
+no labels.
 """
 
 import csv
@@ -18,7 +19,7 @@ import numpy as np
 from sciml.data.records import UNKNOWN_RESIDUE, Record
 from sciml.data.targets import Target
 from sciml.errors import UserError
-from sciml.ingest.formats import Options, Rejected, head, identifier, ingest_words, present, refuse_unused
+from sciml.ingest.formats import Options, Rejected, head, identifier, ingest_words, present, refuse_unused, say
 from sciml.ingest.formats.labels import read_label
 from sciml.ingest.formats.protein import (
     TAKES_TARGETS as OF_B_FACTORS,
@@ -50,7 +51,7 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
-    """Yield one record per row.
+    """Yield one record per row, and say how many ligands were left out.
 
     Raises UserError where the table cannot be read, lacks the column of a target, or a file is not there.
     """
@@ -64,6 +65,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}).") from None
     of_b_factors = [target for target in options.targets if target.source not in columns]
+    left_out = 0
     for number, row in enumerate(entries, start=2):  # the line in the table
         file = path.parent / str(row[_STRUCTURE])
         name = identifier(path, row[_STRUCTURE])
@@ -73,9 +75,17 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
             )
         check_b_factors(file, of_b_factors)
         try:
-            yield _record(name, file, row, options, of_b_factors)
+            _, atoms = next(models_of(file, bool(of_b_factors)))
+            left_out += _LIGAND not in columns and bool(_ligands(atoms))
+            yield _record(name, atoms, row, options, of_b_factors)
         except ValueError as error:
             yield Rejected(name, str(error))
+    if left_out:
+        say(
+            f"{path}: {left_out} of {len(entries)} structures have a molecule of {_LEAST_ATOMS} atoms or more beside "
+            f"the protein, which is left out; add a column {_LIGAND}, with a residue name or nothing for the largest, "
+            "to read it."
+        )
 
 
 def _check_columns(path: Path, columns: list[str], options: Options) -> None:
@@ -94,14 +104,13 @@ def _check_columns(path: Path, columns: list[str], options: Options) -> None:
     if not options.targets and not options.unlabelled:
         raise UserError(
             f"{path}: no target is asked for, the columns found are {', '.join(columns)}; name one, such as "
-            "'heads.affinity={name: target}' in training or 'targets.affinity={}' when ingesting, or use "
+            "'heads.affinity={name: target}' in training or 'targets.affinity={kind: atoms}' when ingesting, or use "
             f"{ingest_words(path, 'unlabelled=true')}."
         )
 
 
-def _record(name: str, file: Path, row: dict[str, Any], options: Options, of_b_factors: list[Target]) -> Record:
+def _record(name: str, atoms: "AtomArray", row: dict[str, Any], options: Options, of_b_factors: list[Target]) -> Record:
     """Protein, ligand and labels of one row; raises ValueError where one of them is missing or broken."""
-    _, atoms = next(models_of(file, bool(of_b_factors)))
     record = record_of(name, atoms, options, of_b_factors)
     for target in options.targets:
         if target not in of_b_factors:
@@ -150,19 +159,30 @@ def _class(text: str) -> str | int:
 
 def _ligand(atoms: "AtomArray", wanted: str) -> np.ndarray:
     """Mask of the ligand's atoms: the first residue of that name, or the largest one that is no part of a chain."""
-    import biotite.structure as structure
-
-    starts = structure.get_residue_starts(atoms, add_exclusive_stop=True)
-    other = atoms.hetero & ~protein_atoms(atoms) & ~np.isin(atoms.res_name, _WATER)
-    found: list[tuple[int, int, int]] = []
-    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
-        if atoms.res_name[start] == wanted or (not wanted and other[start] and end - start >= _LEAST_ATOMS):
-            found.append((start - end, start, end))
+    found = _ligands(atoms, wanted)
     if not found:
-        names = sorted({str(name) for name in atoms.res_name[other]})
+        names = sorted({str(name) for name in atoms.res_name[_beside(atoms)]})
         what = f"no residue {wanted!r}" if wanted else f"no molecule of {_LEAST_ATOMS} atoms or more"
         raise ValueError(f"ligand: {what} beside the protein, found {', '.join(names) or 'none'}")
     _, start, end = min(found)
     mask = np.zeros(len(atoms), bool)
     mask[start:end] = True
     return mask
+
+
+def _ligands(atoms: "AtomArray", wanted: str = "") -> list[tuple[int, int, int]]:
+    """(minus the number of its atoms, first atom, atom behind the last) of every residue that may be the ligand."""
+    import biotite.structure as structure
+
+    starts = structure.get_residue_starts(atoms, add_exclusive_stop=True)
+    other = _beside(atoms)
+    found: list[tuple[int, int, int]] = []
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
+        if atoms.res_name[start] == wanted or (not wanted and other[start] and end - start >= _LEAST_ATOMS):
+            found.append((start - end, start, end))
+    return found
+
+
+def _beside(atoms: "AtomArray") -> np.ndarray:
+    """Mask of atoms that are neither of a chain nor water."""
+    return atoms.hetero & ~protein_atoms(atoms) & ~np.isin(atoms.res_name, _WATER)

@@ -1,7 +1,7 @@
 """A run that starts from a package: what it adds to training, in the order in which that happens."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sciml.objectives.supervised import Supervised
 from sciml.package import Package
 from sciml.train.adapt.forgetting import RETAINED, Forgetting, Measure, retained_sources
 from sciml.train.adapt.levels import adopt_levels, start_new_elements
-from sciml.train.adapt.parity import assert_parity
+from sciml.train.adapt.parity import CANDIDATES, assert_parity
 from sciml.train.adapt.replay import replay_sources, with_classes_of_all
 from sciml.train.adapt.strategy import choose_trained, learning_rate_factors, trained_parameters
 from sciml.train.progress import say
@@ -51,15 +51,19 @@ class FineTuning:
         for source in replayed:
             say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
-    def adopt(self, model: Model, description: dict[str, Any], sources: list[Source]) -> dict[str, Any]:
+    def adopt(
+        self, model: Model, description: dict[str, Any], sources: list[Source], learned: Collection[str]
+    ) -> dict[str, Any]:
         """Start new elements and levels of theory from what the package knows; returns the description with them.
 
-        Raises UserError where labels have other units than those of the package.
+        Raises UserError where labels have other units than those of the package, and energies or forces are among the
+        targets that are ``learned``.
         """
         for number, near in start_new_elements(model, self.package, sources).items():
             neighbours = ", ".join(chemical_symbols[other] for other in near)
             say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {neighbours}")
-        description, notes = adopt_levels(model, self.package, description, sources, self.options.parity)
+        check_units = self.options.parity and not {"energy", "forces", "stress"}.isdisjoint(learned)
+        description, notes = adopt_levels(model, self.package, description, sources, check_units)
         old, new = (one["context"]["classes"] for one in (self.package.config["model"], description))
         for note in [*notes, *self.forgetting.keep_classes(old, new)]:
             say(note)
@@ -100,8 +104,8 @@ class FineTuning:
         elements = ", ".join(map(str, self.package.config.get("elements", []))) or "none"
         return (
             f"before the first update the model was not compared with {path}: it reads {', '.join(self.package.kinds)} "
-            f"and the elements {elements}, of which no training record or embedded sample is made alone; give records "
-            "of its tasks with adapt.retained.stores=FILES"
+            f"and the elements {elements}, of which no training record or embedded sample is made alone, among "
+            f"up to {CANDIDATES} of each source; give records of its tasks with adapt.retained.stores=FILES"
         )
 
     def finish(self, model: Model, description: dict[str, Any], scratch: Package | None) -> str:

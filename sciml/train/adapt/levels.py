@@ -20,9 +20,11 @@ from sciml.train.sources import where
 from sciml.units import factor
 
 RECORDS = 200  # of a level of theory, for the offsets: a fit of a few numbers
+LEAST_RECORDS = 8  # of each of many sources
 STIFFNESS = (0.2, 5.0)  # of a level of theory relative to another: more is no matter of scale
 ALIGNED = 0.5  # cosine of predicted and labelled forces from which on their factor tells of units
-UNITS = ("kcal/mol", "kJ/mol", "meV", "hartree", "hartree/bohr")
+UNITS = ("kcal/mol", "kJ/mol", "meV", "hartree", "hartree/bohr", "rydberg", "rydberg/bohr")
+NEAR = 1.2  # a factor this near to that of a unit tells the unit
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
@@ -88,8 +90,8 @@ def adopt_levels(
     labels: one level of theory is stiffer than another. The reference energies of the elements that a level has not
     had before are fitted, robustly, to what the interaction energy of the model leaves of the labels; fitted to the
     labels alone, the interaction would be counted twice. Returns the description with the new scales and references,
-    and sentences on what was done. Raises UserError, with ``check_units``, where forces point as those of a known level
-    do and are so many times theirs that the units must be others.
+    and sentences on what was done. Raises UserError, with ``check_units``, where the forces of a source point as those
+    of a known level do and are as many times theirs as another unit would make them.
     """
     head = next((head for head in model.heads.values() if hasattr(head, "references")), None)
     if head is None or "atoms" not in package.kinds:
@@ -101,17 +103,16 @@ def adopt_levels(
         fresh = [number for number in context["references"].get(name, {}) if number not in before]
         mine = [source for source in sources if source.dataset == index and source.data.serves("atoms").any()]
         new = [source for source in mine if not source.replayed]
-        if check_units and new and before:
-            _check_units(new, name, _agreement(model, description, new, index))
+        if check_units and before:
+            notes += _check_units(model, description, new, {index: name})
         if not fresh or not mine:
             continue
         if name not in package.datasets:
             candidates = _levels_with_energies(package, mine[0].data.domain)
             if candidates:
-                agreements = {one: _agreement(model, description, mine, one) for one in candidates}
                 if check_units:
-                    aligned = max(candidates, key=lambda one: agreements[one].cosine)
-                    _check_units(mine, package.datasets[aligned], agreements[aligned])
+                    notes += _check_units(model, description, new, {one: package.datasets[one] for one in candidates})
+                agreements = {one: _agreement(model, description, mine, one) for one in candidates}
                 nearest = min(candidates, key=lambda one: agreements[one].misfit)
                 known, stiffness = package.datasets[nearest], agreements[nearest].stiffness
                 _take_level(model, nearest, index, stiffness)
@@ -154,10 +155,12 @@ def _embedding(model: Model, name: str) -> nn.Embedding | None:
     return found if isinstance(found, nn.Embedding) else None
 
 
-def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int) -> Agreement:
-    """How a known ``level`` explains the labels of sources."""
+def _agreement(
+    model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, most: int = RECORDS // 4
+) -> Agreement:
+    """How a known ``level`` explains the labels of sources, of at most ``most`` records."""
     pairs, energies = [], []
-    for graph in _graphs(model, description, sources, level, RECORDS // 4):
+    for graph in _graphs(model, description, sources, level, most):
         predictions = _predict(model, graph)
         known = graph.forces.isfinite()
         pairs.append(torch.stack([predictions["forces"][known], graph.forces[known]]).double())
@@ -172,23 +175,43 @@ def _agreement(model: Model, description: dict[str, Any], sources: Sequence[Sour
     return Agreement(float(left.double().var(unbiased=False)) if len(left) else 0.0)
 
 
-def _check_units(sources: Sequence[Source], known: str, found: Agreement) -> None:
-    """Raise UserError where forces are aligned with those of the level ``known`` and differ by more than stiffness.
+def _check_units(
+    model: Model, description: dict[str, Any], sources: Sequence[Source], levels: dict[int, str]
+) -> list[str]:
+    """Compare the forces of every source with those of the one of ``levels`` {index: name} that they point along most.
 
-    A model whose forces point elsewhere has not learned such data, and its factor tells nothing.
+    Raises UserError where they differ by the factor of a unit; returns a sentence on each that differs by more than
+    stiffness otherwise. A model whose forces point elsewhere has not learned such data, and its factor tells nothing.
     """
-    if found.cosine < ALIGNED or STIFFNESS[0] <= found.factor <= STIFFNESS[1]:
-        return
+    warnings = []
+    records = max(LEAST_RECORDS, RECORDS // 4 // max(1, len(sources)))
+    for source in sources:
+        agreements = {level: _agreement(model, description, [source], level, records) for level in levels}
+        level = max(levels, key=lambda one: agreements[one].cosine)
+        found = agreements[level]
+        if found.cosine < ALIGNED or STIFFNESS[0] <= found.factor <= STIFFNESS[1]:
+            continue
+        said = (
+            f"{where(source.data)}: its forces point as those that the package gives at its level of theory "
+            f"{levels[level]!r}, but are {found.factor:.3g} times as large: "
+        )
+        if likely := _likely_unit(found.factor):
+            raise UserError(
+                f"{said}{likely}; ingest the file with its energy_unit, or train on as it is with adapt.parity=false."
+            )
+        warnings.append(
+            f"{said}units or levels of theory may be mixed up, or the package has learned too little of such data"
+        )
+    return warnings
+
+
+def _likely_unit(found: float) -> str | None:
+    """What unit makes forces about ``found`` times as large as they should be, if one does."""
     guesses = {f"they are probably in {unit} rather than eV": 1 / factor(unit) for unit in UNITS}
     guesses |= {f"they were probably converted from {unit}, though they were in eV": factor(unit) for unit in UNITS}
-    guess = min(guesses, key=lambda one: abs(np.log(found.factor / guesses[one])))
-    near = abs(np.log(found.factor / guesses[guess])) < np.log(1.5)
-    likely = f"{guess} (a factor of {guesses[guess]:.4g})" if near else "units or levels of theory are mixed up"
-    raise UserError(
-        f"{where(sources[0].data)}: its forces point as those that the package gives at its level of theory {known!r}, "
-        f"but are {found.factor:.3g} times as large: {likely}; ingest the file with its energy_unit, or train on as it "
-        "is with adapt.parity=false."
-    )
+    guess = min(guesses, key=lambda one: abs(np.log(found / guesses[one])))
+    near = abs(np.log(found / guesses[guess])) <= np.log(NEAR)
+    return f"{guess} (a factor of {guesses[guess]:.4g})" if near else None
 
 
 def _fit_references(

@@ -18,13 +18,15 @@ from sciml.package import Package
 TOLERANCE = 1e-5
 """Largest difference over the RMS of the base model's output: rounding of float32, with room for the order of sums."""
 GRAPHS = 2  # of every source and kind
+CANDIDATES = 200  # records of every source and kind that are read to find those
 
 
 def assert_parity(model: Model, package: Package, sources: Sequence[Source], description: dict[str, Any]) -> int:
     """Compare the model with its base on some graphs of ``sources``: the features of both levels over their common
     degrees and every output of a head that both have. Returns how many graphs could be compared: those of which the
-    base knows all elements; of a level of theory that it does not know, at one that it does. Total energies are left
-    out where the base lacks the reference energy of an element at the level, interaction energies are compared.
+    base knows all elements, among at most ``CANDIDATES`` records of a source; of a level of theory that it does not
+    know, at one that it does. Total energies are left out where the base lacks the reference energy of an element at
+    the level, interaction energies are compared.
 
     Raises UserError with the first output that differs, by how much, and the first parameter that is another.
     """
@@ -50,6 +52,8 @@ def _graphs(
     for kind in (kind for kind in package.kinds if kind in description["kinds"]):
         for index, source in enumerate(sources):
             records = np.flatnonzero(source.data.serves(kind))
+            if len(records) > CANDIDATES:
+                records = records[np.linspace(0, len(records) - 1, CANDIDATES).astype(int)]
             readable = (i for i in records.tolist() if kind != "atoms" or knows_elements(source.data[i], package))
             chosen = [i for i, _ in zip(readable, range(GRAPHS), strict=False)]
             for record in chosen:

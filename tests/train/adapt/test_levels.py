@@ -1,5 +1,9 @@
 """New elements and levels of theory start from what is nearest, and their energies are right before the first step."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ from sciml.data.source import Source
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.package import Package
+from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.levels import adopt_levels, nearest_elements, start_new_elements
 from tests.helpers import random_molecule
 from tests.small import describe_model, graph_of, outputs, random_model
@@ -109,7 +114,7 @@ def test_known_levels_stay_and_their_new_elements_are_fitted_to_what_is_left(pac
         (1 / 0.0433641, r"23.1 times as large: they are probably in kcal/mol rather than eV \(a factor of 23.06\)"),
         (0.9 / 51.4221, r"0.0175 times as large: they are probably in hartree/bohr rather than eV"),
         (27.2114, "27.2 times as large: they were probably converted from hartree, though they were in eV"),
-        (8.0, "8 times as large: units or levels of theory are mixed up"),
+        (13.6057, "13.6 times as large: they were probably converted from rydberg, though they were in eV"),
     ],
 )
 @pytest.mark.parametrize("name", ["first", "third"])
@@ -127,6 +132,41 @@ def test_forces_in_other_units_are_refused_unless_they_are_meant(package, tmp_pa
     adopt_levels(model, package, description, [Source(store, index, "store")], check_units=False)
     replayed = Source(store, 0, "store", replayed=True)
     adopt_levels(model, package, description, [replayed])
+
+
+@pytest.mark.parametrize("name", ["first", "third"])
+@pytest.mark.parametrize("stiffness", [8.0, 0.15])
+def test_forces_of_another_factor_than_that_of_a_unit_are_a_warning(package, tmp_path, name, stiffness):
+    """The forces of a package that has learned little are too small, and no unit is to blame."""
+    store = labelled_store(tmp_path / "store", package, name, level=0, stiffness=stiffness)
+    new = describe_model()
+    if name == "third":
+        new["context"]["datasets"] = ["first", "second", "third"]
+        new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
+    index = new["context"]["datasets"].index(name)
+    model, description = build.initial_model(new, package)
+    _, notes = adopt_levels(model, package, description, [Source(store, index, "store")])
+    said = f"'first', but are {stiffness:.3g} times as large: units or levels of theory may be mixed up"
+    assert sum("store: its forces point as" in note and said in note for note in notes) == 1
+
+
+def test_the_file_in_other_units_is_the_one_that_is_named(package, tmp_path):
+    good = labelled_store(tmp_path / "good", package, "first", level=0)
+    bad = labelled_store(tmp_path / "bad", package, "first", level=0, stiffness=1 / 0.0433641)
+    model, description = build.initial_model(describe_model(), package)
+    with pytest.raises(UserError, match=r"bad: its forces point as .* 23.1 times as large: .* in kcal/mol"):
+        adopt_levels(model, package, description, [Source(good, 0, "good"), Source(bad, 0, "bad")])
+
+
+@pytest.mark.parametrize("learned", [{"polarizability"}, {"energy", "forces", "stress"}])
+def test_units_matter_where_energies_or_forces_are_learned(package, tmp_path, learned):
+    store = labelled_store(tmp_path / "store", package, "first", level=0, stiffness=1 / 0.0433641)
+    model, description = build.initial_model(describe_model(), package)
+    tuning = SimpleNamespace(package=package, options=SimpleNamespace(parity=True), forgetting=Mock())
+    tuning.forgetting.keep_classes.return_value = []
+    refused = pytest.raises(UserError, match="in kcal/mol") if "forces" in learned else nullcontext()
+    with refused:
+        FineTuning.adopt(tuning, model, description, [Source(store, 0, "store")], learned)
 
 
 def test_forces_that_point_elsewhere_tell_nothing_of_units(package, tmp_path):

@@ -18,6 +18,7 @@ from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.models.block import Convolution
 from sciml.package import Package
+from sciml.train.adapt import parity
 from sciml.train.adapt.parity import assert_parity, first_difference
 from sciml.train.adapt.strategy import (
     LowRank,
@@ -171,6 +172,17 @@ def test_the_column_of_a_file_makes_no_other_head(package):
         model.heads["energy"].readout[0].bias[0] += 1e-3
     with pytest.raises(UserError, match="energy of m#0"):
         assert_parity(model, base, sources, describe_model())
+
+
+def test_few_records_are_read_to_find_some_that_the_base_knows(package, monkeypatch):
+    base, sources = package
+    base.config["elements"] = [92]
+    monkeypatch.setattr(parity, "CANDIDATES", 3)
+    read = []
+    monkeypatch.setattr(Store, "__getitem__", lambda store, index: read.append(index) or {"types": [1]})
+    model, description = build.initial_model(describe_model(), base)
+    assert assert_parity(model, base, sources, description) == 0
+    assert read == [0, 1, 3]  # of four
 
 
 def test_an_element_without_reference_at_a_known_level_is_compared_without_it(package):
