@@ -118,7 +118,8 @@ def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[
     if package:
         budgets = budgets_of(config.data.batch)
         tuning = FineTuning(package, config.adapt, splits, inputs.open_store, folder, budgets)
-    model, description = initial_model(describe(config, splits, inputs.datasets, package), package)
+    described = describe(config, splits, inputs.datasets, package)
+    model, description = initial_model(described, package)
     check_class_weights(config.objective.terms, description["heads"], description["context"]["classes"])
     if tuning:
         learned = {target for key in described["heads"] for target in head_facts(config.heads, key)[1]}
