@@ -338,7 +338,7 @@ def test_cath_chain_sets(tmp_path):
 def test_structures_without_labels_are_ingested_where_that_is_meant(tmp_path):
     source = tmp_path / "structures.xyz"
     source.write_text('2\npbc="F F F"\nO 0 0 0\nH 0 0 0.96\n' * 3)
-    with pytest.raises(UserError, match="no frame has an energy.*or say unlabelled=true there if structures alone are meant"):
+    with pytest.raises(UserError, match="no frame has an energy.*or say unlabelled=true there if structures"):
         ingest(source, tmp_path / "s")
     store = ingest(source, tmp_path / "s", options=Options(unlabelled=True))
     assert len(store) == 3
