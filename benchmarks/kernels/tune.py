@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,8 +172,8 @@ def compile_all(jobs: list[Job], processes: int, end: float) -> None:
     """Fill the cache of compiled kernels. What fails here fails again, and is passed over, where it is timed."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         found = [pool.submit(_compile, job, config) for job in jobs for config in job.candidates]
-        for future in found:
-            future.exception(timeout=max(1.0, end - time.monotonic()))
+        wait(found, timeout=max(1.0, end - time.monotonic()))
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _compile(job: Job, config: Any) -> None:
@@ -195,7 +195,8 @@ def tune(group: list[Job], device: torch.device, end: float) -> tuple[dict[str, 
         found[job.entry] = vars(best)
         total += times[best]
         passes.append(job.row(times))
-        print(f"{job}: {best}, {times[best]:.3f} ms, default {times[job.candidates[0]]:.3f} ms", flush=True)
+        default = times.get(job.candidates[0], float("nan"))
+        print(f"{job}: {best}, {times[best]:.3f} ms, default {default:.3f} ms", flush=True)
     if first.part is None:
         return found, passes
     tangents, wants = RADIAL_PASSES[first.name]

@@ -57,9 +57,9 @@ _LOOP = {
 }
 
 TABLES = {"rows": (), "receiver": ("pieces", "senders"), "sender": ("pieces", "order", "receivers")}
-AFTER = {"receiver": "row + 1", "sender": "tl.load(order + at + 1)"}
-AT = {"receiver": "row", "sender": "at"}
-FIRST = {"receiver": "first", "sender": "tl.load(order + first, mask=first < last, other=0)"}
+AT = {"receiver": "row", "sender": "at"}  # the variable of the loop
+FIRST = {"receiver": "first", "sender": "tl.load(order + first, mask=first < last, other=0)"}  # row that it begins with
+AFTER = {"receiver": "row + 1", "sender": "tl.load(order + at + 1)"}  # row that follows
 SECTOR = 32  # bytes that a GPU reads at a time
 HELD = {"rows": "", "receiver": "g", "sender": "x"}
 OTHER = {"rows": "", "receiver": "x", "sender": "g"}
@@ -163,7 +163,7 @@ class _Kernel:
             yield from self._begin_sums(f"out_{kind}")
         if self._ahead:
             yield f"after = {FIRST[self.walk]}"
-            yield from self._load_ahead("first < last")
+            yield from self._load_ahead(", mask=first < last, other=0")
 
     def _row(self, reads: tuple[str, ...]) -> Iterator[str]:
         """In the loop: load what belongs to this row, call the coupling of every path, store."""
@@ -196,12 +196,12 @@ class _Kernel:
             found.setdefault(offset * self.itemsize // SECTOR, (slot, offset))
         return dict(found.values())
 
-    def _load_ahead(self, mask: str) -> Iterator[str]:
-        """Of the row `after` the first number of each sector, where there is such a row."""
+    def _load_ahead(self, mask: str = "") -> Iterator[str]:
+        """Of the row `after` the first number of each sector."""
         for name in self._ahead:
             yield f"{name}_after = {name} + after * {self.spec.dim_y}"
             for (slot, component), offset in self._sectors(name).items():
-                loaded = f"tl.load({name}_after + {offset}, mask={mask}, other=0).to({self.real})"
+                loaded = f"tl.load({name}_after + {offset}{mask}).to({self.real})"
                 yield f"next_{value_name(name, slot, component)} = {loaded}"
 
     def _read_ahead(self) -> Iterator[str]:
@@ -223,8 +223,7 @@ class _Kernel:
         yield from (f"    {line}" for line in branch)
         yield f"if {AT[self.walk]} + 1 < last:"
         yield f"    after = {AFTER[self.walk]}"
-        for line in self._load_ahead("True"):
-            yield f"    {line.replace(', mask=True, other=0', '')}"
+        yield from (f"    {line}" for line in self._load_ahead())
 
     def _end(self) -> Iterator[str]:
         kind = HELD[self.walk]

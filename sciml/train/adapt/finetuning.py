@@ -101,7 +101,7 @@ class FineTuning:
         for sources, where in ((training, "of the training data"), (others, "of tasks of the package")):
             if graphs := assert_parity(model, self.package, sources, description):
                 return f"before the first update the model gives what {path} gives, on {graphs} graphs {where}"
-        elements = ", ".join(map(str, self.package.config.get("elements", []))) or "none"
+        elements = ", ".join(chemical_symbols[one] for one in self.package.config.get("elements", [])) or "none"
         return (
             f"before the first update the model was not compared with {path}: it reads {', '.join(self.package.kinds)} "
             f"and the elements {elements}, of which no training record or embedded sample is made alone, among "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from sciml.data.classes import Relabelled, class_names
@@ -96,7 +97,7 @@ def _nothing(options: Any, package: Package) -> str:
     """Why there is nothing to replay, and what to do."""
     given = "of adapt.replay.stores" if options.stores else "embedded or to train on"
     if options.pseudo_labels:
-        known = ", ".join(map(str, package.config.get("elements", []))) or "none"
+        known = ", ".join(chemical_symbols[number] for number in package.config.get("elements", [])) or "none"
         return (
             f"{package.path} can label no record {given}: it reads {', '.join(package.kinds)}, and the elements "
             f"{known}; give adapt.replay.stores=FILES with such structures"

@@ -108,6 +108,16 @@ def test_known_levels_stay_and_their_new_elements_are_fitted_to_what_is_left(pac
     assert description["context"]["scales"]["first"] == new["context"]["scales"]["first"]
 
 
+def with_level(package, name):
+    """A model that starts from the package with the level of theory ``name``, and its index."""
+    new = describe_model()
+    if name == "third":
+        new["context"]["datasets"] = ["first", "second", "third"]
+        new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
+    model, description = build.initial_model(new, package)
+    return model, description, new["context"]["datasets"].index(name)
+
+
 @pytest.mark.parametrize(
     ("stiffness", "likely"),
     [
@@ -121,12 +131,7 @@ def test_known_levels_stay_and_their_new_elements_are_fitted_to_what_is_left(pac
 def test_forces_in_other_units_are_refused_unless_they_are_meant(package, tmp_path, stiffness, likely, name):
     """Of a new level of theory and of a known one; the word that lets them pass is the one of parity."""
     store = labelled_store(tmp_path / "store", package, name, level=0, stiffness=stiffness)
-    new = describe_model()
-    if name == "third":
-        new["context"]["datasets"] = ["first", "second", "third"]
-        new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
-    index = new["context"]["datasets"].index(name)
-    model, description = build.initial_model(new, package)
+    model, description, index = with_level(package, name)
     with pytest.raises(UserError, match=f"store: its forces point as .* of theory 'first', but are {likely}.*parity"):
         adopt_levels(model, package, description, [Source(store, index, "store")])
     adopt_levels(model, package, description, [Source(store, index, "store")], check_units=False)
@@ -139,12 +144,7 @@ def test_forces_in_other_units_are_refused_unless_they_are_meant(package, tmp_pa
 def test_forces_of_another_factor_than_that_of_a_unit_are_a_warning(package, tmp_path, name, stiffness):
     """The forces of a package that has learned little are too small, and no unit is to blame."""
     store = labelled_store(tmp_path / "store", package, name, level=0, stiffness=stiffness)
-    new = describe_model()
-    if name == "third":
-        new["context"]["datasets"] = ["first", "second", "third"]
-        new["context"]["references"]["third"] = {"1": 0.0, "6": 0.0, "14": 0.0}
-    index = new["context"]["datasets"].index(name)
-    model, description = build.initial_model(new, package)
+    model, description, index = with_level(package, name)
     _, notes = adopt_levels(model, package, description, [Source(store, index, "store")])
     said = f"'first', but are {stiffness:.3g} times as large: units or levels of theory may be mixed up"
     assert sum("store: its forces point as" in note and said in note for note in notes) == 1
