@@ -225,3 +225,10 @@ def test_equilibrated_charges_have_their_total_symmetries_and_forces(system):
     assert float(found["charges"].sum()) == pytest.approx(float(graph.charge), abs=1e-12)
     expected = -differences(trained, graph, [displacement(0, axis) for axis in range(3)])
     assert relative_rms(found["forces"][0], expected) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["repulsion", "equilibration"])
+def test_a_switch_that_is_no_switch_is_refused(name):
+    """A word would count as true."""
+    with pytest.raises(UserError, match=f"heads.energy.{name}: found 'maybe', expected true or false"):
+        model(reciprocal=None, energy={name: "maybe"})

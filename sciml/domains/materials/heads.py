@@ -87,7 +87,7 @@ class EnergyHead(PotentialHead):
     ``repulsion``      the screened repulsion of nuclei (ZBL) below the sum of the covalent radii;
     ``dispersion``     {radius in Å, scale} of damped -C6 / r^6 terms (D2); scale is s6 of the density functional.
 
-    Raises UserError for ``equilibration`` without charges.
+    Raises UserError for ``equilibration`` without charges, and for a switch that is neither true nor false.
     """
 
     differentiates = True
@@ -102,6 +102,9 @@ class EnergyHead(PotentialHead):
         dispersion: dict[str, float] | None = None,
     ) -> None:
         super().__init__(context, hidden)
+        for name, value in (("equilibration", equilibration), ("repulsion", repulsion)):
+            if not isinstance(value, bool):
+                raise UserError(f"heads.energy.{name}: found {value!r}, expected true or false.")
         if equilibration and not charges:
             raise UserError("heads.energy.equilibration: found true with charges=0, expected 1 set of charges or more.")
         self.shares_charge = equilibration
