@@ -154,7 +154,8 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
         "mean_neighbors": neighbors_of(splits.train, kinds, cutoffs),
     }
     for target in described_targets(heads):
-        description["context"]["targets"][target.name] = target_facts(splits.train, target)
+        facts = known["context"].get("targets", {}).get(target.name)
+        description["context"]["targets"][target.name] = target_facts(splits.train, target, facts)
     if config.model.coarse_layers or "coarse" in known:
         description["coarse"] = coarse_of(splits.train, kinds, cutoffs, config.data.coarse_cutoff.model_dump())
     return description

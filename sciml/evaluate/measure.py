@@ -1,6 +1,6 @@
 """Metrics of one target on one source, each beside the error of a predictor that knows next to nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,15 +133,22 @@ def measure_numbers(
 
 def errors_by_kind(predictions: np.ndarray, labels: np.ndarray, kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """{by_<name>: {kind: {mae, rmse, count}}}, most labels first."""
+
+    def of_rows(rows: np.ndarray) -> dict[str, Any]:
+        values = errors(predictions[rows], labels[rows], "")
+        return {key: values[key] for key in ("mae", "rmse", "count")}
+
+    return by_kind(of_rows, kinds)
+
+
+def by_kind(measure: Callable[[np.ndarray], dict[str, Any]], kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{by_<name>: {kind: what ``measure`` finds of its rows, a mask (m,)}}, most rows first, where there are several."""
     result: dict[str, Any] = {}
     for name, of_rows in kinds.items():
         found, counts = np.unique(of_rows[of_rows != ""], return_counts=True)
-        table = {}
-        for kind in found[np.argsort(-counts, kind="stable")].tolist():
-            values = errors(predictions[of_rows == kind], labels[of_rows == kind], "")
-            table[kind] = {key: values[key] for key in ("mae", "rmse", "count")}
-        if len(table) > 1:
-            result[f"by_{name}"] = table
+        if len(found) > 1:
+            ordered = found[np.argsort(-counts, kind="stable")].tolist()
+            result[f"by_{name}"] = {kind: measure(of_rows == kind) for kind in ordered}
     return result
 
 

@@ -52,11 +52,10 @@ def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
     axis.set_title(name, fontsize=9)
     if "error" in values:
         axis.plot(values["uncertainty"], values["error"], "o-", color=COLOURS[0], markersize=4)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
+        ends = [min(*values["uncertainty"], *values["error"]), max(*values["uncertainty"], *values["error"])]
+        _logarithmic(axis, ends[1] / ends[0])
         axis.set_xlabel("RMS uncertainty", fontsize=8)
         axis.set_ylabel("RMS error", fontsize=8)
-        ends = [min(*values["uncertainty"], *values["error"]), max(*values["uncertainty"], *values["error"])]
     else:
         for kind, colour in (("plain", COLOURS[1]), ("softened", COLOURS[0])):
             pair = values[f"confidence_{kind}"], values[f"accuracy_{kind}"]
@@ -66,3 +65,16 @@ def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
         axis.legend(fontsize=7, frameon=False)
         ends = [0.0, 1.0]
     axis.plot(ends, ends, color=INK, linewidth=0.7)
+
+
+def _logarithmic(axis: Any, spread: float) -> None:
+    """Logarithmic axes; where they span few decades, their ticks are few and written plainly, or they would overlap."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    if spread < 100:
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(MaxNLocator(4) if spread < 10 else LogLocator(subs=(1.0, 2.0, 5.0)))
+            side.set_major_formatter("{x:.3g}")
+        axis.minorticks_off()

@@ -26,7 +26,8 @@ def _rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
         return _residue_rows(values)
     if "baseline_accuracy" in values:
         beside = f"{values['baseline_accuracy']:.3f} (most frequent class)"
-        return [(f"{target} accuracy", f"{values['accuracy']:.3f}", beside, "", "", f"{values['count']:,}")]
+        row = (f"{target} accuracy", f"{values['accuracy']:.3f}", beside, "", "", f"{values['count']:,}")
+        return [row, *_kind_rows(target, values)]
     return [
         *_value_rows(target, values),
         *_kind_rows(target, values),
@@ -109,19 +110,23 @@ def _with_error(pair: dict[str, float], key: str, digits: str) -> str:
 
 
 def _kind_rows(target: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
-    """MAE and RMSE of elements and of configuration types, those with the most labels."""
+    """MAE and RMSE, or accuracies, of elements and of configuration types, those with the most labels."""
     rows: list[tuple[str, ...]] = []
     for key, table in values.items():
         if key.startswith("by_"):
             shown = list(table.items())[:MOST_KINDS]
-            rows += [
-                (f"  {target} MAE of {kind}", f"{e['mae']:.4g}", f"RMSE {e['rmse']:.4g}", "", values["unit"],
-                 f"{e['count']:,}")
-                for kind, e in shown
-            ]  # fmt: skip
+            rows += [_kind_row(target, kind, found, values["unit"]) for kind, found in shown]
             if len(table) > len(shown):
                 rows.append((f"  and {len(table) - len(shown)} more in metrics.json", "", "", "", "", ""))
     return rows
+
+
+def _kind_row(target: str, kind: str, found: dict[str, Any], unit: str) -> tuple[str, ...]:
+    """A row of one element or configuration type."""
+    count = f"{found['count']:,}"
+    if "accuracy" in found:
+        return f"  {target} accuracy of {kind}", f"{found['accuracy']:.3f}", "", "", "", count
+    return f"  {target} MAE of {kind}", f"{found['mae']:.4g}", f"RMSE {found['rmse']:.4g}", "", unit, count
 
 
 def _momenta_rows(values: dict[str, Any]) -> list[tuple[str, ...]]:

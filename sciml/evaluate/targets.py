@@ -9,7 +9,7 @@ from sciml.data.source import Source
 from sciml.data.targets import Target
 from sciml.domains.biology.metrics import correlations, cross_entropies
 from sciml.domains.materials.metrics import errors
-from sciml.evaluate.measure import errors_by_kind
+from sciml.evaluate.measure import by_kind, errors_by_kind
 from sciml.evaluate.predict import Columns
 from sciml.graph import NUM_TYPES
 
@@ -35,9 +35,9 @@ def baseline_of(target: Target, source: Source, columns: Columns, facts: dict[st
 def measure_target(
     target: Target, columns: Columns, baseline: np.ndarray, kinds: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """MAE and RMSE of the components beside those of the baseline, and of ``kinds`` as of
-    :func:`sciml.evaluate.measure.kinds_of_rows`, and correlations where there is one component; or accuracy, recall of
-    each class and cross-entropy (nats) beside the accuracy of always the most frequent class.
+    """MAE and RMSE of the components beside those of the baseline, and correlations where there is one component; or
+    accuracy, recall of each class and cross-entropy (nats) beside the accuracy of always the most frequent class. Errors
+    and accuracies also of each of the ``kinds``, as of :func:`sciml.evaluate.measure.kinds_of_rows`.
     """
     labels = columns.labels
     if not target.classes:
@@ -50,13 +50,17 @@ def measure_target(
             **(correlations(columns.predictions, labels) if target.dimension == 1 else {}),
         }
     guesses = columns.predictions.argmax(axis=1)
+
+    def accuracy(rows: np.ndarray) -> dict[str, Any]:
+        return {"accuracy": float((guesses == labels)[rows].mean()), "count": int(rows.sum())}
+
     counts = np.bincount(labels, minlength=len(target.classes))
     right = np.bincount(labels, weights=guesses == labels, minlength=len(target.classes))
     return {
-        "count": len(labels),
+        **accuracy(np.ones(len(labels), bool)),
         "unit": "",
-        "accuracy": float((guesses == labels).mean()),
         "baseline_accuracy": float(counts.max() / counts.sum()),
         "cross_entropy": float(cross_entropies(columns.predictions, labels).mean()),
         "recall": {name: float(r / n) for name, r, n in zip(target.classes, right, counts, strict=True) if n},
+        **by_kind(accuracy, kinds or {}),
     }

@@ -20,21 +20,21 @@ from sciml.train.sources import Splits, where
 RECORDS = 20_000  # more labels do not change means and deviations
 
 
-def target_facts(sources: list[Source], target: Target) -> dict[str, Any]:
-    """What the labels of a target in the training data tell its head, as plain data; see HeadContext.
+def target_facts(sources: list[Source], target: Target, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the labels of a target in the training data, which have some, tell its head, as plain data; see HeadContext.
 
     ``scale`` the deviation of the components, per fine node where the target is ``extensive``; of scalars ``shift``,
-    the mean, or ``by_type`` {atomic number: values}, the composition fit of an extensive target. Raises UserError where
-    no training record has the target, or a store has it otherwise.
+    the mean, or ``by_type`` {atomic number: values}, the composition fit of an extensive target. Types that the facts
+    ``known`` of a package tell of keep its values, and those of the others are what these leave.
     """
-    check_labelled(sources, target)
     labels, counts = [], []
     for source in sources:
         chosen = _labelled(source.data, target)
         records = [source.data[int(index)] for index in chosen[:: max(1, -(-len(chosen) // RECORDS))]]
         labels += [np.atleast_1d(record[target.name]) for record in records]
         counts += [np.bincount(record["types"], minlength=NUM_TYPES) for record in records]
-    return {} if target.classes else _number_facts(target, labels, np.array(counts))
+    of_types = (known or {}).get("by_type", {})
+    return {} if target.classes else _number_facts(target, labels, np.array(counts), of_types)
 
 
 def check_labelled(sources: list[Source], target: Target) -> None:
@@ -88,18 +88,19 @@ def check_kinds(targets: Sequence[Target], trained: Sequence[str], sources: Sequ
         )
 
 
-def _number_facts(target: Target, labels: list[np.ndarray], counts: np.ndarray) -> dict[str, Any]:
-    """Scale, shift and what the types tell, of numbers."""
+def _number_facts(
+    target: Target, labels: list[np.ndarray], counts: np.ndarray, known: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Scale, shift and what the types tell beside the ``known``, of numbers."""
     columns = target.scalar_columns
     values = np.concatenate([label.reshape(-1, target.dimension) for label in labels]).astype(np.float64)
     facts: dict[str, Any] = {}
     if target.level == "graph" and target.extensive:
-        per_type = {column: fit_reference_energies(counts, values[:, column]) for column in columns}
-        for column, found in per_type.items():
-            values[:, column] -= counts @ found
+        per_type = np.array([_per_type(counts, values[:, column], known, i) for i, column in enumerate(columns)])
+        values[:, columns] -= counts @ per_type.T
         values = values / counts.sum(axis=1, keepdims=True)
         present = np.flatnonzero(counts.sum(axis=0)).tolist()
-        facts["by_type"] = {str(number): [float(per_type[c][number]) for c in columns] for number in present}
+        facts["by_type"] = {str(number): per_type[:, number].tolist() for number in present}
         facts["shift"] = [0.0] * len(columns)
     else:
         facts["shift"] = np.nan_to_num(np.nanmean(values[:, columns], axis=0)).tolist() if columns else []
@@ -107,6 +108,20 @@ def _number_facts(target: Target, labels: list[np.ndarray], counts: np.ndarray) 
     squared = values[np.isfinite(values)] ** 2
     facts["scale"] = float(np.sqrt(squared.mean())) or 1.0 if squared.size else 1.0
     return facts
+
+
+def _per_type(counts: np.ndarray, values: np.ndarray, known: dict[str, list[float]], scalar: int) -> np.ndarray:
+    """What every type adds to the ``values`` (records,) of a scalar: the ``known`` stay, the others are fitted."""
+    per_type = np.zeros(counts.shape[1])
+    for number, found in known.items():
+        per_type[int(number)] = found[scalar]
+    others = counts.copy()
+    others[:, [int(number) for number in known]] = 0
+    new = others.any(axis=1)
+    if new.any():
+        left = values[new] - counts[new] @ per_type
+        per_type += fit_reference_energies(others[new], left)
+    return per_type
 
 
 def check_targets(sources: list[Source], targets: Sequence[Target]) -> None:

@@ -20,7 +20,7 @@ from sciml.ingest.formats import Options
 from sciml.ingest.ingest import open_data
 from sciml.physics.tensors import to_cartesian
 from sciml.train.adapt.merge import merged_description
-from sciml.train.labels import check_classes_seen, check_targets, target_facts
+from sciml.train.labels import check_classes_seen, check_labelled, check_targets, target_facts
 from sciml.train.sources import Splits
 from sciml.verbs.evaluate import evaluate
 from sciml.verbs.train import train
@@ -97,7 +97,11 @@ def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, caps
         }  # fmt: skip
         total = sum(values["mae"] * values["count"] for values in kinds.values())
         assert total / found[name]["count"] == pytest.approx(found[name]["mae"])
-    assert "polarizability MAE of surface" in capsys.readouterr().out
+    kinds = found["phase"]["by_config_type"]
+    right = sum(values["accuracy"] * values["count"] for values in kinds.values())
+    assert right / found["phase"]["count"] == pytest.approx(found["phase"]["accuracy"])
+    said = capsys.readouterr().out
+    assert "polarizability MAE of surface" in said and "phase accuracy of surface" in said
 
 
 def test_labels_reach_graphs_as_irreps_with_what_is_missing_left_out(file, tmp_path):
@@ -168,7 +172,7 @@ def test_stores_with_another_unit_or_without_the_target_are_refused(file, tmp_pa
     ):
         check_targets([source], [other])
     with pytest.raises(UserError, match=r"heads.gap: no training record has this target"):
-        target_facts([source], Target("gap"))
+        check_labelled([source], Target("gap"))
 
 
 def test_class_weights_of_another_number_than_classes_are_refused_before_training(file, tmp_path):
@@ -212,13 +216,17 @@ def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):
                 2.0 * (atoms.numbers == 1).sum() - 5.0 * (atoms.numbers == 6).sum() + 1.0 * (atoms.numbers == 8).sum()
             )
             assert writer.add({**record, "sum": np.array([value])})
-    facts = target_facts([Source(writer.close(), 0)], Target("sum", extensive=True))
+    sources, target = [Source(writer.close(), 0)], Target("sum", extensive=True)
+    facts = target_facts(sources, target)
     assert {number: round(values[0], 3) for number, values in facts["by_type"].items()} == {
         "1": 2.0,
         "6": -5.0,
         "8": 1.0,
     }
     assert isinstance(torch.tensor(facts["scale"]).item(), float)
+    known = {"by_type": {"1": [2.5], "6": [-5.0], "9": [7.0]}}  # of a package that has not met oxygen
+    beside = target_facts(sources, target, known)["by_type"]
+    assert beside["1"] == [2.5] and beside["6"] == [-5.0] and beside["8"] != facts["by_type"]["8"]
 
 
 def test_an_element_that_is_tested_alone_is_refused_where_there_are_no_energies(tmp_path):

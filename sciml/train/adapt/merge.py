@@ -10,8 +10,10 @@ from sciml.models.model import Model, lmax_out
 from sciml.package import Package
 
 _INSTEAD = {"irreps": "classes", "classes": "irreps"}  # options of a head that exclude each other
-_DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children")
-"""Ends of the names of buffers that the merged description sets, for kinds of graph that the package has not too."""
+_DESCRIBED = ("cutoffs", "mean_neighbors", "mean_children", "by_type")
+"""Ends of the names of buffers that the merged description sets, for kinds of graph and types that the package has not
+too.
+"""
 
 
 def merged_description(package: Package, description: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def copy_weights(model: Model, package: Package, classes: list[str]) -> list[str
         elif name.endswith("embedding.dataset.weight") and known is not None:
             value[: len(known)] = known
             value[len(known) :] = known.mean(dim=0)
-        elif not name.endswith(("references", "scales", "spreads", "by_type", "unit_of_error")):
+        elif not name.endswith(("references", "scales", "spreads", "unit_of_error")):
             fresh.append(name)
     with torch.no_grad():
         model.load_state_dict(target)

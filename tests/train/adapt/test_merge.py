@@ -59,6 +59,18 @@ def test_references_are_merged_per_element_and_the_package_wins(package):
     assert merged["second"] == describe_model()["context"]["references"]["second"]
 
 
+def test_types_new_to_an_extensive_target_bring_what_was_fitted_of_them(tmp_path):
+    old, new = describe_model(kinds=("atoms",)), describe_model(kinds=("atoms",))
+    for described, by_type in ((old, {"1": [2.0], "6": [3.0]}), (new, {"1": [5.0], "8": [-4.0]})):
+        described["heads"]["volume"] = {"name": "target", "extensive": True}
+        described["context"]["targets"] = {"volume": {"scale": 1.0, "shift": [0.0], "by_type": by_type}}
+    package = Package(build_model(old), {"model": old}, tmp_path)
+    merged = merged_description(package, new)
+    model = build_model(merged)
+    copy_weights(model, package, merged["context"]["classes"])
+    assert model.heads["volume"].by_type[[1, 6, 8, 9], 0].tolist() == [2.0, 3.0, -4.0, 0.0]
+
+
 def test_a_kind_that_the_package_has_not_brings_its_own_cutoffs_and_means(tmp_path):
     old = describe_model(kinds=("atoms",), **ALL_SCALES)
     package = Package(random_model(torch.float32, kinds=("atoms",), **ALL_SCALES), {"model": old}, tmp_path)
