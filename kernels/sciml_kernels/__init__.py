@@ -12,6 +12,7 @@ from sciml_kernels.pair_features.op import all_pairs, pair_features
 from sciml_kernels.product.op import product
 from sciml_kernels.product.symmetric import symmetric_contraction
 from sciml_kernels.product.symmetric_spec import SymmetricSpec
+from sciml_kernels.radial_network.op import radial_network
 from sciml_kernels.segments.op import (
     project_charge,
     remove_net_force,
@@ -49,6 +50,7 @@ __all__ = [
     "pair_features",
     "product",
     "project_charge",
+    "radial_network",
     "remove_net_force",
     "remove_net_force_and_torque",
     "segment_expand",

@@ -79,3 +79,53 @@ template <int ROWS, int COLUMNS> static void transpose(const real* matrix, real*
   });
 }
 """
+
+PRODUCT = """
+#include <type_traits>
+// c = a b, or c += a b, for a (m, k) of any strides, b (k, VECTORS * LANES), all sizes but m and k known here.
+template <int ROWS, int VECTORS, bool ADD, int A_ROW, int A_STEP, int B_ROW, int C_ROW>
+static __attribute__((noinline)) void tile(int64_t k, const real* a, const real* b, real* c) {
+  vec sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) sum[r][v] = vec{};
+  multiply<ROWS, VECTORS>(
+      sum, a, [](int r) __attribute__((always_inline)) { return r * A_ROW; }, A_STEP, b, B_ROW, k);
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+      real* out = c + r * C_ROW + v * LANES;
+      put(out, ADD ? load(out) + sum[r][v] : sum[r][v]);
+    }
+}
+
+// The largest tile: 24 sums, 3 vectors of b and one number of a fit 32 registers; 12, 2 and 1 fit 16.
+constexpr int MOST_ROWS = VECTOR_BYTES == 64 ? 8 : 6, MOST_VECTORS = VECTOR_BYTES == 64 ? 3 : 2;
+template <int VECTORS, bool ADD, int A_ROW, int A_STEP, int B_ROW, int C_ROW>
+static void product(int64_t m, int64_t k, const real* a, const real* b, real* c) {
+  constexpr int width = VECTORS == 4 ? 2 : VECTORS < MOST_VECTORS ? VECTORS : MOST_VECTORS;
+  int64_t r = 0;
+  auto rows = [&](auto count) __attribute__((always_inline)) {
+    for (; r + count() <= m; r += count())
+      tile<count(), width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(k, a + r * A_ROW, b, c + r * C_ROW);
+  };
+  rows(std::integral_constant<int, MOST_ROWS>());
+  rows(std::integral_constant<int, MOST_ROWS / 2>());
+  rows(std::integral_constant<int, 1>());
+  if constexpr (width < VECTORS)
+    product<VECTORS - width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(m, k, a, b + width * LANES, c + width * LANES);
+}
+"""
+
+BUFFER = """
+#include <cstdlib>
+struct Buffer {  // memory of one call, at a multiple of 64 bytes
+  real* at;
+  explicit Buffer(int64_t size) : at((real*)std::aligned_alloc(64, (size * sizeof(real) + 63) / 64 * 64 + 64)) {}
+  ~Buffer() { std::free(at); }
+  Buffer(const Buffer&) = delete;
+  operator real*() const { return at; }
+};
+"""

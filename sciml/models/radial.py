@@ -2,10 +2,10 @@
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 
-from sciml.models.layers import silu
-from sciml_kernels import EdgeEmbedding, Edges
+from sciml_kernels import EdgeEmbedding, Edges, radial_network
 
 
 class RadialNetwork(nn.Module):
@@ -38,10 +38,13 @@ class RadialNetwork(nn.Module):
         """Return (E, hidden[-1]); ``sender`` and ``receiver`` (n, C) the embeddings of the nodes on either side,
         ``edge_scalars`` (E, k) or None.
         """
-        hidden = self.basis(edge.basis) + edges.at_senders(self.sender(sender), self.backend)
-        hidden = hidden + edges.at_receivers(self.receiver(receiver), self.backend)
+        shift = edges.at_senders(self.sender(sender), self.backend)
+        shift = shift + edges.at_receivers(self.receiver(receiver), self.backend)
+        known, first = edge.basis, self.basis.weight
         if edge_scalars is not None and kind in self.edge_scalars:
-            hidden = hidden + self.edge_scalars[kind](edge_scalars)
-        for layer in self.hidden:
-            hidden = layer(silu(hidden))
-        return silu(hidden) * edge.envelope
+            known = torch.cat([known, edge_scalars], dim=1)
+            first = torch.cat([first, self.edge_scalars[kind].weight], dim=1)
+        layers = [first, self.basis.bias, *(value for layer in self.hidden for value in (layer.weight, layer.bias))]
+        parameters = torch.cat([value.flatten() for value in layers])
+        widths = [len(self.basis.bias), *(len(layer.bias) for layer in self.hidden)]
+        return radial_network(known, shift.to(known.dtype), edge.envelope, parameters, widths, self.backend)

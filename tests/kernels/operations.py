@@ -32,6 +32,10 @@ OPERATIONS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {
         {"x": zeros(NODES, 4, 4), "y": zeros(EDGES, 4), "h": zeros(EDGES, 8), "weight": zeros(8, SPEC.dim_w)},
         {"edges": GRAPH, "spec": SPEC},
     ),
+    "radial_network": (
+        {"basis": zeros(EDGES, 3), "shift": zeros(EDGES, 6), "envelope": zeros(EDGES, 1), "parameters": zeros(59)},
+        {"hidden": [6, 5]},
+    ),
     "product": (
         {"x": zeros(NODES, 4, 4), "y": zeros(NODES, 4, 4), "w": zeros(NODES, len(SQUARE.paths), 4)},
         {"spec": SQUARE},

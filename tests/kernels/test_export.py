@@ -25,6 +25,7 @@ from sciml_kernels import (
     pair_features,
     product,
     project_charge,
+    radial_network,
     remove_net_force,
     remove_net_force_and_torque,
     segment_expand,
@@ -48,6 +49,10 @@ OPERATIONS: dict[str, tuple[Callable[..., Tensor], list[Kinds]]] = {
     "conv_radial": (
         lambda x, y, h, w, s, r: conv_radial(x, y, h, w, Edges(s, r, x.shape[0], validate=False), SPEC),
         [("nodes", 4, 4), ("edges", 4), ("edges", 8), (8, SPEC.dim_w), ("senders",), ("receivers",)],
+    ),
+    "radial_network": (
+        lambda b, s, e, p: radial_network(b, s, e, p, [6, 5]),
+        [("edges", 3), ("edges", 6), ("edges", 1), (59,)],
     ),
     "product": (
         lambda x, w: product(x, x, w, SQUARE),

@@ -17,7 +17,7 @@ import torch
 
 from sciml_kernels import cache
 from sciml_kernels.convolution_radial.passes import Pass
-from sciml_kernels.cpp_matmul import MATMUL
+from sciml_kernels.cpp_matmul import BUFFER, MATMUL, PRODUCT
 from sciml_kernels.trilinear import cpp
 from sciml_kernels.trilinear.cpp import indent
 from sciml_kernels.trilinear.emit import emit
@@ -28,61 +28,13 @@ LINE = 64  # bytes of a line of the cache
 PANEL, NARROW_PANEL = 128, 384  # most weights of an edge in a panel of several paths; of paths of up to 32 channels
 
 _CONSTANTS = """
-#include <cstdlib>
-#include <type_traits>
 constexpr int64_t BLOCK = {block}, DIM_X = {dim_x}, DIM_Y = {dim_y}, DIM_W = {dim_w}, DIM_G = {dim_g};
 constexpr int64_t HIDDEN = {hidden}, HIDDEN_ROW = {hidden_row}, WEIGHT_ROW = {weight_row}, PANELS = {panels};
 constexpr int64_t BEGIN[PANELS + 1] = {{{begins}}};  // the first column of each panel
 constexpr int64_t PANEL_SIZE = HIDDEN * WEIGHT_ROW;
 """
 
-_PRODUCT = """
-// c = a b, or c += a b, for a (m, k) of any strides, b (k, VECTORS * LANES), all sizes but m and k known here.
-template <int ROWS, int VECTORS, bool ADD, int A_ROW, int A_STEP, int B_ROW, int C_ROW>
-static __attribute__((noinline)) void tile(int64_t k, const real* a, const real* b, real* c) {
-  vec sum[ROWS][VECTORS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) sum[r][v] = vec{};
-  multiply<ROWS, VECTORS>(
-      sum, a, [](int r) __attribute__((always_inline)) { return r * A_ROW; }, A_STEP, b, B_ROW, k);
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) {
-      real* out = c + r * C_ROW + v * LANES;
-      put(out, ADD ? load(out) + sum[r][v] : sum[r][v]);
-    }
-}
-
-// The largest tile: 24 sums, 3 vectors of b and one number of a fit 32 registers; 12, 2 and 1 fit 16.
-constexpr int MOST_ROWS = VECTOR_BYTES == 64 ? 8 : 6, MOST_VECTORS = VECTOR_BYTES == 64 ? 3 : 2;
-template <int VECTORS, bool ADD, int A_ROW, int A_STEP, int B_ROW, int C_ROW>
-static void product(int64_t m, int64_t k, const real* a, const real* b, real* c) {
-  constexpr int width = VECTORS == 4 ? 2 : VECTORS < MOST_VECTORS ? VECTORS : MOST_VECTORS;
-  int64_t r = 0;
-  auto rows = [&](auto count) __attribute__((always_inline)) {
-    for (; r + count() <= m; r += count())
-      tile<count(), width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(k, a + r * A_ROW, b, c + r * C_ROW);
-  };
-  rows(std::integral_constant<int, MOST_ROWS>());
-  rows(std::integral_constant<int, MOST_ROWS / 2>());
-  rows(std::integral_constant<int, 1>());
-  if constexpr (width < VECTORS)
-    product<VECTORS - width, ADD, A_ROW, A_STEP, B_ROW, C_ROW>(m, k, a, b + width * LANES, c + width * LANES);
-}
-"""
-
-_BUFFERS = """
-struct Buffer {  // memory of one call, at a multiple of 64 bytes
-  real* at;
-  explicit Buffer(int64_t size) : at((real*)std::aligned_alloc(64, (size * sizeof(real) + 63) / 64 * 64 + 64)) {}
-  ~Buffer() { std::free(at); }
-  Buffer(const Buffer&) = delete;
-  operator real*() const { return at; }
-};
-
+_PACKING = """
 // Panel p of a (HIDDEN, DIM_W) matrix, rows padded by zeros; and its transpose.
 static void pack(const real* matrix, int64_t p, real* panel) {
   const int64_t columns = BEGIN[p + 1] - BEGIN[p];
@@ -175,8 +127,9 @@ def source(spec: Spec, hidden: int, dtype: torch.dtype, plan: Pass) -> str:
             cpp.head(f"{spec.key}; {hidden} hidden; tangents {plan.tangents or 'none'}, wants {plan.wants}", dtype),
             MATMUL,
             _constants(spec, hidden, dtype),
-            _PRODUCT,
-            _BUFFERS,
+            PRODUCT,
+            BUFFER,
+            _PACKING,
             *_couplings(spec, dtype, plan).values(),
             cpp.SLAB_BEGIN,
             _run(spec, hidden, dtype, plan),

@@ -9,7 +9,7 @@ import torch
 
 from sciml_kernels.cpp_vector import vector_text
 
-_CURVES = """
+CURVES = """
 struct Sigmoid {
   vec value, first, second;
   explicit Sigmoid(vec x) : value(sigmoid(x)), first(value * (1 - value)), second(first * (1 - 2 * value)) {}
@@ -130,10 +130,10 @@ extern "C" void double_backward(int threads, int64_t nodes, const real* vx, cons
 
 def silu_source(dtype: torch.dtype) -> str:
     """The C++ file of SiLU on any number of elements."""
-    return vector_text(dtype) + _CURVES + _SILU
+    return vector_text(dtype) + CURVES + _SILU
 
 
 def gate_source(degrees: int, channels: int, dtype: torch.dtype) -> str:
     """The C++ file of the gate on features with this many degrees and channels."""
     constants = f"constexpr int DEGREES = {degrees}, CHANNELS = {channels};\n"
-    return vector_text(dtype) + constants + _CURVES + _GATE
+    return vector_text(dtype) + constants + CURVES + _GATE

@@ -1,0 +1,1 @@
+"""The network of distances: hidden layers of an edge, from its radial basis to what a convolution maps to weights."""
