@@ -13,7 +13,7 @@ from sciml.data.store import Store, Subset
 from sciml.ingest.split import copy_records, split_records
 from sciml.schema import SAMPLES
 
-DOMAINS = {"materials": ("molecules", "silicon", "lithium", "metals"), "hep": ("jets",), "biology": ("peptides",)}
+DOMAINS = {"materials": ("molecules", "silicon", "lithium", "metals"), "hep": ("jets",), "biology": ("peptides", "backbones")}
 REFERENCE = Path(os.environ.get("SCIML_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batches and the share of the labels
 

@@ -242,10 +242,12 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
         f"trainer.max_time={duration(options.minutes - options.pretrain)}", f"run_dir={run}", *words,
     )  # fmt: skip
     used = time.perf_counter() - start
-    package = run / "package"
-    sciml(options.threads, "evaluate", f"package={package}", f"store={files['test']}", f"output={evaluation}")
+    package, level, store = run / "package", files["train"].stem, folder / "test-store"
+    sciml(options.threads, "ingest", f"source={files['test']}", f"output={store}", f"dataset={level}")
+    sciml(options.threads, "evaluate", f"package={package}", f"store={store}", f"output={evaluation}")
     reported = json.loads((evaluation / "metrics.json").read_text())["targets"]
-    result = worker("ours", options.threads, "predict", package=package, test=files["test"], predictions=predictions)
+    inputs = {"package": package, "test": files["test"], "dataset": level}
+    result = worker("ours", options.threads, "predict", **inputs, predictions=predictions)
     targets = score(predictions, files["test"])
     if abs(targets["forces"]["rmse"] / reported["forces"]["rmse"] - 1) > 0.01:
         raise PeerError("the force RMSE of `sciml evaluate` differs from that of the shared scoring by more than 1 %")
@@ -259,13 +261,28 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
     }
 
 
+def ended(side: str, files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What a side finds, or found before in this folder with the same options."""
+    record, own = folder / f"{side}.json", ("pretrain", "ours") if side == "ours" else ("settings", "clock")
+    asked = {name: getattr(options, name) for name in ("recipe", "minutes", "threads", "seed", *own)}
+    if not record.is_file():
+        trainer = train_ours if side == "ours" else train_mace
+        write_result(record, {"asked": asked, "found": trainer(files, folder, options)})
+    kept = json.loads(record.read_text())
+    if kept["asked"] != asked:
+        raise PeerError(f"{record} is of other options: found {kept['asked']}, asked {asked}; give another --keep")
+    return kept["found"]
+
+
 def accuracy(options: argparse.Namespace) -> None:
-    """Train both sides on the same configurations for the same time, one after the other; score on the same others."""
+    """Train both sides on the same configurations for the same time, one after the other; score on the same others.
+
+    A side that ended in the folder to keep is read there and not run again.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.keep).resolve() if options.keep else Path(name)
         files = FILES[options.recipe](folder, options.seed)
-        trainers = {"ours": train_ours, "mace": train_mace}
-        sides = {side: trainers[side](files, folder, options) for side in options.sides}
+        sides = {side: ended(side, files, folder, options) for side in options.sides}
     result: dict[str, Any] = {
         "machine": machine(),
         "threads": options.threads,
@@ -319,7 +336,7 @@ def parse() -> argparse.Namespace:
         training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
         training.add_argument("--pretrain", type=float, default=0.0, help="minutes of ours on the embedded molecules")
         training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
-        training.add_argument("--keep", help="folder to leave the split, run and predictions in")
+        training.add_argument("--keep", help="folder for the split, runs and predictions")
         training.set_defaults(run=accuracy, recipe=recipe, result=f"mace_{name}.json")
     return parser.parse_args()
 

@@ -56,10 +56,10 @@ def record(frame: ase.Atoms) -> dict[str, Any]:
     }
 
 
-def atoms_graph(frame: ase.Atoms, cutoff: float) -> Graph:
-    """The frame's graph, of the only dataset a model here knows."""
+def atoms_graph(frame: ase.Atoms, cutoff: float, dataset: int = 0) -> Graph:
+    """The frame's graph, at the level of theory of this index."""
     result = graph(record(frame), "atoms", cutoff)
-    result.dataset = torch.tensor([0])
+    result.dataset = torch.tensor([dataset])
     return result
 
 
@@ -137,13 +137,14 @@ def run_modes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_predict(options: argparse.Namespace) -> dict[str, Any]:
-    """Write the predictions of a package on the frames of `options.test`."""
+    """Write the predictions of a package on the frames of `options.test`, at the level of theory it was trained on."""
     package = load(options.package)
-    cutoff = package.config["model"]["cutoffs"]["atoms"]
+    cutoff, level = package.config["model"]["cutoffs"]["atoms"], package.datasets.index(options.dataset)
     frames = ase.io.read(options.test, index=":")
     energies, forces = [], []
     for start in range(0, len(frames), 50):
-        output = package.model(collate([atoms_graph(frame, cutoff) for frame in frames[start : start + 50]]), "atoms")
+        batch = collate([atoms_graph(frame, cutoff, level) for frame in frames[start : start + 50]])
+        output = package.model(batch, "atoms")
         energies.append(output["energy"].detach().double().numpy())
         forces.append(output["forces"].detach().double().numpy())
     np.savez(options.predictions, energies=np.concatenate(energies), forces=np.concatenate(forces))
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    for name in ("structure", "package", "test", "predictions"):
+    for name in ("structure", "package", "test", "predictions", "dataset"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -13,12 +13,13 @@ from torch_geometric.data import Batch
 from sciml.models.block import Convolution, ManyBodyProduct
 from sciml.models.layers import DegreeLinear, lmax_of
 from sciml.models.model import Model
+from sciml.models.radial import RadialNetwork
 from sciml_kernels import Spec
 
 BYTES = 4
 COPIES = 5
 """Weights, gradients, two moments of AdamW and the moving average."""
-_OF_EDGES = ("radial.basis", "radial.hidden", "radial.edge_scalars", "convolution")
+_COUNTED = (nn.Linear, DegreeLinear, RadialNetwork, Convolution, ManyBodyProduct)
 
 
 def coupling_flops(spec: Spec) -> int:
@@ -41,6 +42,9 @@ def flops_of_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]
     if isinstance(module, DegreeLinear):
         _, channels_in, channels_out = module.weights.shape
         return inputs[0].shape[0], 2 * inputs[0].shape[1] * channels_in * channels_out
+    if isinstance(module, RadialNetwork):
+        *_, kind, edge_scalars = inputs
+        return inputs[1].num_edges, sum(2 * weight.numel() for weight, _ in module.layers(kind, edge_scalars))
     if isinstance(module, Convolution):
         x, _, hidden, edges, _ = inputs
         spec = module.specs[lmax_of(x)]
@@ -112,7 +116,7 @@ def counted_parts(model: Model) -> Iterator[dict[str, Part]]:
         parts.setdefault(part, Part(part)).parameters += parameter.numel()
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear | DegreeLinear | Convolution | ManyBodyProduct):
+            if isinstance(module, _COUNTED):
                 hook = module.register_forward_pre_hook(_counting(parts, name))
                 stack.callback(hook.remove)
         yield parts
@@ -121,7 +125,6 @@ def counted_parts(model: Model) -> Iterator[dict[str, Part]]:
 def _counting(parts: dict[str, Part], name: str) -> Any:
     """A hook that adds the operations of a module to its part."""
     part = parts[part_of(name)]
-    of_edges = any(word in name for word in _OF_EDGES)
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         found = flops_of_rows(module, inputs)
@@ -130,7 +133,7 @@ def _counting(parts: dict[str, Part], name: str) -> Any:
             return
         rows, flops = found
         part.total += rows * flops
-        if of_edges:
+        if isinstance(module, RadialNetwork | Convolution):
             part.per_edge += flops
         else:
             part.per_node += flops

@@ -40,11 +40,22 @@ class RadialNetwork(nn.Module):
         """
         shift = edges.at_senders(self.sender(sender), self.backend)
         shift = shift + edges.at_receivers(self.receiver(receiver), self.backend)
-        known, first = edge.basis, self.basis.weight
-        if edge_scalars is not None and kind in self.edge_scalars:
+        known = edge.basis
+        if self._reads(kind, edge_scalars):
             known = torch.cat([known, edge_scalars], dim=1)
-            first = torch.cat([first, self.edge_scalars[kind].weight], dim=1)
-        layers = [first, self.basis.bias, *(value for layer in self.hidden for value in (layer.weight, layer.bias))]
-        parameters = torch.cat([value.flatten() for value in layers])
-        widths = [len(self.basis.bias), *(len(layer.bias) for layer in self.hidden)]
+        layers = self.layers(kind, edge_scalars)
+        parameters = torch.cat([value.flatten() for layer in layers for value in layer])
+        widths = [len(bias) for _, bias in layers]
         return radial_network(known, shift.to(known.dtype), edge.envelope, parameters, widths, self.backend)
+
+    def layers(self, kind: str, edge_scalars: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """Weight (out, in) and bias of every layer of edges; the first reads the basis and, where there are such, the
+        ``edge_scalars`` behind it.
+        """
+        first = self.basis.weight
+        if self._reads(kind, edge_scalars):
+            first = torch.cat([first, self.edge_scalars[kind].weight], dim=1)
+        return [(first, self.basis.bias), *((layer.weight, layer.bias) for layer in self.hidden)]
+
+    def _reads(self, kind: str, edge_scalars: Tensor | None) -> bool:
+        return edge_scalars is not None and kind in self.edge_scalars
