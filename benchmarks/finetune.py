@@ -8,10 +8,10 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
     strategies  Si at three label counts: all parameters, low rank: error, trained parameters, time, forgetting
     lithium   Li after Si, without replay and with: the error that is left on Si
 
-The base is trained here, by `--recipe` on a part of the embedded data that no table tests on, unless `--base` names a
-package. Random weights are trained at the recipe's learning rate and at larger ones, and the best by validation counts.
-Choices are made on validation data; the test sets are evaluated once a cell. Writes results/finetune.json, and
-finetune.png with what was measured against the number of labels.
+The base is trained here, by `--recipe` on a part of the embedded data that no table tests on and on generated backbones
+of made-up proteins, unless `--base` names a package. Random weights are trained at the recipe's learning rate and at
+larger ones, and the best by validation counts. Choices are made on validation data; the test sets are evaluated once a
+cell. Writes results/finetune.json, and finetune.png with what was measured against the number of labels.
 `--tables silicon,lithium` runs some of them.
 """
 
@@ -32,8 +32,9 @@ from ts50 import write_proteins
 from workers import machine, say, write_result
 
 from sciml.config import configure
-from sciml.data.store import Store
+from sciml.data.store import Store, StoreWriter
 from sciml.evaluate.plots import learning_curves
+from sciml.ingest.generate import backbones
 from sciml.ingest.ingest import ingest
 
 SHARES = {
@@ -76,6 +77,7 @@ class Settings:
     label_counts: tuple[int, ...] = (10, 40, 160)
     jets: int = 500
     replay: float = 0.3
+    chains: int = 250  # of the base
     records: int | None = None
     small_words: tuple[str, ...] = ()
 
@@ -94,6 +96,7 @@ SMALL = Settings(
     cells=6,
     label_counts=(4,),
     jets=12,
+    chains=4,
     records=24,
     rates=(1.0,),
     small_words=("optimizer.warmup_steps=1", "adapt.retained.records=2", "uncertainty=4"),
@@ -141,6 +144,16 @@ def write_jets(folder: Path, jets: int, seeds: Sequence[int]) -> None:
         write_records(store, shuffled(store, np.arange(len(store)), seed)[:jets], folder / f"jets-{jets}-{seed}")
 
 
+def write_backbones(folder: Path, chains: int) -> Path:
+    """A store of made-up chains, of another seed than any that is embedded or tested on."""
+    path = folder / "backbones"
+    if not (path / "manifest.json").is_file():
+        with StoreWriter(path, "biology", backbones.DATASET) as writer:
+            for record in backbones.generate(0, chains):
+                writer.add(record)
+    return path
+
+
 def pretrain(settings: Settings, options: Any) -> Path:
     """The base model: the package that was named, or one trained on the embedded data's part for it."""
     if options.base:
@@ -149,7 +162,7 @@ def pretrain(settings: Settings, options: Any) -> Path:
     words = [
         f"experiment={options.recipe}",
         *BACKBONE,
-        f"train={stores(parts, list(DOMAINS), 'pretraining')}",
+        f"train={stores(parts, list(DOMAINS), 'pretraining', write_backbones(parts, settings.chains))}",
         f"val={stores(parts, list(DOMAINS), 'validation')}",
         f"test={stores(parts, ['hep'], 'test')}",
         f"trainer.threads={options.threads}",

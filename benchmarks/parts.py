@@ -13,7 +13,7 @@ from sciml.data.store import Store, Subset
 from sciml.ingest.split import copy_records, split_records
 from sciml.schema import SAMPLES
 
-DOMAINS = {"materials": ("molecules", "silicon", "lithium", "metals"), "hep": ("jets",), "biology": ("peptides", "backbones")}
+DOMAINS = {"materials": ("molecules", "silicon", "lithium", "metals"), "hep": ("jets",), "biology": ("peptides",)}
 REFERENCE = Path(os.environ.get("SCIML_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SEED = 0  # of the cut: one for all runs, whose own seeds choose weights, batches and the share of the labels
 
@@ -59,9 +59,10 @@ def shuffled(store: Store | Subset, indices: np.ndarray, seed: int) -> np.ndarra
     return np.array(first + later)
 
 
-def stores(folder: Path, domains: Sequence[str], part: str) -> str:
-    """The stores of a part as the value of a key of the configuration."""
-    return f"[{','.join(str(folder / name / part) for domain in domains for name in DOMAINS[domain])}]"
+def stores(folder: Path, domains: Sequence[str], part: str, *others: Path) -> str:
+    """The stores of a part, and ``others``, as the value of a key of the configuration."""
+    paths = [*(folder / name / part for domain in domains for name in DOMAINS[domain]), *others]
+    return f"[{','.join(map(str, paths))}]"
 
 
 def write_records(store: Store, indices: np.ndarray, path: Path) -> None:
