@@ -129,7 +129,7 @@ static void tangents(int64_t count, const real* vb, const real* vs, const Weight
 {tangents}
 }}
 
-// From P_L (and Q_L) to the gradients; `below` is where P_0 and Q_0 end.
+// From P_L (and Q_L) in at.p (and at.q) back to the gradients.
 static void first_order(int64_t count, const Weights& weights, Rows& at, real* sums, real* out_s, real* out_b) {{
 {first_order}
 }}
