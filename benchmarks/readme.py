@@ -77,7 +77,11 @@ def _ethanol(result: dict[str, Any]) -> str:
         rows.append([f"{name} RMSE, {unit}", f"{ours:.1f}", f"{mace:.1f}", f"{ours / mace:.2f}"])
     table = _table(["", "sciml", "mace-torch", "ratio"], rows)
     before = result["ours"].get("minutes_on_embedded_molecules")
-    return f"{table}\n\nsciml: {before:g} of its minutes on the embedded molecules, the others from there." if before else table
+    return (
+        f"{table}\n\nsciml: {before:g} of its minutes on the embedded molecules, the others from there."
+        if before
+        else table
+    )
 
 
 def _top_tagging(result: dict[str, Any]) -> str:

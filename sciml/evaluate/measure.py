@@ -142,7 +142,7 @@ def errors_by_kind(predictions: np.ndarray, labels: np.ndarray, kinds: Mapping[s
 
 
 def by_kind(measure: Callable[[np.ndarray], dict[str, Any]], kinds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{by_<name>: {kind: what ``measure`` finds of its rows, a mask (m,)}}, most rows first, where there are several."""
+    """{by_<name>: {kind: what ``measure`` finds of its rows, a mask (m,)}} where there are several, most rows first."""
     result: dict[str, Any] = {}
     for name, of_rows in kinds.items():
         found, counts = np.unique(of_rows[of_rows != ""], return_counts=True)

@@ -36,8 +36,8 @@ def measure_target(
     target: Target, columns: Columns, baseline: np.ndarray, kinds: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
     """MAE and RMSE of the components beside those of the baseline, and correlations where there is one component; or
-    accuracy, recall of each class and cross-entropy (nats) beside the accuracy of always the most frequent class. Errors
-    and accuracies also of each of the ``kinds``, as of :func:`sciml.evaluate.measure.kinds_of_rows`.
+    accuracy, recall of each class and cross-entropy (nats) beside the accuracy of always the most frequent class.
+    Errors and accuracies also of each of the ``kinds``, as of :func:`sciml.evaluate.measure.kinds_of_rows`.
     """
     labels = columns.labels
     if not target.classes:

@@ -101,7 +101,8 @@ def test_targets_are_trained_from_the_columns_of_a_raw_file(file, tmp_path, caps
     right = sum(values["accuracy"] * values["count"] for values in kinds.values())
     assert right / found["phase"]["count"] == pytest.approx(found["phase"]["accuracy"])
     said = capsys.readouterr().out
-    assert "polarizability MAE of surface" in said and "phase accuracy of surface" in said
+    assert "polarizability MAE of surface" in said
+    assert "phase accuracy of surface" in said
 
 
 def test_labels_reach_graphs_as_irreps_with_what_is_missing_left_out(file, tmp_path):
@@ -226,7 +227,9 @@ def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):
     assert isinstance(torch.tensor(facts["scale"]).item(), float)
     known = {"by_type": {"1": [2.5], "6": [-5.0], "9": [7.0]}}  # of a package that has not met oxygen
     beside = target_facts(sources, target, known)["by_type"]
-    assert beside["1"] == [2.5] and beside["6"] == [-5.0] and beside["8"] != facts["by_type"]["8"]
+    assert beside["1"] == [2.5]
+    assert beside["6"] == [-5.0]
+    assert beside["8"] != facts["by_type"]["8"]
 
 
 def test_an_element_that_is_tested_alone_is_refused_where_there_are_no_energies(tmp_path):

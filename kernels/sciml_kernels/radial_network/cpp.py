@@ -37,7 +37,8 @@ template <int COLUMNS> static void widen(int64_t count, const real* dense, real*
     });
 }
 template <int COLUMNS> static void narrow(int64_t count, const real* rows, real* dense) {
-  for (int64_t r = 0; r < count; r++) std::memcpy(dense + r * COLUMNS, rows + r * padded(COLUMNS), COLUMNS * sizeof(real));
+  for (int64_t r = 0; r < count; r++)
+    std::memcpy(dense + r * COLUMNS, rows + r * padded(COLUMNS), COLUMNS * sizeof(real));
 }
 
 // The bias of a layer in every row, and dense rows on top; either may be absent.
@@ -108,7 +109,8 @@ struct Weights {{  // turned: (in, out), packed: (out, in), rows of whole vector
 
 struct Rows {{  // of a block, of every layer
   Buffer room;
-  real *a[DEPTH + 1], *first[DEPTH + 1], *second[DEPTH + 1], *change[DEPTH + 1], *along[DEPTH + 1], *p, *q, *other_p, *other_q;
+  real *a[DEPTH + 1], *first[DEPTH + 1], *second[DEPTH + 1], *change[DEPTH + 1], *along[DEPTH + 1];
+  real *p, *q, *other_p, *other_q;
   Rows() : room((5 * (DEPTH + 1) + 4) * ROW_SIZE) {{
     real* at = room;
     real **of_layers[] = {{a, first, second, change, along}}, **others[] = {{&p, &q, &other_p, &other_q}};
@@ -124,7 +126,8 @@ static void values(int64_t count, const real* basis, const real* shift, const We
 {values}
 }}
 
-static void tangents(int64_t count, const real* vb, const real* vs, const Weights& weights, const Weights* moved, Rows& at) {{
+static void tangents(int64_t count, const real* vb, const real* vs, const Weights& weights, const Weights* moved,
+                     Rows& at) {{
   if (vb) widen<FIRST>(count, vb, at.along[0]);
 {tangents}
 }}
@@ -232,7 +235,9 @@ def source(sizes: Sequence[int], dtype: torch.dtype) -> str:
         last=sizes[-1],
         widest=f"padded({max(sizes)})",
         sums=" + ".join(f"{sizes[n]} * padded({sizes[n - 1]}) + padded({sizes[n]})" for n in layers),
-        weights=" + ".join(f"{sizes[n - 1]} * padded({sizes[n]}) + {sizes[n]} * padded({sizes[n - 1]})" for n in layers),
+        weights=" + ".join(
+            f"{sizes[n - 1]} * padded({sizes[n]}) + {sizes[n]} * padded({sizes[n - 1]})" for n in layers
+        ),
         fill=indent([line for n in layers for line in _fill(sizes, n)], 4),
         values=indent([line for n in layers for line in _values(sizes, n)], 2),
         tangents=indent([line for n in layers for line in _tangents(sizes, n)], 2),

@@ -53,9 +53,7 @@ class Task(NamedTuple):
     length: tuple[int, int]
 
 
-def generate(
-    seed: int, chains: int = 250, length: tuple[int, int] = (50, 120), workers: int = 1
-) -> Iterator[Record]:
+def generate(seed: int, chains: int = 250, length: tuple[int, int] = (50, 120), workers: int = 1) -> Iterator[Record]:
     """Yield ``chains`` folded backbones of ``length`` residues, from and to, biology records without energies."""
     tasks = [Task(f"chain{number}", one, length) for number, one in enumerate(task_seeds(seed, chains))]
     yield from run_tasks(sample, tasks, workers)
@@ -147,7 +145,9 @@ def fold(chain: np.ndarray, states: np.ndarray, rng: np.random.Generator, moves:
 
     A move turns all that follows about one bond, so only pairs of residues on its two sides change.
     """
-    loops, others = (np.flatnonzero(chosen[1:-1]) + 1 for chosen in (states == LOOP, (states == STRAND) | (states == TURN)))
+    loops, others = (
+        np.flatnonzero(chosen[1:-1]) + 1 for chosen in (states == LOOP, (states == STRAND) | (states == TURN))
+    )
     size = 2.2 * len(chain) ** 0.38  # Å, of folded proteins
     for move in range(moves):
         temperature = 3.0 * (0.2 / 3.0) ** (move / moves)
@@ -182,9 +182,7 @@ def _energy(chain: np.ndarray, place: int, size: float) -> float:
     before, behind = slice(0, max(place - 1, 1)), slice(place + 1, None)
     alphas = _distances(chain[before, 1], chain[behind, 1])
     sides = _distances(side[before], side[behind])
-    bonds = np.minimum(
-        _distances(chain[before, 3], chain[behind, 0]), _distances(chain[behind, 3], chain[before, 0]).T
-    )
+    bonds = np.minimum(_distances(chain[before, 3], chain[behind, 0]), _distances(chain[behind, 3], chain[before, 0]).T)
     overlaps = (
         5 * (np.maximum(4.2 - alphas, 0) ** 2).sum()
         + 3 * (np.maximum(3.8 - sides, 0) ** 2).sum()

@@ -27,7 +27,8 @@ def test_a_chain_has_the_angles_that_it_is_built_from() -> None:
     _, angles = backbones.draw_angles(np.random.default_rng(0), 50)
     found = np.radians(np.stack(backbones.backbone_angles(backbones.build(angles)), axis=1))
     difference = np.angle(np.exp(1j * (found - angles)))
-    assert np.abs(difference[1:, 0]).max() < 1e-9 and np.abs(difference[:-1, 1]).max() < 1e-9
+    assert np.abs(difference[1:, 0]).max() < 1e-9
+    assert np.abs(difference[:-1, 1]).max() < 1e-9
 
 
 def test_side_chains_are_on_the_side_of_amino_acids_of_nature() -> None:
@@ -49,9 +50,10 @@ def test_folding_makes_chains_compact_and_keeps_their_bonds(folded) -> None:
     alphas = np.linalg.norm(chain[:, None, 1] - chain[None, :, 1], axis=2)
     place = np.arange(len(chain))
     assert alphas[np.abs(place[:, None] - place) > 2].min() > 3.3
-    phi, psi = backbones.backbone_angles(chain)
+    phi, _psi = backbones.backbone_angles(chain)
     turned = np.abs(phi - backbones.backbone_angles(start)[0])[1:-1]
-    assert (turned[states[1:-1] == HELIX] < 1e-6).all() and turned[states[1:-1] == LOOP].max() > 10
+    assert (turned[states[1:-1] == HELIX] < 1e-6).all()
+    assert turned[states[1:-1] == LOOP].max() > 10
 
 
 def test_types_follow_their_surroundings(folded) -> None:
