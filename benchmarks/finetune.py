@@ -4,7 +4,7 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
 
     silicon   Si from 20 training cells of mlearn, on its test cells: from the base, from random weights
     jets      top against QCD from 500 labelled generated jets: from the base, from random weights
-    proteins  residue types of 10 proteins of TS50 from the other 40: from the base with replay, from random weights
+    proteins  residue types of 10 proteins of TS50 from the other 40: from the base, from random weights
     strategies  Si at three label counts: all parameters, low rank: error, trained parameters, time, forgetting
     lithium   Li after Si, without replay and with: the error that is left on Si
 
@@ -189,8 +189,7 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
             if table not in tables:
                 continue
             sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}", *further)
-            replay = _replay(settings, data / "peptides" / "pretraining") if table == "proteins" else ()
-            yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned, *replay))
+            yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned))
             for rate in settings.rates:
                 words = (*sources, *plain, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")
                 yield Cell(table, f"{table}-scratch-{rate:g}-{seed}", "scratch", seed, labels, words, rate)

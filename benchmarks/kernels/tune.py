@@ -128,17 +128,25 @@ def main() -> int:
     output = arguments.output or tuned.FOLDER / f"{name}.json"
     found = json.loads(output.read_text())["configurations"] if output.exists() else {}
     measured: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device), "torch": torch.__version__}
-    measured |= {"nodes": SIZES["gpu"][0], "edges": SIZES["gpu"][1], "dtype": "float32", "passes": []}
+    measured |= {"nodes": SIZES["gpu"][0], "edges": SIZES["gpu"][1], "dtype": "float32"}
+    file = arguments.times or RESULTS / f"tune_{name}.json"
+    before = json.loads(file.read_text())["passes"] if file.exists() else []
     end = time.monotonic() + 60 * arguments.minutes
     groups = [group for kind in arguments.kinds for group in _groups(kind, arguments.problems, arguments.passes)]
     compile_all([job for group in groups for job in group], arguments.processes, end)
     for group in groups:
         best, passes = tune(group, device, end)
         found.update(best)
-        measured["passes"] += passes
+        before = replaced(before, passes)
         _write(output, {"configurations": dict(sorted(found.items()))})
-        _write(arguments.times or RESULTS / f"tune_{name}.json", measured)
+        _write(file, {**measured, "passes": before})
     return 0
+
+
+def replaced(before: list[dict[str, Any]], passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The measured passes of a file with new ones, which stand where those of the same names did or behind."""
+    rows = {tuple(row[key] for key in ("problem", "pass", "radial")): row for row in (*before, *passes)}
+    return list(rows.values())
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
