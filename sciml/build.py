@@ -131,7 +131,7 @@ def describe(config: Any, splits: Splits, datasets: list[str], package: Package 
     """The model's description (see :func:`sciml.models.model.build_model`) from the configuration and the training
     data; what ``package``, which the model starts from, knows already is not fitted anew.
     """
-    known = package.config["model"] if package else {"context": {"references": None}}
+    known: dict[str, Any] = package.config["model"] if package else {"context": {"references": None}}
     head_kinds = weighted_heads(config)
     bins = config.data.bins_per_step.model_dump()
     kinds = kinds_of(splits.train, list(head_kinds.values()), bins)

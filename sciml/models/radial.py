@@ -1,6 +1,7 @@
 """The network of distances: from the embedding of an edge to the last hidden layer of its weights."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class RadialNetwork(nn.Module):
         shift = edges.at_senders(self.sender(sender), self.backend)
         shift = shift + edges.at_receivers(self.receiver(receiver), self.backend)
         known = edge.basis
-        if self._reads(kind, edge_scalars):
+        if edge_scalars is not None and kind in self.edge_scalars:
             known = torch.cat([known, edge_scalars], dim=1)
         layers = self.layers(kind, edge_scalars)
         parameters = torch.cat([value.flatten() for layer in layers for value in layer])
@@ -52,10 +53,9 @@ class RadialNetwork(nn.Module):
         """Weight (out, in) and bias of every layer of edges; the first reads the basis and, where there are such, the
         ``edge_scalars`` behind it.
         """
-        first = self.basis.weight
-        if self._reads(kind, edge_scalars):
-            first = torch.cat([first, self.edge_scalars[kind].weight], dim=1)
-        return [(first, self.basis.bias), *((layer.weight, layer.bias) for layer in self.hidden)]
-
-    def _reads(self, kind: str, edge_scalars: Tensor | None) -> bool:
-        return edge_scalars is not None and kind in self.edge_scalars
+        linear: list[Any] = [self.basis, *self.hidden]
+        layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in linear]
+        if edge_scalars is not None and kind in self.edge_scalars:
+            of_scalars: Any = self.edge_scalars[kind]
+            layers[0] = torch.cat([layers[0][0], of_scalars.weight], dim=1), layers[0][1]
+        return layers

@@ -20,10 +20,12 @@ PARALLEL_PRODUCTS = 1 << 19
 def _functions(sizes: tuple[int, ...], dtype: torch.dtype) -> dict[str, Callable[..., None]]:
     """Compiled on first use: (threads, edges, pointers...)."""
     library = cache.load(cpp.source(sizes, dtype))
-    found = {"forward": library.forward, "backward": library.backward, "double_backward": library.double_backward}
+    found: dict[str, Callable[..., None]] = {}
     for name, pointers in (("forward", 5), ("backward", 9), ("double_backward", 14)):
-        found[name].argtypes = [ctypes.c_int, ctypes.c_int64, *([ctypes.c_void_p] * pointers)]
-        found[name].restype = None
+        function = getattr(library, name)
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, *([ctypes.c_void_p] * pointers)]
+        function.restype = None
+        found[name] = function
     return found
 
 
