@@ -399,7 +399,16 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         "Residue types from the backbone, trained on the embedded peptides and 40 of the 50 proteins of TS50 alone",
         _ts50,
     ),
-    ("finetune.json", "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds", _several),
+    (
+        "finetune.json",
+        "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds, from a base of the embedded data alone",
+        _several,
+    ),
+    (
+        "finetune_proteins.json",
+        "The same for proteins, from a base that has also read 250 folded backbones of made-up proteins",
+        _several,
+    ),
     ("matbench_discovery.json", "Matbench Discovery", _discovery),
     ("top_tagging.json", "Top tagging, mean ± standard deviation over seeds", _top_tagging),
     (
