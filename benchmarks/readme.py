@@ -401,7 +401,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ),
     (
         "finetune.json",
-        "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds, from a base of the embedded data alone",
+        "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds (a base of the embedded data)",
         _several,
     ),
     (
