@@ -78,7 +78,8 @@ SMALL = Settings(
     steps=2,
     rates=(0.005,),
     records=24,
-    small_words=("model.channels=8", "optimizer.warmup_steps=1"),
+    # two steps give no base whose forces have a size that could tell a wrong unit
+    small_words=("model.channels=8", "optimizer.warmup_steps=1", "adapt.parity=false"),
 )
 
 
