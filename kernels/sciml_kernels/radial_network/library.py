@@ -15,7 +15,7 @@ from sciml_kernels.operators import operator
 from sciml_kernels.radial_network import cpu
 
 _SIDES = "bsep"
-# The tangents that reach a gradient of the second order: the value is linear in the envelope, which never meets its own.
+# The tangents that reach a gradient of the second order: the value is linear in the envelope, so that its own does not.
 _SOURCES = dict.fromkeys("gbsp", "bsep") | {"e": "bsp"}
 
 
