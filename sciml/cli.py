@@ -38,6 +38,11 @@ VERBS = {
     "inspect": Verb("sciml.ingest.inspect:run", "describe a store, a file or a model", "source=train.xyz"),
     "audit": Verb("sciml.ingest.findings:run", "say what is wrong with a store or a file", "source=stores/mine"),
     "split": Verb("sciml.ingest.split:run", "cut data into leak-free parts", "source=stores/mine output=parts/mine"),
+    "heat": Verb(
+        "sciml.ingest.generate.heated:run",
+        "make hot configurations of molecules",
+        "source=train.xyz output=stores/hot",
+    ),
     "train": Verb("sciml.verbs.train:train", "train a model", "experiment=quickstart", announce=True),
     "evaluate": Verb(
         "sciml.verbs.evaluate:evaluate",

@@ -9,7 +9,7 @@ which name the key in the form ``trainer.devices: found 2, expected ...``.
 """
 
 from sciml.schema.evaluate import EvaluateConfig, VerifyConfig
-from sciml.schema.ingest import AuditConfig, IngestConfig, InspectConfig, SplitConfig
+from sciml.schema.ingest import AuditConfig, HeatConfig, IngestConfig, InspectConfig, SplitConfig
 from sciml.schema.section import KINDS, SAMPLE_PREFIX, SAMPLES, Section
 from sciml.schema.train import DoctorConfig, TrainConfig
 from sciml.schema.trainer import seconds
@@ -22,6 +22,7 @@ __all__ = [
     "AuditConfig",
     "DoctorConfig",
     "EvaluateConfig",
+    "HeatConfig",
     "IngestConfig",
     "InspectConfig",
     "Section",
@@ -36,6 +37,7 @@ CONFIGS: dict[str, type[Section]] = {
     "inspect": InspectConfig,
     "audit": AuditConfig,
     "split": SplitConfig,
+    "heat": HeatConfig,
     "train": TrainConfig,
     "doctor": DoctorConfig,
     "evaluate": EvaluateConfig,

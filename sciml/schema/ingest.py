@@ -1,12 +1,24 @@
-"""The keys of ``sciml ingest``, ``inspect``, ``audit`` and ``split``, which work on data."""
+"""The keys of ``sciml ingest``, ``inspect``, ``audit``, ``split`` and ``heat``, which work on data."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sciml.schema.heads import Targets
 from sciml.schema.model import Model
-from sciml.schema.section import SPLIT_BY, Count, DataPath, DataPaths, Identity, Section, Share, SplitBy, Text
+from sciml.schema.section import (
+    SPLIT_BY,
+    Count,
+    DataPath,
+    DataPaths,
+    Identity,
+    Positive,
+    PositiveFloat,
+    Section,
+    Share,
+    SplitBy,
+    Text,
+)
 
 
 class IngestConfig(Section):
@@ -97,4 +109,24 @@ class SplitConfig(Section):
     @model_validator(mode="after")
     def _required(self) -> "SplitConfig":
         self.require(source="STORE_OR_FILES", output="FOLDER")
+        return self
+
+
+class HeatConfig(Section):
+    """``sciml heat``."""
+
+    source: DataPaths | None = Field(description="molecules to start from: a path, a pattern, [a,b], or samples:NAME")
+    output: Text | None = Field(description="folder of the new store")
+    records: Positive = Field(description="configurations to make")
+    temperatures: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
+        description="temperatures [K] of the trajectories, in turn"
+    )
+    turn: bool = Field(description="draw the torsions of rotatable bonds anew at every second start")
+    workers: Positive = Field(description="processes")
+    seed: Count = Field(description="seed of torsions and velocities")
+    overwrite: bool = Field(description="replace a store that is already there")
+
+    @model_validator(mode="after")
+    def _required(self) -> "HeatConfig":
+        self.require(source="FILES", output="STORE")
         return self

@@ -21,6 +21,7 @@ REQUIRED = {
     "doctor": ["train=x.xyz"],
     "audit": ["source=a"],
     "split": ["source=a", "output=b"],
+    "heat": ["source=a", "output=b"],
 }
 
 

@@ -13,6 +13,7 @@ from sciml.data.records import MAX_ELEMENT
 from sciml.data.source import Source
 from sciml.data.statistics import elements_of, fit_reference_energies
 from sciml.errors import UserError
+from sciml.evaluate.verify.systems import embedded_sources
 from sciml.graph import collate
 from sciml.models.model import Model
 from sciml.package import Package
@@ -97,21 +98,21 @@ def adopt_levels(
     if head is None or "atoms" not in package.kinds:
         return description, []
     context = {key: dict(description["context"][key]) for key in ("references", "scales")}
-    notes = []
+    notes, judges = [], _judges_of_units(model, package, description) if check_units else {}
     for index, name in enumerate(description["context"]["datasets"]):
         before = package.config["model"]["context"]["references"].get(name, {})
         fresh = [number for number in context["references"].get(name, {}) if number not in before]
         mine = [source for source in sources if source.dataset == index and source.data.serves("atoms").any()]
         new = [source for source in mine if not source.replayed]
-        if check_units and before:
+        if index in judges and before:
             notes += _check_units(model, description, new, {index: name})
         if not fresh or not mine:
             continue
         if name not in package.datasets:
             candidates = _levels_with_energies(package, mine[0].data.domain)
             if candidates:
-                if check_units:
-                    notes += _check_units(model, description, new, {one: package.datasets[one] for one in candidates})
+                if telling := {one: judges[one] for one in candidates if one in judges}:
+                    notes += _check_units(model, description, new, telling)
                 agreements = {one: _agreement(model, description, mine, one) for one in candidates}
                 nearest = min(candidates, key=lambda one: agreements[one].misfit)
                 known, stiffness = package.datasets[nearest], agreements[nearest].stiffness
@@ -173,6 +174,19 @@ def _agreement(
         return found._replace(misfit=float((found.stiffness * predicted - labels).square().mean()))
     left = torch.cat(energies) if energies else torch.zeros(0)
     return Agreement(float(left.double().var(unbiased=False)) if len(left) else 0.0)
+
+
+def _judges_of_units(model: Model, package: Package, description: dict[str, Any]) -> dict[int, str]:
+    """{index: name} of the levels of theory whose forces can tell of units: all but those that are not even right for
+    the embedded samples of that level, since the package has all but not been trained.
+    """
+    judges = dict(enumerate(package.datasets))
+    for source in embedded_sources(package):
+        if judges.get(source.dataset) == source.data.dataset and source.data.has("forces").any():
+            found = _agreement(model, description, [source], source.dataset, LEAST_RECORDS)
+            if found.cosine < ALIGNED or not STIFFNESS[0] <= found.factor <= STIFFNESS[1]:
+                del judges[source.dataset]
+    return judges
 
 
 def _check_units(

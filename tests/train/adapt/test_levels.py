@@ -177,3 +177,17 @@ def test_forces_that_point_elsewhere_tell_nothing_of_units(package, tmp_path):
             assert writer.add({**record, "forces": 20.0 * rng.normal(size=record["forces"].shape)})
     model, description = build.initial_model(describe_model(), package)
     adopt_levels(model, package, description, [Source(writer.close(), 0, "noise")])
+
+
+def test_a_package_that_is_wrong_on_its_own_embedded_data_tells_nothing_of_units(package, tmp_path):
+    """It was trained for a few steps: its forces are small everywhere, and no unit is to blame."""
+    store = labelled_store(tmp_path / "store", package, "third", level=0, stiffness=27.2114)
+    trusting, description, _ = with_level(package, "third")
+    with pytest.raises(UserError, match="converted from hartree"):
+        adopt_levels(trusting, package, description, [Source(store, 2, "store")])
+    package.config["model"]["context"]["datasets"] = ["gfn2-xtb", "second"]  # the level of the embedded molecules
+    package.config["datasets_of_domain"]["materials"] = ["gfn2-xtb"]
+    references = package.config["model"]["context"]["references"]
+    references["gfn2-xtb"] = references.pop("first")
+    _, notes = adopt_levels(trusting, package, description, [Source(store, 2, "store")])
+    assert not [note for note in notes if "times as large" in note]
