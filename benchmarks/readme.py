@@ -76,11 +76,13 @@ def _ethanol(result: dict[str, Any]) -> str:
         ours, mace = (1e3 * result[side]["targets"][target]["rmse"] for side in ("ours", "mace"))
         rows.append([f"{name} RMSE, {unit}", f"{ours:.1f}", f"{mace:.1f}", f"{ours / mace:.2f}"])
     table = _table(["", "sciml", "mace-torch", "ratio"], rows)
-    before = result["ours"].get("minutes_on_embedded_molecules")
+    before, hot = result["ours"].get("minutes_before"), result["ours"].get("heated_configurations")
+    if not before:
+        return table
+    learned = f"{hot:,} hot configurations of the molecule, which it makes with `sciml heat` in that time,"
     return (
-        f"{table}\n\nsciml: {before:g} of its minutes on the embedded molecules, the others from there."
-        if before
-        else table
+        f"{table}\n\nsciml: {before:g} of its minutes for {learned if hot else 'the embedded molecules,'} "
+        "the others from there. mace-torch learns from the file alone."
     )
 
 

@@ -223,7 +223,8 @@ def duration(minutes: float) -> str:
 def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train through the command line for the time given; its own metrics, and the shared scoring of its predictions.
 
-    `--pretrain` minutes of that time, where asked for, go to the embedded molecules, and the rest begins there.
+    `--pretrain` minutes of that time, where asked for, go to `--heat` hot configurations of the training molecules, to
+    make them and to train on them, or else to the embedded molecules; the rest begins there.
     """
     from scores import score
 
@@ -231,12 +232,16 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
     common = ["train", f"experiment={options.recipe}", *options.ours]
     start, words = time.perf_counter(), []
     if options.pretrain:
-        before = folder / "molecules"
-        words = [f"init={before / 'package'}", "optimizer.learning_rate=0.002"]
-        sciml(
-            options.threads, *common, "train=samples:molecules", "data.batch.atoms.max_graphs=12",
-            f"trainer.max_time={duration(options.pretrain)}", f"run_dir={before}",
-        )  # fmt: skip
+        before, data = folder / "before", ["train=samples:molecules", "data.batch.atoms.max_graphs=12"]
+        if options.heat:
+            hot = folder / "heated"
+            made = [f"records={options.heat}", f"workers={options.threads}", "overwrite=true"]
+            sciml(options.threads, "heat", f"source={files['train']}", f"output={hot}", *made)
+            data = [f"train={hot}"]
+            words = [f"adapt.replay.stores={hot}", f"adapt.replay.fraction={options.replay}"] if options.replay else []
+        left = options.pretrain - (time.perf_counter() - start) / 60
+        sciml(options.threads, *common, *data, f"trainer.max_time={duration(left)}", f"run_dir={before}")
+        words += [f"init={before / 'package'}", "optimizer.learning_rate=0.002"]
     sciml(
         options.threads, *common, f"train={files['train']}", f"val={files['val']}", f"test={files['test']}",
         f"trainer.max_time={duration(options.minutes - options.pretrain)}", f"run_dir={run}", *words,
@@ -256,14 +261,16 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
         "reported_by_sciml_evaluate": reported,
         "seconds_of_the_whole_command": used,
         "overrides": options.ours,
-        "minutes_on_embedded_molecules": options.pretrain,
+        "minutes_before": options.pretrain,
+        "heated_configurations": options.heat,
+        "replay": options.replay,
         **result,
     }
 
 
 def ended(side: str, files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What a side finds, or found before in this folder with the same options."""
-    record, own = folder / f"{side}.json", ("pretrain", "ours") if side == "ours" else ("settings", "clock")
+    record, own = folder / f"{side}.json", ("pretrain", "heat", "replay", "ours") if side == "ours" else ("settings", "clock")
     asked = {name: getattr(options, name) for name in ("recipe", "minutes", "threads", "seed", *own)}
     if not record.is_file():
         trainer = train_ours if side == "ours" else train_mace
@@ -334,7 +341,11 @@ def parse() -> argparse.Namespace:
         training = commands.add_parser(name, parents=[data], help="accuracy at equal time")
         training.add_argument("--minutes", type=float, default=minutes)
         training.add_argument("--settings", default="{}", help="JSON that replaces some of MACE's settings")
-        training.add_argument("--pretrain", type=float, default=0.0, help="minutes of ours on the embedded molecules")
+        training.add_argument("--pretrain", type=float, default=0.0, help="minutes of ours before the training file")
+        training.add_argument(
+            "--heat", type=int, default=0, help="hot configurations to make and learn first; 0: the embedded molecules"
+        )
+        training.add_argument("--replay", type=float, default=0.0, help="part of the draws that replay the hot ones")
         training.add_argument("--ours", nargs="*", default=[], help="further key=value words for `sciml train`")
         training.add_argument("--keep", help="folder for the split, runs and predictions")
         training.set_defaults(run=accuracy, recipe=recipe, result=f"mace_{name}.json")

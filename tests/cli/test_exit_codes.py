@@ -103,7 +103,7 @@ def test_training_says_something_before_it_imports_anything(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["trian"], "'trian' is not a verb, expected one of ingest, inspect, audit, split, train, "),
+        (["trian"], "'trian' is not a verb, expected one of ingest, inspect, audit, split, heat, train, "),
         (["trian"], "(did you mean train?)."),
         (["train", "--hlep"], "'--hlep' is not an option"),
         (["train", "--hlep"], "(did you mean --help?)"),

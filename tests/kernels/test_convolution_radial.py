@@ -21,15 +21,6 @@ NAMES = ("out", "dx", "dy", "dh", "dW", "ddx", "ddy", "ddh", "ddW", "ddg")
 
 
 @pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Memory that torch.empty returns is full of NaN: what a kernel does not write is seen."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-@pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,15 +16,6 @@ from tests.kernels.interpreted import interpreted
 SHAPES = {"direction": (3, 8, False, 6), "solid": (2, 5, True, 6), "large": (6, 12, False, 5), "small": (1, 1, True, 4)}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 Shape = tuple[int, int, bool, int]
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Memory that torch.empty returns is full of NaN: what a kernel does not write is seen."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
 
 
 def vectors(count: int, dtype: torch.dtype = torch.float64) -> Tensor:

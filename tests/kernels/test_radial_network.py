@@ -16,15 +16,6 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 NAMES = ("basis", "shift", "envelope", "parameters")
 
 
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Memory that torch.empty returns is full of NaN: what a kernel does not write is seen."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """One thread, and two for small problems too."""

@@ -57,15 +57,6 @@ def test_against_a_loop(backend: str) -> None:
 
 
 @pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Memory that torch.empty returns is full of NaN: what a kernel does not write is seen."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-@pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads, for small problems too."""
     monkeypatch.setattr(cpu, "PARALLEL_PAIRS", 0)
