@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -238,8 +239,11 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
             made = [f"records={options.heat}", f"workers={options.threads}", "overwrite=true"]
             sciml(options.threads, "heat", f"source={files['train']}", f"output={hot}", *made)
             data = [f"train={hot}"]
-            words = [f"adapt.replay.stores={hot}", f"adapt.replay.fraction={options.replay}"] if options.replay else []
+            replay = {"stores": hot, "fraction": options.replay, "records": options.heat}
+            words = [f"adapt.replay.{key}={value}" for key, value in replay.items()] if options.replay else []
         left = options.pretrain - (time.perf_counter() - start) / 60
+        if left <= 0:
+            raise PeerError(f"--pretrain {options.pretrain:g}: the minutes were over when the configurations were made")
         sciml(options.threads, *common, *data, f"trainer.max_time={duration(left)}", f"run_dir={before}")
         words += [f"init={before / 'package'}", "optimizer.learning_rate=0.002"]
     sciml(
@@ -248,7 +252,7 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
     )  # fmt: skip
     used = time.perf_counter() - start
     package, level, store = run / "package", files["train"].stem, folder / "test-store"
-    sciml(options.threads, "ingest", f"source={files['test']}", f"output={store}", f"dataset={level}")
+    sciml(options.threads, "ingest", f"source={files['test']}", f"output={store}", f"dataset={level}", "overwrite=true")
     sciml(options.threads, "evaluate", f"package={package}", f"store={store}", f"output={evaluation}")
     reported = json.loads((evaluation / "metrics.json").read_text())["targets"]
     inputs = {"package": package, "test": files["test"], "dataset": level}
@@ -270,14 +274,23 @@ def train_ours(files: dict[str, Path], folder: Path, options: argparse.Namespace
 
 def ended(side: str, files: dict[str, Path], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What a side finds, or found before in this folder with the same options."""
-    record, own = folder / f"{side}.json", ("pretrain", "heat", "replay", "ours") if side == "ours" else ("settings", "clock")
+    record, own = (
+        folder / f"{side}.json",
+        ("pretrain", "heat", "replay", "ours") if side == "ours" else ("settings", "clock"),
+    )
     asked = {name: getattr(options, name) for name in ("recipe", "minutes", "threads", "seed", *own)}
+    asked["machine"] = machine()
     if not record.is_file():
+        for unfinished in ("before", "run", "evaluation") if side == "ours" else ():
+            shutil.rmtree(folder / unfinished, ignore_errors=True)
         trainer = train_ours if side == "ours" else train_mace
         write_result(record, {"asked": asked, "found": trainer(files, folder, options)})
     kept = json.loads(record.read_text())
     if kept["asked"] != asked:
-        raise PeerError(f"{record} is of other options: found {kept['asked']}, asked {asked}; give another --keep")
+        raise PeerError(
+            f"{record} is of other options or another machine: found {kept['asked']}, asked {asked}; "
+            "give another --keep"
+        )
     return kept["found"]
 
 
@@ -352,10 +365,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_words(options: argparse.Namespace) -> None:
+    """Refuse words that would do nothing."""
+    for word, needed in (("heat", "pretrain"), ("replay", "heat")):
+        if getattr(options, word, 0) and not getattr(options, needed):
+            raise PeerError(f"--{word} needs --{needed}, the {'minutes' if needed == 'pretrain' else 'configurations'}")
+
+
 def main() -> int:
     """Run one comparison; 2 where something is missing."""
     options = parse()
     try:
+        check_words(options)
         options.run(options)
     except PeerError as error:
         say(f"mace.py: {error}")

@@ -52,7 +52,8 @@ def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
     axis.set_title(name, fontsize=9)
     if "error" in values:
         axis.plot(values["uncertainty"], values["error"], "o-", color=COLOURS[0], markersize=4)
-        ends = [min(*values["uncertainty"], *values["error"]), max(*values["uncertainty"], *values["error"])]
+        shown = [value for value in (*values["uncertainty"], *values["error"]) if value > 0] or [1.0]
+        ends = [min(shown), max(shown)]
         _logarithmic(axis, ends[1] / ends[0])
         axis.set_xlabel("RMS uncertainty", fontsize=8)
         axis.set_ylabel("RMS error", fontsize=8)

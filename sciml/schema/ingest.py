@@ -119,7 +119,7 @@ class HeatConfig(Section):
     output: Text | None = Field(description="folder of the new store")
     records: Positive = Field(description="configurations to make")
     temperatures: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
-        description="temperatures [K] of the trajectories, in turn"
+        description="temperatures [K] of the thermostats of the trajectories, in turn; each lasts 90 fs"
     )
     turn: bool = Field(description="draw the torsions of rotatable bonds anew at every second start")
     workers: Positive = Field(description="processes")

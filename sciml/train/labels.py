@@ -96,7 +96,9 @@ def _number_facts(
     values = np.concatenate([label.reshape(-1, target.dimension) for label in labels]).astype(np.float64)
     facts: dict[str, Any] = {}
     if target.level == "graph" and target.extensive:
-        per_type = np.array([_per_type(counts, values[:, column], known, i) for i, column in enumerate(columns)])
+        per_type = np.zeros((len(columns), counts.shape[1]))
+        for i, column in enumerate(columns):
+            per_type[i] = _per_type(counts, values[:, column], known, i)
         values[:, columns] -= counts @ per_type.T
         values = values / counts.sum(axis=1, keepdims=True)
         present = np.flatnonzero(counts.sum(axis=0)).tolist()

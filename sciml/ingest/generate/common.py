@@ -2,8 +2,10 @@
 
 import importlib.util
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ def task_seeds(seed: int, count: int) -> list[int]:
 def run_tasks(function: Callable[[Any], list[Record]], tasks: Sequence[Any], workers: int = 1) -> Iterator[Record]:
     """Yield the records of ``function(task)`` for every task, in the order of the tasks whatever ``workers`` is.
 
-    Worker processes are started afresh (spawn), since engines with threads of their own do not survive a fork.
+    Worker processes are started afresh (spawn), since engines with threads of their own do not survive a fork, and have
+    one thread each: threads of two engines on the same cores are many times slower.
     """
     if workers <= 1:
         results: Iterable[list[Record]] = map(function, tasks)
@@ -38,9 +41,25 @@ def run_tasks(function: Callable[[Any], list[Record]], tasks: Sequence[Any], wor
             yield from records
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         for records in pool.map(function, tasks):
             yield from records
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that start here have one thread."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def atoms_record(atoms: Atoms, identifier: str, group: str, config_type: str) -> Record:

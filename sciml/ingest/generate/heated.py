@@ -5,7 +5,6 @@ the cheap forces of the same molecules, far from equilibrium and at other torsio
 the accurate labels correct it (transfer learning across levels of theory, Smith et al., 2019).
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,16 +26,14 @@ FRAMES = 15  # of a trajectory
 INTERVAL = 3  # steps between its frames
 TIMESTEP = 2.0  # fs, with hydrogens of
 HYDROGEN_MASS = 4.0  # u: masses have no part in what is sampled, and heavier hydrogens allow the longer step
-BONDED = 1.25  # of the sum of covalent radii
-SINGLE = 0.9  # of the sum: a shorter bond is a double one, which does not turn
-APART = 0.8  # of the sum: what turning must leave between atoms that are not bonded
+BONDED = 1.25  # times the sum of covalent radii; what is not bonded stays farther when torsions are drawn anew
+SINGLE = 0.9  # times the sum: a shorter bond is a double one, which does not turn
 
 
 class Task(NamedTuple):
     """One trajectory: its start (a record), the temperature in K, whether torsions are drawn anew, frames and seed."""
 
     start: Record
-    name: str
     temperature: float
     turn: bool
     frames: int
@@ -46,75 +43,91 @@ class Task(NamedTuple):
 def run(config: Any) -> int:
     """Heat the molecules of ``config.source`` into ``config.output``; the keys are those of configs/heat.yaml."""
     source = config.source[0] if len(config.source) == 1 else config.source
+    given, output = ", ".join(config.source), Path(config.output)
+    if any(output.resolve() == Path(one).resolve() for one in config.source):
+        raise UserError(f"output: found {output}, which is the source and would be lost; give another folder.")
     store = open_data(source)
-    tasks = list(trajectories(store, config.records, config.temperatures, config.turn, config.seed))
+    if store.domain != "materials":
+        raise UserError(f"{given}: found {store.domain} records, expected molecules as materials records.")
     require("tblite", "tblite")
-    metadata = {"source": f"GFN2-xTB dynamics from {store.path.name}", "temperatures": list(config.temperatures)}
-    with StoreWriter(
-        Path(config.output), "materials", DATASET, metadata=metadata, overwrite=config.overwrite
-    ) as writer:
+    tasks = list(trajectories(store, given, config.records, config.temperatures, config.turn, config.seed))
+    origin = store.manifest.get("source") or store.path.name
+    metadata = {"source": f"GFN2-xTB dynamics from {origin}", "temperatures": list(config.temperatures)}
+    with StoreWriter(output, "materials", DATASET, metadata=metadata, overwrite=config.overwrite) as writer:
         for record in run_tasks(heat, tasks, config.workers):
             writer.add(record)
         if not len(writer):
             raise UserError(
-                f"{store.path}: every molecule fell apart or had no converged GFN2-xTB energy at "
-                f"{', '.join(f'{one:g}' for one in config.temperatures)} K; lower heat's temperatures."
+                f"{given}: no trajectory has a configuration to keep: every molecule fell apart, or its energy did not "
+                f"converge, at {', '.join(f'{one:g}' for one in config.temperatures)} K; lower temperatures, or look at "
+                "the charges and spins of the records."
             )
         made = writer.close()
-    print(f"{made.path}: {len(made)} records of {len(tasks)} trajectories; next, sciml train train={made.path}")
+    lost = config.records - len(made)
+    told = f", {lost} of them not made: molecules fell apart or energies did not converge" if lost else ""
+    print(f"{made.path}: {len(made)} records of {len(tasks)} trajectories{told}; next, sciml train train={made.path}")
     return 0
 
 
-def trajectories(store: Store, records: int, temperatures: Sequence[float], turn: bool, seed: int) -> Iterator[Task]:
+def trajectories(
+    store: Store, given: str, records: int, temperatures: Sequence[float], turn: bool, seed: int
+) -> Iterator[Task]:
     """Yield the trajectories that give ``records`` configurations: from starts spread over the ``store``, the
     temperatures in turn, every second pass over them with torsions drawn anew where ``turn``.
 
-    Raises UserError, with the record, for what GFN2-xTB dynamics of a molecule is not made for.
+    Raises UserError, with the record and where it was ``given``, for what GFN2-xTB dynamics of a molecule is not for.
     """
-    if store.domain != "materials":
-        raise UserError(f"{store.path}: found {store.domain} records, expected molecules, which have atoms.")
     count = -(-records // FRAMES)
     places = np.linspace(0, len(store) - 1, count).round().astype(int)
     for number, (place, task_seed) in enumerate(zip(places.tolist(), task_seeds(seed, count), strict=True)):
         record = store[place]
-        _check(record, store.path)
+        _check(record, given)
         passes, kind = divmod(number, len(temperatures))
         frames = min(FRAMES, records - number * FRAMES)
-        yield Task(record, str(record["id"]), temperatures[kind], turn and passes % 2 == 1, frames, task_seed)
+        yield Task(record, temperatures[kind], turn and passes % 2 == 1, frames, task_seed)
 
 
-def _check(record: Record, path: Path) -> None:
+def _check(record: Record, given: str) -> None:
     found, heavy = "", int(max(record["types"]))
+    charge, spin = round(float(record["charge"])), round(float(record["spin"]))
+    electrons = int(np.sum(record["types"], dtype=int)) - charge
     if record["pbc"].any():
         found = "is periodic, and heat is for molecules"
     elif heavy > HEAVIEST:
         found = f"has {chemical_symbols[heavy]}, and GFN2-xTB ends at {chemical_symbols[HEAVIEST]}"
     elif not intact(Atoms(record["types"], record["positions"])):
         found = "is not one molecule: atoms are farther than bonds from the others, or nearer"
+    elif (electrons - (spin - 1)) % 2:
+        found = f"has {electrons} electrons (charge {charge:+d}), which cannot have the multiplicity {spin}"
     if found:
-        raise UserError(f"{path}: record {record['id']!r} {found}; leave it out (sciml ingest only=LIST).")
+        raise UserError(f"{given}: record {record['id']!r} {found}; mend it, or ingest the others with only=LIST.")
 
 
 def heat(task: Task) -> list[Record]:
-    """Return the records of one trajectory, up to where the molecule fell apart or its energy did not converge."""
+    """Return the records of one trajectory, up to where the molecule fell apart or its energy did not converge.
+
+    They are grouped by their start, so that copies of one geometry are never on two sides of a split.
+    """
+    from ase.calculators.calculator import CalculationFailed
     from tblite.ase import TBLite
 
     rng = np.random.default_rng(task.seed)
     atoms = Atoms(task.start["types"], task.start["positions"].astype(float))
-    charge, spin = float(task.start["charge"]), int(task.start["spin"])
+    charge, spin = round(float(task.start["charge"])), round(float(task.start["spin"]))
     atoms.set_initial_charges(np.full(len(atoms), charge / len(atoms)))
     atoms.set_masses(np.where(atoms.numbers == 1, HYDROGEN_MASS, atoms.get_masses()))
     if task.turn:
         turn_torsions(atoms, rng)
-    atoms.calc = TBLite(method="GFN2-xTB", charge=charge, multiplicity=spin or None, verbosity=0)
-    group, kind = f"{task.name}@{zlib.crc32(str(task.seed).encode()):08x}", f"heated_{task.temperature:g}K"
+    atoms.calc = TBLite(method="GFN2-xTB", charge=charge, multiplicity=spin, verbosity=0)
+    group, kind = str(task.start["id"]), f"heated_{task.temperature:g}K"
     records: list[Record] = []
     try:
         for frame in molecular_dynamics(atoms, task.temperature, task.frames, INTERVAL, TIMESTEP, rng):
             if not intact(frame):
                 break
-            records.append(atoms_record(frame, f"{group}#{len(records)}", group, kind) | {"spin": np.float32(spin)})
-    except RuntimeError:  # the self-consistent field did not converge
+            name = f"{group}@{task.seed:08x}#{len(records)}"
+            records.append(atoms_record(frame, name, group, kind) | {"spin": np.float32(spin)})
+    except CalculationFailed:  # the self-consistent field did not converge
         pass
     return records
 
@@ -154,9 +167,9 @@ def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, np.ndarray]]:
 
 
 def _clash(atoms: Atoms, before: np.ndarray) -> bool:
-    """Whether atoms that were not bonded ``before`` (atoms, 3) are nearer now than such atoms should be."""
+    """Whether atoms that were not bonded ``before`` (atoms, 3) are as near as bonded ones now."""
     apart = _ratios(atoms.numbers, before) >= BONDED
-    return bool((_ratios(atoms.numbers, atoms.positions)[apart] < BONDED * APART).any())
+    return bool((_ratios(atoms.numbers, atoms.positions)[apart] < BONDED).any())
 
 
 def _ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ from sciml.data.graph_dataset import GraphDataset
 from sciml.data.records import MAX_ELEMENT
 from sciml.data.source import Source
 from sciml.data.statistics import elements_of, fit_reference_energies
+from sciml.data.store import Subset
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.graph import collate
 from sciml.models.model import Model
 from sciml.package import Package
+from sciml.train.adapt.parity import knows_elements
 from sciml.train.sources import where
 from sciml.units import factor
 
@@ -98,7 +100,7 @@ def adopt_levels(
     if head is None or "atoms" not in package.kinds:
         return description, []
     context = {key: dict(description["context"][key]) for key in ("references", "scales")}
-    notes, judges = [], _judges_of_units(model, package, description) if check_units else {}
+    judges, notes = _judges_of_units(model, package, description) if check_units else ({}, [])
     for index, name in enumerate(description["context"]["datasets"]):
         before = package.config["model"]["context"]["references"].get(name, {})
         fresh = [number for number in context["references"].get(name, {}) if number not in before]
@@ -176,17 +178,23 @@ def _agreement(
     return Agreement(float(left.double().var(unbiased=False)) if len(left) else 0.0)
 
 
-def _judges_of_units(model: Model, package: Package, description: dict[str, Any]) -> dict[int, str]:
-    """{index: name} of the levels of theory whose forces can tell of units: all but those that are not even right for
-    the embedded samples of that level, since the package has all but not been trained.
+def _judges_of_units(model: Model, package: Package, description: dict[str, Any]) -> tuple[dict[int, str], list[str]]:
+    """{index: name} of the levels of theory whose forces can tell of units, and sentences on the others: those that are
+    wrong for embedded records of that level with elements that the package knows, as of one that was hardly trained.
     """
-    judges = dict(enumerate(package.datasets))
+    judges, notes = dict(enumerate(package.datasets)), []
     for source in embedded_sources(package):
-        if judges.get(source.dataset) == source.data.dataset and source.data.has("forces").any():
-            found = _agreement(model, description, [source], source.dataset, LEAST_RECORDS)
-            if found.cosine < ALIGNED or not STIFFNESS[0] <= found.factor <= STIFFNESS[1]:
-                del judges[source.dataset]
-    return judges
+        data, level = source.data, source.dataset
+        if data.base != "materials" or judges.get(level) != data.dataset:
+            continue
+        own = Subset(data, [index for index, record in enumerate(data) if knows_elements(record, package)])
+        found = _agreement(model, description, [Source(own, level)], level, LEAST_RECORDS) if len(own) else None
+        if found and (found.cosine < ALIGNED or not STIFFNESS[0] <= found.factor <= STIFFNESS[1]):
+            notes.append(
+                f"units are not checked by the level of theory {judges.pop(level)!r}: the forces that the package "
+                "gives for embedded structures of that level are not near theirs"
+            )
+    return judges, notes
 
 
 def _check_units(

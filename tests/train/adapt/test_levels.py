@@ -191,3 +191,17 @@ def test_a_package_that_is_wrong_on_its_own_embedded_data_tells_nothing_of_units
     references["gfn2-xtb"] = references.pop("first")
     _, notes = adopt_levels(trusting, package, description, [Source(store, 2, "store")])
     assert not [note for note in notes if "times as large" in note]
+    assert [note for note in notes if "units are not checked by the level of theory 'gfn2-xtb'" in note]
+
+
+def test_the_judges_of_units_are_levels_of_atoms_with_elements_that_the_package_knows(package, tmp_path):
+    """A base of the embedded data has levels of jets too; a base of few elements is not judged by others."""
+    store = labelled_store(tmp_path / "store", package, "third", level=0, stiffness=27.2114)
+    model, description, _ = with_level(package, "third")
+    package.config["model"]["context"]["datasets"] = ["gfn2-xtb", "pythia8"]
+    package.config["datasets_of_domain"] = {"materials": ["gfn2-xtb"], "hep": ["pythia8"]}
+    references = package.config["model"]["context"]["references"]
+    references["gfn2-xtb"] = references.pop("first")
+    package.config["elements"] = [2]
+    with pytest.raises(UserError, match="converted from hartree"):
+        adopt_levels(model, package, description, [Source(store, 2, "store")])
