@@ -145,7 +145,7 @@ def write_jets(folder: Path, jets: int, seeds: Sequence[int]) -> None:
 
 
 def write_backbones(folder: Path, chains: int) -> Path:
-    """A store of made-up chains, of another seed than any that is embedded or tested on."""
+    """A store of made-up chains."""
     path = folder / "backbones"
     if not (path / "manifest.json").is_file():
         with StoreWriter(path, "biology", backbones.DATASET) as writer:

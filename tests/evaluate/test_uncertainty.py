@@ -182,3 +182,15 @@ def test_an_uncertainty_of_other_features_is_told(model_and_sources, tmp_path):
     assert "uncertainty of energy: the package holds that of an earlier version, train again" in told
     assert "uncertainty of label: calibration error" in told
     assert plot.is_file()
+
+
+@pytest.mark.parametrize("errors", [[0.0, 0.2, 0.4], [0.0, 0.0, 0.0]])
+def test_a_bin_without_error_is_drawn(errors, tmp_path):
+    """Predictions of an isolated atom are exact where symmetry makes them zero."""
+    from sciml.evaluate import reliability
+    from sciml.evaluate.plots import figure
+
+    drawing, axes = figure(3, 3, 1)
+    reliability._draw(axes[0], "dipole", {"uncertainty": [0.0, 0.1, 0.5], "error": errors})
+    drawing.savefig(tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size

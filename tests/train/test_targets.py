@@ -232,6 +232,18 @@ def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):
     assert beside["8"] != facts["by_type"]["8"]
 
 
+def test_an_extensive_vector_has_a_scale_and_nothing_by_type(tmp_path):
+    target = Target("dipole", irreps="1o", extensive=True)
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "store", "materials", "x", targets=[target]) as writer:
+        for index, atoms in enumerate(frames()):
+            record = {"types": atoms.numbers, "positions": atoms.positions, "id": f"m#{index}"}
+            assert writer.add({**record, "dipole": rng.normal(size=3)})
+    facts = target_facts([Source(writer.close(), 0)], target)
+    assert all(values == [] for values in facts["by_type"].values())
+    assert 0 < facts["scale"] < 1
+
+
 def test_an_element_that_is_tested_alone_is_refused_where_there_are_no_energies(tmp_path):
     for name, symbols in (("train", ("H2O", "CH4")), ("test", ("SH2",))):
         made = [molecule(symbol) for symbol in symbols for _ in range(4)]

@@ -143,7 +143,8 @@ def fold(chain: np.ndarray, states: np.ndarray, rng: np.random.Generator, moves:
     """The backbone (n, 4, 3) of secondary structure ``states`` after Monte Carlo moves of its angles, cooled from 3 to
     0.2: large and small ones in loops, small ones in strands and turns.
 
-    A move turns all that follows about one bond, so only pairs of residues on its two sides change.
+    A move turns all that follows about one bond, so only pairs of residues on its two sides change; the change of all
+    but those next to the bond decides.
     """
     loops, others = (
         np.flatnonzero(chosen[1:-1]) + 1 for chosen in (states == LOOP, (states == STRAND) | (states == TURN))
@@ -175,8 +176,8 @@ def _turned(chain: np.ndarray, place: int, phi: bool, angle: float) -> np.ndarra
 
 
 def _energy(chain: np.ndarray, place: int, size: float) -> float:
-    """Of the residues before ``place`` with those behind: overlaps, contacts of side chains, hydrogen bonds; and a
-    penalty on a radius of gyration above ``size``.
+    """Of the residues before ``place`` with those behind, its own neighbour before it left out: overlaps, contacts of
+    side chains, hydrogen bonds; and a penalty on a radius of gyration above ``size``.
     """
     side = side_chains(chain, 2.4)
     before, behind = slice(0, max(place - 1, 1)), slice(place + 1, None)

@@ -59,8 +59,8 @@ def run(config: Any) -> int:
         if not len(writer):
             raise UserError(
                 f"{given}: no trajectory has a configuration to keep: every molecule fell apart, or its energy did not "
-                f"converge, at {', '.join(f'{one:g}' for one in config.temperatures)} K; lower temperatures, or look at "
-                "the charges and spins of the records."
+                f"converge, at {', '.join(f'{one:g}' for one in config.temperatures)} K; lower temperatures, or look "
+                "at the charges and spins of the records."
             )
         made = writer.close()
     lost = config.records - len(made)
