@@ -79,10 +79,12 @@ def _ethanol(result: dict[str, Any]) -> str:
     before, hot = result["ours"].get("minutes_before"), result["ours"].get("heated_configurations")
     if not before:
         return table
-    learned = f"{hot:,} hot configurations of the molecule, which it makes with `sciml heat` in that time,"
+    learned = "the embedded molecules"
+    if hot:
+        learned = f"{hot:,} hot configurations of the molecule, which it makes with `sciml heat` in that time"
     return (
-        f"{table}\n\nsciml: {before:g} of its minutes for {learned if hot else 'the embedded molecules,'} "
-        "the others from there. mace-torch learns from the file alone."
+        f"{table}\n\nsciml: {before:g} of its minutes for {learned}, the others from there. mace-torch learns from the "
+        "file alone."
     )
 
 

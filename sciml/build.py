@@ -13,7 +13,7 @@ from sciml.data.corruption import Corruption
 from sciml.data.datamodule import DataModule
 from sciml.data.far_field import FarField
 from sciml.data.packing import Budget
-from sciml.data.targets import described_targets
+from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError
 from sciml.graph import RESIDUES
 from sciml.ingest.formats import Options
@@ -33,33 +33,38 @@ from sciml.train.adapt.merge import (
     merged_description,
     renamed_classes,
 )
-from sciml.train.labels import check_kinds, check_labelled, target_facts
+from sciml.train.labels import check_classes_seen, check_kinds, check_labelled, check_targets, target_facts
 from sciml.train.progress import say
 from sciml.train.sources import (
     Open,
     Splits,
+    check_far_field,
+    check_known,
     coarse_of,
     context_of,
     datasets_of_domain,
     kinds_of,
+    known_elements,
     neighbors_of,
     open_splits,
 )
 
 REGRESSED = ("true_momenta", "true_mass", "true_pt")  # of jets
+CLASSES_LOSS, NUMBERS_LOSSES = "cross_entropy", ("huber", "mae", "mse")
 
 
 @dataclass
 class Inputs:
     """What training starts from: its data, and the ``package`` of ``init`` if there is one.
 
-    ``datasets`` are the levels of theory that the package knows and after them those of the data.
+    ``datasets`` are the levels of theory that the package knows and after them those of the data. ``open_known`` opens
+    data that the package may know, with the targets that it has where they are there.
     """
 
     package: Package | None
     splits: Splits
     datasets: list[str]
-    open_store: Open
+    open_known: Open
 
 
 @dataclass
@@ -104,7 +109,9 @@ def open_inputs(config: Any, cache_dir: Path | None = None) -> Inputs:
     datasets = list(package.datasets) if package else []
     options = Options(targets=described_targets(config.heads))
     open_store = partial(open_data, cache_dir=cache_dir, options=options)
-    return Inputs(package, open_splits(config, open_store, datasets), datasets, open_store)
+    of_package = described_targets(package.config["model"]["heads"]) if package else ()
+    known = partial(open_data, cache_dir=cache_dir, options=Options(targets=of_package, may_lack_targets=True))
+    return Inputs(package, open_splits(config, open_store, datasets), datasets, known)
 
 
 def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[str, Any], FineTuning | None]:
@@ -117,14 +124,25 @@ def build_start(config: Any, inputs: Inputs, folder: Path) -> tuple[Model, dict[
     check_heads(config, splits, package)
     if package:
         budgets = budgets_of(config.data.batch)
-        tuning = FineTuning(package, config.adapt, splits, inputs.open_store, folder, budgets)
+        drawn = [kind for kind, bins in config.data.bins_per_step.model_dump().items() if bins]
+        tuning = FineTuning(package, config.adapt, splits, inputs.open_known, folder, budgets, drawn)
     described = describe(config, splits, inputs.datasets, package)
     model, description = initial_model(described, package)
     check_class_weights(config.objective.terms, description["heads"], description["context"]["classes"])
     if tuning:
         learned = {target for key in described["heads"] for target in head_facts(config.heads, key)[1]}
-        description = tuning.adopt(model, description, splits.train, learned)
+        measured = splits.validation + [source for source in splits.test if source not in splits.validation]
+        description = tuning.adopt(model, description, splits.train, learned, measured)
     return model, description, tuning
+
+
+def check_data(config: Any, inputs: Inputs, model: Model, description: dict[str, Any]) -> None:
+    """Raise UserError where validation or test data hold what the model cannot know or be measured on."""
+    splits, package, targets = inputs.splits, inputs.package, described_targets(config.heads)
+    check_known(splits.validation + splits.test, description["context"], known_elements(splits.train, package))
+    check_far_field(splits.train + splits.validation + splits.test, model.far_field)
+    check_targets(splits.validation + splits.test, targets)
+    check_classes_seen(splits, targets, package.config["model"]["context"]["classes"] if package else [])
 
 
 def describe(config: Any, splits: Splits, datasets: list[str], package: Package | None = None) -> dict[str, Any]:
@@ -172,10 +190,28 @@ def check_heads(config: Any, splits: Splits, package: Package | None) -> None:
     check_class_weights(config.objective.terms, heads)
     check_regressed(config, kinds, splits)
     targets = described_targets(heads)
+    check_losses(config.objective.terms, targets)
     trained = kinds_of(splits.train, list(kinds.values()), config.data.bins_per_step.model_dump())
     check_kinds(targets, trained, splits.train)
     for target in targets:
         check_labelled(splits.train, target)
+
+
+def check_losses(terms: dict[str, dict[str, Any]], targets: Sequence[Target]) -> None:
+    """Raise UserError where the loss of one of a user's own ``targets`` is one of numbers and it has classes, or the
+    other way round.
+    """
+    for target in targets:
+        term = terms.get(target.name, {"weight": 0.0})
+        found = term.get("loss")
+        if not term["weight"] or found not in (CLASSES_LOSS, *NUMBERS_LOSSES):
+            continue
+        if (found == CLASSES_LOSS) != bool(target.classes):
+            has, expected = ("classes", CLASSES_LOSS) if target.classes else ("numbers", " or ".join(NUMBERS_LOSSES))
+            raise UserError(
+                f"objective.others.{target.name}.loss: found {found}, but the target {target.name} has {has}; expected "
+                f"{expected}."
+            )
 
 
 def check_class_weights(

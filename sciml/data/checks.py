@@ -26,6 +26,7 @@ MAX_FORCE = 1e6  # eV/Å
 MAX_ENERGY_PER_ATOM = 2e6  # eV: an all-electron oganesson atom has 1.5e6
 MAX_STRESS = 1e3  # eV/Å^3
 MAX_MOMENTUM = 1e9  # GeV
+MAX_JET_ENERGY = 1e5  # GeV: that of a whole collision at any planned collider; jets in MeV have more
 _RECENTRE_BEYOND = 500.0  # Å: beyond this float32 rounding of the positions would be felt by the forces
 
 
@@ -202,6 +203,9 @@ def _check_jet(record: Record) -> None:
         raise BadRecord(f"types: particle kinds {types.min()} to {types.max()}, expected 1 to {MAX_PARTICLE_KIND}")
     if (momenta[:, 0] <= 0).any():
         raise BadRecord(f"momenta: constituent {int(np.argmax(momenta[:, 0] <= 0))} has no positive energy")
+    total = float(momenta[:, 0].sum())
+    if total > MAX_JET_ENERGY:
+        raise BadRecord(f"momenta: {total:.3g} GeV in all, expected at most {MAX_JET_ENERGY:.0e}; are they in MeV?")
     for name in ("momenta", "true_momenta", "total_momentum"):
         _check_limit(record, name, MAX_MOMENTUM, "GeV")
     for name in ("true_mass", "true_pt"):

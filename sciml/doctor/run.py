@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from sciml import build
-from sciml.data.targets import described_targets
 from sciml.doctor.data import examine_data
 from sciml.doctor.disk import examine_disks
 from sciml.doctor.faults.ledger import examine_faults
@@ -23,10 +22,8 @@ from sciml.errors import UserError
 from sciml.files import write_text
 from sciml.models.recompute import recompute_blocks
 from sciml.train.adapt.strategy import choose_trained
-from sciml.train.labels import check_targets
 from sciml.train.module import Module
 from sciml.train.resume import resume_point
-from sciml.train.sources import check_known, known_elements
 
 FULL, NEARLY = 0.95, 0.8  # of the memory
 TIMED = 20.0  # seconds of steps that are taken to time them
@@ -90,8 +87,7 @@ def _examine_training(single: Any, config: Any, folder: Path) -> list[Finding]:
     if tuning:
         choose_trained(model, config.adapt, model.heads)
     found += head_labels(description["heads"], weighted, splits.train)
-    check_known(splits.validation + splits.test, description["context"], known_elements(splits.train, inputs.package))
-    check_targets(splits.validation + splits.test, described_targets(config.heads))
+    build.check_data(config, inputs, model, description)
     data = build.build_data(single, splits, description, model.far_field)
     if config.trainer.recompute:
         recompute_blocks(model)

@@ -92,17 +92,20 @@ def baseline_predictions(target: str, source: Source, columns: Columns, referenc
 def kinds_of_rows(target: str, source: Source, columns: Columns) -> dict[str, np.ndarray]:
     """What the errors are told apart by: {"element": (m,), "config_type": (m,)} as texts, each where there is such.
 
-    Forces have an element, every number of a record with a ``config_type`` has that (empty where it has none).
+    Forces and a user's own targets of every atom have an element, every number of a record with a ``config_type`` has
+    that (empty where it has none).
     """
     kinds = {}
     if source.data.base == "materials":
         config_types = np.array(source.data.texts("config_type"))
         if (config_types != "").any():
             kinds["config_type"] = config_types[columns.records]
-    if target == "forces":
+    of_atoms = {"forces", *(own.name for own in source.data.targets if own.level == "fine" and own.kind == "atoms")}
+    if target in of_atoms and source.data.base != "hep":
         firsts = columns.records[jet_starts(columns.sizes)]
         elements = np.concatenate([np.asarray(source.data[int(record)]["types"]) for record in firsts])
-        kinds["element"] = np.array(chemical_symbols)[elements]
+        if len(elements) == len(columns.labels):  # every atom has a label
+            kinds["element"] = np.array(chemical_symbols)[elements]
     return kinds
 
 

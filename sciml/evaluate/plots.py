@@ -18,18 +18,23 @@ MOST_BANDS = 4  # around curves: more hide each other
 
 
 def write_plots(
-    columns: dict[tuple[str, str], Columns], classes: list[str], folder: Path, composition: dict[str, np.ndarray]
+    columns: dict[tuple[str, str], Columns],
+    classes: list[str],
+    folder: Path,
+    composition: dict[str, np.ndarray],
+    units: dict[str, str],
 ) -> list[Path]:
     """Write every plot that the targets allow; returns their paths.
 
-    ``composition`` {store: eV (m,)} are the energies of the composition fit, which parity plots leave out.
+    ``composition`` {store: eV (m,)} are the energies of the composition fit, which parity plots leave out; ``units``
+    {target: unit} those of a user's own targets.
     Jets and residues have a plot per store, with its name in the file's where there are several.
     """
     paths = []
     stores = {target: [store for store, name in columns if name == target] for _, target in columns}
     numeric = {target for (_, target), values in columns.items() if values.labels.dtype.kind == "f"}
     if numeric:
-        paths.append(_parity(columns, sorted(numeric), composition, folder / "parity.png"))
+        paths.append(_parity(columns, sorted(numeric), composition, UNITS | units, folder / "parity.png"))
     for (store, target), values in columns.items():
         suffix = f"-{store}" if len(stores[target]) > 1 else ""
         if target == "label" and len(classes) > 1:
@@ -56,7 +61,11 @@ def figure(width: float, height: float, panels: int = 1, rows: int = 1) -> tuple
 
 
 def _parity(
-    columns: dict[tuple[str, str], Columns], targets: list[str], composition: dict[str, np.ndarray], path: Path
+    columns: dict[tuple[str, str], Columns],
+    targets: list[str],
+    composition: dict[str, np.ndarray],
+    units: dict[str, str],
+    path: Path,
 ) -> Path:
     """Predicted against reference; energies per atom, beyond what the composition alone tells."""
     drawing, axes = figure(4.2 * len(targets), 3.8, len(targets))
@@ -72,9 +81,9 @@ def _parity(
             axis.plot(labels[shown], predictions[shown], ".", markersize=2, color=colour, label=store, rasterized=True)
         low, high = axis.get_xlim()
         axis.plot([low, high], [low, high], color=INK, linewidth=0.7)
-        unit = UNITS["energy_per_atom"] if target == "energy" else UNITS.get(target, "")
+        unit = units.get("energy_per_atom" if target == "energy" else target, "")
         what = "energy per atom - composition fit" if target == "energy" else target
-        axis.set_xlabel(f"reference {what} / {unit}", fontsize=8)
+        axis.set_xlabel(f"reference {what}{' / ' if unit else ''}{unit}", fontsize=8)
         axis.set_ylabel("predicted", fontsize=8)
         axis.legend(fontsize=7, frameon=False, markerscale=4)
     drawing.savefig(path, dpi=150)

@@ -35,7 +35,7 @@ Kinds = dict[str, np.ndarray]
 @dataclass
 class Evaluation:
     """Metrics {target: values} over all stores and per store, and what the plots need: predictions, and the energies
-    of the composition fit {store: eV (m,)}.
+    of the composition fit {store: eV (m,)}; ``units`` {target: unit} are those of a user's own targets.
     """
 
     targets: Metrics
@@ -43,6 +43,7 @@ class Evaluation:
     columns: dict[tuple[str, str], Columns]
     classes: list[str]
     composition: dict[str, np.ndarray] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     plots: list[Path] = field(default_factory=list)
 
     @property
@@ -60,7 +61,7 @@ class Evaluation:
         content = _without_nan({"targets": self.targets, "stores": self.stores})
         write_text(folder / "metrics.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         if plots:
-            self.plots = write_plots(self.columns, self.classes, folder, self.composition)
+            self.plots = write_plots(self.columns, self.classes, folder, self.composition, self.units)
 
 
 def evaluate_sources(
@@ -108,7 +109,8 @@ def evaluate_sources(
         beside = np.concatenate([beside for _, beside, _ in several])
         targets |= _measure(target, joined, beside, context["classes"], baselines, _joined_kinds(several), own)
     named = {(names[index], target): columns for (index, target), columns in labelled.items()}
-    return Evaluation(targets, stores, named, context["classes"], composition)
+    units = {name: target.unit for name, target in own.items()}
+    return Evaluation(targets, stores, named, context["classes"], composition, units)
 
 
 def _joined_kinds(parts: list[tuple[Columns, np.ndarray, Kinds]]) -> Kinds:

@@ -1,7 +1,7 @@
 """Which records belong together, so that a split that keeps them together is free of leaks."""
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,9 +31,10 @@ class Groups(NamedTuple):
         return int(self.owner.max(initial=-1)) + 1
 
 
-def groups_of(source: Store | Subset, by: str = "auto", identity: float = 0.3) -> Groups:
-    """Group the records of ``source``; those of one trajectory, event or sequence are in one group whatever ``by`` is.
+def groups_of(source: Any, by: str = "auto", identity: float = 0.3) -> Groups:
+    """Group the records of ``source``: a store, a part of one, or several together.
 
+    Those of one trajectory, event or sequence are in one group whatever ``by`` is.
     ``group``: by trajectory, event or sequence, as the file tells them. ``sequence``: homologous proteins, see
     :mod:`sciml.ingest.homology`. ``composition``: of one reduced formula. ``structure``: of one reduced formula and
     alike distances between neighbours, so frames and strained cells of one crystal or molecule. ``auto``: sequence
@@ -61,7 +62,7 @@ def groups_of(source: Store | Subset, by: str = "auto", identity: float = 0.3) -
     return Groups(owner.reshape(-1), "family of sequences" if by == "sequence" else by, how)
 
 
-def _homologs(source: Store | Subset, identity: float) -> tuple[np.ndarray, np.ndarray, str]:
+def _homologs(source: Any, identity: float) -> tuple[np.ndarray, np.ndarray, str]:
     """The record and the family of every chain."""
     records, chains = [], []
     for index, record in enumerate(source):

@@ -34,6 +34,7 @@ class IngestConfig(Section):
     stress_key: Text | None = Field(description="name of the stress in the file; null for the usual names")
     energy_unit: Text | None = Field(description="unit of energies in the file; null for the format's own")
     length_unit: Text | None = Field(description="unit of lengths in the file; null for the format's own")
+    forces_unit: Text | None = Field(description="unit of forces in the file; null for that of energy by length")
     stress_unit: Text | None = Field(description="unit of stresses in the file; null for the format's own")
     only: Text | None = Field(description="names of the records to keep: a JSON list in FILE.json, or FILE.json:KEY")
     targets: Targets = Field(

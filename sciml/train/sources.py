@@ -15,7 +15,7 @@ from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
 from sciml.graph import KINDS
 from sciml.ingest.ingest import detect, expand
-from sciml.ingest.split import split_records
+from sciml.ingest.split import Together, split_records
 from sciml.package import Package
 
 Paths = str | list[str]
@@ -42,14 +42,12 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
         0.0 if config.val else config.data.val_fraction,
         0.0 if config.test else config.data.test_fraction,
     ]
-    splits = Splits([], [], [], [])
-    for path in joined(config.train):
-        store = open_store(path)
+    paths = joined(config.train)
+    stores = [open_store(path) for path in paths]
+    divided, notes = _divided(stores, [1.0 - sum(fractions), *fractions], config)
+    splits = Splits([], [], [], notes if sum(fractions) > 0 else [])
+    for path, store, parts in zip(paths, stores, divided, strict=True):
         index = _dataset_index(store.dataset, datasets)
-        shares = [1.0 - sum(fractions), *fractions]
-        parts, how = split_records(store, shares, config.seed, config.data.split_by, config.data.split_identity)
-        if sum(fractions) > 0:
-            splits.notes.append(how)
         for part, sources in zip(parts, (splits.train, splits.validation, splits.test), strict=True):
             if len(part):
                 sources.append(Source(Subset(store, part), index, _name(path)))
@@ -61,6 +59,26 @@ def open_splits(config: Any, open_store: Open, datasets: list[str]) -> Splits:
         raise UserError("val: the validation set is empty; give val=FILE, more records, or a larger data.val_fraction.")
     splits.test = splits.test or splits.validation
     return splits
+
+
+def _divided(stores: list[Store], shares: list[float], config: Any) -> tuple[list[list[np.ndarray]], list[str]]:
+    """The parts of every store, and sentences on how they were made. Stores of proteins are split together: a protein
+    may have homologs in another.
+    """
+    how = (config.seed, config.data.split_by, config.data.split_identity)
+    parts: dict[int, list[np.ndarray]] = {}
+    notes = []
+    proteins = [index for index, store in enumerate(stores) if store.base == "biology"]
+    if len(proteins) > 1 and sum(shares[1:]) > 0:
+        together = Together([stores[index] for index in proteins])
+        chosen, note = split_records(together, shares, *how)
+        parts = {index: list(each) for index, each in zip(proteins, zip(*map(together.of_each, chosen)), strict=True)}
+        notes.append(note)
+    for index, store in enumerate(stores):
+        if index not in parts:
+            parts[index], note = split_records(store, shares, *how)
+            notes.append(note)
+    return [parts[index] for index in range(len(stores))], notes
 
 
 def joined(paths: Sequence[str]) -> list[Paths]:

@@ -40,7 +40,7 @@ def evaluate(config: Any) -> int:
 def _sources(config: Any, package: Package, output: Path) -> list[Source]:
     """The stores, opened and checked against what the package knows."""
     targets = described_targets(package.config["model"]["heads"])
-    open_store = partial(open_data, cache_dir=output / "data", options=Options(targets=targets))
+    open_store = partial(open_data, cache_dir=output / "data", options=Options(targets=targets, may_lack_targets=True))
     sources = evaluation_sources(config.store, open_store, package.datasets, package.config["datasets_of_domain"])
     check_known(sources, package.config["model"]["context"], package.config.get("elements", ()))
     check_far_field(sources, package.model.far_field)

@@ -28,6 +28,8 @@ def publish(run: Run) -> None:
     save(run.folder / "package", model, settings, card, tensors)
     evaluation.write(run.folder / "evaluation")
     certain, plot = write_reliability(model, tensors, splits.test, description, budgets, run.folder / "evaluation")
+    if certain and run.splits.test is run.splits.validation:
+        certain += "\nNo test data were given: these are the validation data that the uncertainties were calibrated on."
     certain = "\n".join(filter(None, (certain, without)))
     evaluation.plots += [plot] if plot else []
     print(f"{evaluation.table}\n{certain}".rstrip())

@@ -10,26 +10,23 @@ from typing import Any
 import yaml
 
 from sciml.build import (
-    Inputs,
     Run,
     build_data,
     build_objective,
     build_start,
+    check_data,
     levels_of_theory,
     open_inputs,
     with_heads_of_package,
 )
-from sciml.data.targets import described_targets
 from sciml.files import write_text
 from sciml.launch import PREEMPTED, first_process
-from sciml.models.model import Model
 from sciml.models.recompute import recompute_blocks
 from sciml.train.adapt.finetuning import from_scratch
 from sciml.train.adapt.strategy import low_rank_of, merge_low_rank
 from sciml.train.batch_size import find_budgets, with_budgets, with_stored_budgets
 from sciml.train.checkpoint import package_of_checkpoint, step_of, validation_losses
 from sciml.train.events import cut_events
-from sciml.train.labels import check_classes_seen, check_targets
 from sciml.train.lock import run_lock
 from sciml.train.loggers import build_loggers
 from sciml.train.module import Module
@@ -40,7 +37,7 @@ from sciml.train.provenance import provenance
 from sciml.train.resume import check_resumed, put_aside, resume_point
 from sciml.train.run import fit, plan_steps
 from sciml.train.sharding import unsharded
-from sciml.train.sources import Splits, check_far_field, check_known, known_elements
+from sciml.train.sources import Splits
 from sciml.verbs.machine import check_machine, device_of
 from sciml.verbs.publish import publish
 
@@ -99,19 +96,10 @@ def _built(config: Any, folder: Path) -> Run:
     for note in inputs.splits.notes:
         say(note)
     model, description, tuning = build_start(config, inputs, folder)
-    _check_data(config, inputs, model, description)
+    check_data(config, inputs, model, description)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, kinds {', '.join(description['kinds'])}")
     data = build_data(config, inputs.splits, description, model.far_field)
     return Run(config, folder, inputs.splits, inputs.package, tuning, model, description, data)
-
-
-def _check_data(config: Any, inputs: Inputs, model: Model, description: dict[str, Any]) -> None:
-    """Raise UserError where validation or test data hold what the model cannot know or be measured on."""
-    splits, package, targets = inputs.splits, inputs.package, described_targets(config.heads)
-    check_known(splits.validation + splits.test, description["context"], known_elements(splits.train, package))
-    check_far_field(splits.train + splits.validation + splits.test, model.far_field)
-    check_targets(splits.validation + splits.test, targets)
-    check_classes_seen(splits, targets, package.config["model"]["context"]["classes"] if package else [])
 
 
 def _module(run: Run, resumed: bool) -> Module:

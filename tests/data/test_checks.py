@@ -57,6 +57,7 @@ def test_bad_atoms_are_refused_by_key(change, message):
         ({"types": [7, 1, 1, 1]}, "types: particle kinds"),
         ({"momenta": np.zeros((4, 4))}, "momenta: constituent 0 has no positive energy"),
         ({"momenta": np.ones((4, 3))}, "momenta: shape"),
+        ({"momenta": 1e3 * jet(4)["momenta"]}, r"momenta: .* GeV in all, expected at most 1e\+05; are they in MeV"),
         ({"label": -1}, "label: -1"),
         ({"particle_charge": None}, "particle_charge: missing"),
     ],

@@ -243,7 +243,7 @@ def test_many_classes_are_drawn_with_a_short_legend(tmp_path, monkeypatch):
     values = Columns(rng.normal(size=(rows, 23)), np.arange(rows) % 23, np.full(rows, 5), np.arange(rows))
     legends = []
     monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, handles=(), **options: legends.append(handles))
-    paths = write_plots({("jets", "label"): values}, classes, tmp_path, {})
+    paths = write_plots({("jets", "label"): values}, classes, tmp_path, {}, {})
     assert paths == [tmp_path / "roc.png", tmp_path / "reliability.png"]
     assert len(legends[0]) == MOST_NAMES
 

@@ -69,6 +69,18 @@ def test_units_are_converted(tmp_path):
     assert record["forces"][0, 0] == pytest.approx(5.1422, rel=1e-4)
 
 
+def test_forces_have_a_unit_of_their_own(tmp_path):
+    """Positions in Å beside energies in hartree and forces in hartree/bohr, a common mixture."""
+    text = frame(atoms=["O 0.0 0.0 0.0 0.1 0.0 0.0", "H 0.96 0.0 0.0 -0.1 0.0 0.0", "H -0.24 0.93 0.0 0.0 0.0 0.0"])
+    record = ingested(tmp_path, text, options=Options(energy_unit="hartree", forces_unit="hartree/bohr"))[0]
+    assert record["positions"][1, 0] == pytest.approx(0.96)
+    assert record["energy"] == pytest.approx(-272.11386)
+    assert record["forces"][0, 0] == pytest.approx(5.1422, rel=1e-4)
+    assert Options(energy_unit="rydberg").forces == pytest.approx(13.6057, rel=1e-5)
+    with pytest.raises(UserError, match="forces_unit: 'hartree' is not known; use one of eV/Å, hartree/bohr"):
+        Options(forces_unit="hartree")
+
+
 CELL = 'Lattice="4 0 0 0 4 0 0 0 4" pbc="T T T"'
 
 

@@ -15,7 +15,7 @@ from sciml.ingest.ingest import open_data
 from sciml.ingest.split import split_records
 from sciml.train.sources import check_far_field, check_known, context_of, joined, open_splits
 from sciml.verbs.train import train
-from tests.helpers import random_jet
+from tests.helpers import random_jet, random_peptide
 from tests.small import CLASSES, jets_store, molecules_store, train_config
 
 TRUE = {1: -13.0, 6: -1030.0, 8: -2040.0}
@@ -187,3 +187,35 @@ def test_training_splits_as_the_verb_does(tmp_path):
     assert any("split by composition (by reduced formula): 32 records of 4 groups" in note for note in splits.notes)
     whole, _ = split_records(store, [0.75, 0.25, 0.0], config.seed, by="composition")
     assert splits.validation[0].data.indices.tolist() == whole[1].tolist()
+
+
+def test_homologs_in_two_stores_are_on_one_side(tmp_path):
+    """Each store by itself would be split without the other."""
+    rng = np.random.default_rng(0)
+    families = [rng.integers(0, 20, 24) for _ in range(10)]
+    for name in ("first", "second"):
+        with StoreWriter(tmp_path / name, "biology", name) as writer:
+            for family, sequence in enumerate(families):
+                record = random_peptide(rng, residues=24)
+                record |= {"residue_types": sequence, "id": f"{name}#{family}", "group": f"{name}{family}"}
+                assert writer.add(record)
+        writer.close()
+    words = [f"train=[{tmp_path / 'first'},{tmp_path / 'second'}]", "data.val_fraction=0.3"]
+    splits = open_splits(configure("train", words), Store, [])
+    train, validation = (
+        {int(record["id"].split("#")[1]) for source in part for record in source.data}
+        for part in (splits.train, splits.validation)
+    )
+    assert train | validation == set(range(10))
+    assert not train & validation
+    assert len(splits.notes) == 2  # how they were divided, and the two levels of theory
+    assert "first and second: split by family of sequences" in splits.notes[0]
+
+
+def test_an_empty_validation_set_and_another_level_of_theory_are_refused(tmp_path):
+    store = atoms_store(tmp_path / "mine", [[1, 6], [1, 8], [6, 8]])
+    other = atoms_store(tmp_path / "other", [[1, 6]], dataset="ccsd")
+    with pytest.raises(UserError, match="val: the validation set is empty; give val=FILE, more records, or a larger"):
+        open_splits(configure("train", [f"train={store.path}", "data.val_fraction=0.0"]), Store, [])
+    with pytest.raises(UserError, match="other: its level of theory is 'ccsd', the model knows 'pbe' for materials"):
+        open_splits(configure("train", [f"train={store.path}", f"val={other.path}"]), Store, [])

@@ -164,6 +164,46 @@ def test_labels_of_another_shape_or_name_are_refused_by_name(file, tmp_path):
     assert not (tmp_path / "a" / "package").exists()
 
 
+def test_files_that_may_lack_a_target_are_read_without_it(file, tmp_path, capsys):
+    """Replayed and evaluated files are of other tasks."""
+    targets = (*described_targets(HEADS), Target("gap"))
+    store = open_data(file, cache_dir=tmp_path, options=Options(targets=targets, may_lack_targets=True))
+    assert store.has("polarizability").all()
+    assert not store.has("gap").any()
+    assert "read without it: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="no frame has the key 'gap' of the target gap"):
+        open_data(file, cache_dir=tmp_path, options=Options(targets=targets))
+
+
+def test_replay_joins_a_new_target_and_needs_no_column_for_it(file, tmp_path, capsys):
+    plain = tmp_path / "old.extxyz"
+    old = list(frames())
+    for atoms in old:
+        atoms.info = {"gap": 1.0}
+        del atoms.arrays["dipole"]
+    ase.io.write(plain, old, format="extxyz")
+    base = {"gap": {"name": "target", "unit": "eV"}}
+    assert train(configure("train", words(plain, tmp_path / "base", base))) == 0
+    new = {"phase": HEADS["phase"]}
+    replay = [f"adapt.replay.stores=[{plain}]", "adapt.replay.fraction=0.5", f"init={tmp_path / 'base' / 'package'}"]
+    assert train(configure("train", [*words(file, tmp_path / "run", new), *replay])) == 0
+    assert "replay: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "said"),
+    [
+        ("phase", "huber", "found huber, but the target phase has classes; expected cross_entropy"),
+        ("polarizability", "cross_entropy", "has numbers; expected huber or mae or mse"),
+    ],
+)
+def test_a_loss_of_numbers_is_not_one_of_classes(file, tmp_path, head, loss, said):
+    given = words(file, tmp_path / "run", {head: HEADS[head]})[:-1]
+    with pytest.raises(UserError, match=rf"objective.others.{head}.loss: .*{said}"):
+        train(configure("train", [*given, f"objective.others.{head}={{weight: 1.0, loss: {loss}}}"]))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_stores_with_another_unit_or_without_the_target_are_refused(file, tmp_path):
     store = open_data(file, cache_dir=tmp_path / "cache", options=Options(targets=described_targets(HEADS)))
     source = Source(store, 0, "mine")
@@ -207,6 +247,15 @@ def test_a_class_that_is_not_trained_on_is_refused_by_name(file, tmp_path):
     check_classes_seen(Splits([both], [solid], [solid], []), targets, [])
     with pytest.raises(UserError, match=r"mine.extxyz.*have the class 'liquid' of phase, but none that is trained on"):
         check_classes_seen(Splits([solid], [solid], [both], []), targets, [])
+
+
+def test_a_class_that_is_tested_alone_is_refused_before_training(file, tmp_path):
+    solid = [atoms for atoms in frames() if atoms.info["phase"] == "solid"]
+    ase.io.write(tmp_path / "solid.extxyz", solid, format="extxyz")
+    given = words(tmp_path / "solid.extxyz", tmp_path / "run", {"phase": HEADS["phase"]})
+    with pytest.raises(UserError, match=r"mine.extxyz.*have the class 'liquid' of phase, but none that is trained on"):
+        train(configure("train", [*given, f"test={file}"]))
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_an_extensive_target_starts_from_its_composition_fit(file, tmp_path):

@@ -21,9 +21,10 @@ from sciml.errors import UserError
 from sciml.launch import first_process
 from sciml.units import factor
 
-ENERGY_UNITS = ("eV", "meV", "hartree", "kcal/mol", "kJ/mol")
+ENERGY_UNITS = ("eV", "meV", "hartree", "rydberg", "kcal/mol", "kJ/mol")
 LENGTH_UNITS = ("angstrom", "Å", "nm", "bohr")
 STRESS_UNITS = ("eV/Å^3", "GPa", "kbar")
+FORCES_UNITS = ("eV/Å", "hartree/bohr", "rydberg/bohr", "kcal/mol/Å", "kJ/mol/nm")
 
 
 class Rejected(NamedTuple):
@@ -38,7 +39,8 @@ class Options:
     """What a user says about a file: names of the labels and units; None means the usual ones of the format.
 
     ``unlabelled`` says that structures without any label are meant, which else are taken for a mistake; ``targets`` are
-    those that the schema of the domain does not have, see :func:`carries`.
+    those that the schema of the domain does not have, see :func:`carries`; with ``may_lack_targets`` those that a file
+    does not have are left out of it and said.
     """
 
     energy_key: str | None = None
@@ -46,15 +48,28 @@ class Options:
     stress_key: str | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
+    forces_unit: str | None = None
     stress_unit: str | None = None
     unlabelled: bool = False
     targets: tuple[Target, ...] = ()
+    may_lack_targets: bool = False
 
     def __post_init__(self) -> None:
-        for key, known in (("energy_unit", ENERGY_UNITS), ("length_unit", LENGTH_UNITS), ("stress_unit", STRESS_UNITS)):
+        for key, known in (
+            ("energy_unit", ENERGY_UNITS),
+            ("length_unit", LENGTH_UNITS),
+            ("forces_unit", FORCES_UNITS),
+            ("stress_unit", STRESS_UNITS),
+        ):
             unit = getattr(self, key)
             if unit is not None and unit not in known:
                 raise UserError(f"{key}: {unit!r} is not known; use one of {', '.join(known)}.")
+
+    def lacking(self, sentence: str) -> None:
+        """Say that a file lacks a target that it may lack; raise UserError where it must have it."""
+        if not self.may_lack_targets:
+            raise UserError(sentence)
+        say(f"read without it: {sentence}")
 
     @property
     def energy(self) -> float:
@@ -65,6 +80,11 @@ class Options:
     def length(self) -> float:
         """Factor from the file's lengths to Å."""
         return factor(self.length_unit or "Å")
+
+    @property
+    def forces(self) -> float:
+        """Factor from the file's forces to eV/Å; by default that of its energy and length."""
+        return factor(self.forces_unit) if self.forces_unit else self.energy / self.length
 
     @property
     def stress(self) -> float:
@@ -106,7 +126,7 @@ class Reader(Protocol):
 def refuse_unused(path: Path, options: Options, used: tuple[str, ...]) -> None:
     """Raise UserError where the user gave an option that the format has no use for; ``used`` names the others."""
     for field in fields(options):
-        if field.name not in used and getattr(options, field.name) not in (None, False, ()):
+        if field.name not in (*used, "may_lack_targets") and getattr(options, field.name) not in (None, False, ()):
             raise UserError(
                 f"{path}: {field.name}={getattr(options, field.name)} does not apply to files of this format, which "
                 f"take {', '.join(used) or 'no such key'}; leave it out."

@@ -82,7 +82,7 @@ def _record(atoms: "Atoms", values: dict[str, Any], options: Options) -> Record:
         "charge": _scalar(values, "charge"),
         "spin": _scalar(values, "spin") or _scalar(values, "multiplicity"),
         "energy": None if energy is None else _number(energy, options.energy_key or "energy") * options.energy,
-        "forces": None if forces is None else np.asarray(forces, np.float64) * (options.energy / options.length),
+        "forces": None if forces is None else np.asarray(forces, np.float64) * options.forces,
         "config_type": values.get("config_type"),
     }
     # Along an open direction a stress has no defined volume: it is left out there.
@@ -145,7 +145,7 @@ def check_labels(path: Path, labels: set[str], keys: set[str], options: Options)
             raise UserError(f"{path}: no frame has the key {key!r} named by {option}; the keys found are {found}.")
     for target in options.targets:
         if target.name not in labels:
-            raise UserError(
+            options.lacking(
                 f"{path}: no frame has the key {target.source!r} of the target {target.name}; the keys "
                 f"found are {found}; name it with heads.{target.name}.column=KEY, or targets when ingesting."
             )

@@ -103,7 +103,7 @@ def _record(values: dict[str, Any], path: Path, name: str, options: Options) -> 
             "charge": _number(values.get("charge")),
             "spin": _number(values.get("spin")),
             "energy": None if energy is None else float(energy) * options.energy,
-            "forces": None if forces is None else np.asarray(forces, np.float64) * (options.energy / options.length),
+            "forces": None if forces is None else np.asarray(forces, np.float64) * options.forces,
             "stress": None if stress is None or not pbc.all() else stress_matrix(stress, "stress") * options.stress,
         }
     )

@@ -11,6 +11,7 @@ no labels.
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         with open(path, encoding="utf-8", newline="") as table:
             rows = csv.DictReader(table, delimiter=EXTENSIONS[path.suffix.lower()])
             columns = list(rows.fieldnames or ())
-            _check_columns(path, columns, options)
+            options = _with_columns(path, columns, options)
             entries = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}).") from None
@@ -88,14 +89,19 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
         )
 
 
-def _check_columns(path: Path, columns: list[str], options: Options) -> None:
-    """Raise UserError where a target has no column, or none is asked for though ``unlabelled`` does not say so."""
+def _with_columns(path: Path, columns: list[str], options: Options) -> Options:
+    """The options without the targets that the table may lack and does. Raises UserError where another has no column,
+    or none is asked for though ``unlabelled`` does not say so.
+    """
+    found = []
     for target in options.targets:
         if target.source not in (*columns, *OF_B_FACTORS):
-            raise UserError(
+            options.lacking(
                 f"{path}: no column {target.source!r} of the target {target.name}, the columns found are "
                 f"{', '.join(columns)}; name it with heads.{target.name}.column=COLUMN, or targets when ingesting."
             )
+            continue
+        found.append(target)
         if target.level == "fine" and target.source in columns:
             raise UserError(
                 f"{path}: the target {target.name} has level fine, but a table has no values of atoms; write them as "
@@ -107,6 +113,7 @@ def _check_columns(path: Path, columns: list[str], options: Options) -> None:
             "'heads.affinity={name: target}' in training or 'targets.affinity={kind: atoms}' when ingesting, or use "
             f"{ingest_words(path, 'unlabelled=true')}."
         )
+    return replace(options, targets=tuple(found))
 
 
 def _record(name: str, atoms: "AtomArray", row: dict[str, Any], options: Options, of_b_factors: list[Target]) -> Record:

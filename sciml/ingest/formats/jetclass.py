@@ -75,26 +75,28 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     """
     refuse_unused(path, options, ("targets",))
     file = _open(path)
-    yield from read_branches(path, file.schema_arrow.names, partial(file.iter_batches, _BATCH), options.targets)
+    yield from read_branches(path, file.schema_arrow.names, partial(file.iter_batches, _BATCH), options)
 
 
 def read_branches(
-    path: Path, names: Sequence[str], batches: Callable[..., Iterable[Any]], targets: Sequence[Target]
+    path: Path, names: Sequence[str], batches: Callable[..., Iterable[Any]], options: Options
 ) -> Iterator[Record | Rejected]:
-    """Yield one record per jet, with its ``targets``, of a file with the branches ``names``; ``batches(columns=...)``
-    gives Arrow record batches of some of them. Raises UserError when a branch is missing or cannot be read.
+    """Yield one record per jet, with the targets of ``options``, of a file with the branches ``names``.
+
+    ``batches(columns=...)`` gives Arrow record batches of some of them. Raises UserError when a branch is missing or cannot be read.
     """
     import pyarrow as pa
 
     for name in (*_MOMENTA, "part_charge"):
         if name not in names:
             raise UserError(f"{path}: the branch {name} is missing; the branches found are {', '.join(names[:12])}.")
-    for target in targets:
+    for target in options.targets:
         if target.source not in names:
-            raise UserError(
+            options.lacking(
                 f"{path}: no branch {target.source!r} of the target {target.name}, the branches found are "
                 f"{', '.join(names)}; name it with heads.{target.name}.column=BRANCH, or targets when ingesting."
             )
+    targets = [target for target in options.targets if target.source in names]
     one_hot, label, event = one_hot_branches(names), _first(names, _CLASS), _first(names, _EVENT)
     jet = [name for name in dict.fromkeys((*_JET, *_TRUE)) if name in names]
     columns = [*_MOMENTA, "part_charge", *(flag for flag in _FLAGS if flag in names), *one_hot, *jet]

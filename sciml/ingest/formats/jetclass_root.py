@@ -43,7 +43,7 @@ def read(path: Path, options: Options) -> Iterator[Record | Rejected]:
     refuse_unused(path, options, ("targets",))
     with _open(path) as file:
         tree = _tree(path, file)
-        yield from read_branches(path, tree.keys(), partial(_batches, tree), options.targets)
+        yield from read_branches(path, tree.keys(), partial(_batches, tree), options)
 
 
 def _batches(tree: Any, columns: Sequence[str]) -> Iterator[Any]:

@@ -82,7 +82,7 @@ def _record(entry: Any, options: Options) -> Record:
     result = {
         **structure,
         "energy": None if energy is None else float(energy) * options.energy,
-        "forces": None if forces is None else numeric(forces, "forces") * (options.energy / options.length),
+        "forces": None if forces is None else numeric(forces, "forces") * options.forces,
         "stress": None if stress is None else _stress(stress, _EXCHANGED if _exchanged(entry) else _ORDER, options),
         "config_type": str(entry["group"]) if "group" in entry else None,
     }

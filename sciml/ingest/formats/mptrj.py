@@ -52,12 +52,11 @@ def _record(entry: Any, options: Options) -> Record:
     energy = entry[options.energy_key or _ENERGY]
     forces = entry.get(options.forces_key or _FORCES)
     stress = entry.get(options.stress_key or _STRESS)
-    per_length = options.energy / options.length
     return present(
         {
             **pymatgen_structure(entry["structure"], options.length),
             "energy": float(energy) * options.energy,
-            "forces": None if forces is None else numeric(forces, "force") * per_length,
+            "forces": None if forces is None else numeric(forces, "force") * options.forces,
             "stress": None if stress is None else _stress(stress, options),
         }
     )

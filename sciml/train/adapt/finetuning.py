@@ -1,7 +1,7 @@
 """A run that starts from a package: what it adds to training, in the order in which that happens."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sciml.data.datamodule import DataModule
 from sciml.data.source import Source
 from sciml.evaluate.run import Metrics, evaluate_sources
 from sciml.evaluate.verify.systems import embedded_sources
+from sciml.graph import KINDS
 from sciml.models.model import Model
 from sciml.objectives.supervised import Supervised
 from sciml.package import Package
@@ -30,11 +31,19 @@ _NO_BASELINES = {"mass_windows": {}, "residue_counts": [0.0] * 20}
 class FineTuning:
     """Replay, the choice of parameters, step-0 parity, and the same records measured before and after.
 
-    ``options`` are the section adapt of the configuration; the replayed sources join ``splits.train``.
+    ``options`` are the section adapt of the configuration, ``drawn`` the kinds of graph that steps are made of; the
+    replayed sources that serve them join ``splits.train``.
     """
 
     def __init__(
-        self, package: Package, options: Any, splits: Splits, open_store: Open, folder: Path, budgets: Any
+        self,
+        package: Package,
+        options: Any,
+        splits: Splits,
+        open_store: Open,
+        folder: Path,
+        budgets: Any,
+        drawn: Collection[str] = KINDS,
     ) -> None:
         self.package, self.options, self.budgets = package, options, budgets
         self.baselines = {**_NO_BASELINES, **package.config.get("baselines", {})}
@@ -46,24 +55,36 @@ class FineTuning:
             )
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
         self.untrained: Model | None = None
-        replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets)
+        replayed = []
+        for source in replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets):
+            kinds = [kind for kind in KINDS if source.data.serves(kind).any()]
+            name = source.name.removeprefix("replay-")
+            if set(kinds) & set(drawn):
+                say(f"replay: {len(source.data)} records of {name}")
+                replayed.append(source)
+            else:
+                bins = " or ".join(f"data.bins_per_step.{kind}=1" for kind in kinds)
+                say(f"replay: nothing of {name}, since no step has such graphs; {bins} draws them")
         splits.train += with_classes_of_all(replayed, splits.train, package)
-        for source in replayed:
-            say(f"replay: {len(source.data)} records of {source.name.removeprefix('replay-')}")
 
     def adopt(
-        self, model: Model, description: dict[str, Any], sources: list[Source], learned: Collection[str]
+        self,
+        model: Model,
+        description: dict[str, Any],
+        sources: list[Source],
+        learned: Collection[str],
+        measured: Sequence[Source] = (),
     ) -> dict[str, Any]:
         """Start new elements and levels of theory from what the package knows; returns the description with them.
 
-        Raises UserError where labels have other units than those of the package, and energies or forces are among the
-        targets that are ``learned``.
+        Raises UserError where labels, also of sources to be ``measured``, have other units than those of the package,
+        and energies or forces are among the targets that are ``learned``.
         """
         for number, near in start_new_elements(model, self.package, sources).items():
             neighbours = ", ".join(chemical_symbols[other] for other in near)
             say(f"element {chemical_symbols[number]}, new to the package, starts as the mean of {neighbours}")
         check_units = self.options.parity and not {"energy", "forces", "stress"}.isdisjoint(learned)
-        description, notes = adopt_levels(model, self.package, description, sources, check_units)
+        description, notes = adopt_levels(model, self.package, description, sources, check_units, measured)
         old, new = (one["context"]["classes"] for one in (self.package.config["model"], description))
         for note in [*notes, *self.forgetting.keep_classes(old, new)]:
             say(note)

@@ -11,8 +11,8 @@ from sciml.data.records import targets
 from sciml.data.source import Source
 from sciml.files import write_text
 from sciml.package import Package
-from sciml.train.adapt.replay import divided, known_sources, limited
-from sciml.train.sources import Open
+from sciml.train.adapt.replay import divided, known_sources, limited, with_known_elements
+from sciml.train.sources import Open, check_far_field, check_known, joined, known_elements
 
 NEW, RETAINED = "new", "retained"
 MEASURES = {
@@ -31,18 +31,38 @@ Measure = Callable[[list[Source], list[str] | None], dict[str, dict[str, dict[st
 def retained_sources(options: Any, package: Package, open_store: Open) -> list[Source]:
     """The records of base tasks that ``options``, the section adapt of the configuration, measures forgetting on.
 
-    Those of adapt.retained.stores, else a part, never replayed, of the replay stores, else of the embedded samples at
-    a level of theory that the package has.
+    Those of adapt.retained.stores, else of the replay stores, else of the embedded samples at a level of theory that
+    the package has, with elements that it knows; of what is replayed too, a part that never is. Raises UserError where
+    stores that were given hold what the package does not know.
     """
-    retained = options.retained
+    retained, replay = options.retained, options.replay
     if not retained.records:
         return []
-    if retained.stores:
-        found = [limited(source, retained.records) for source in known_sources(retained.stores, package, open_store)]
-    else:
-        stores = None if options.replay.pseudo_labels else options.replay.stores
-        found = [divided(source, True, retained.records) for source in known_sources(stores, package, open_store)]
+    given = retained.stores or (None if replay.pseudo_labels else replay.stores)
+    sources = known_sources(given, package, open_store)
+    check_far_field(sources, package.model.far_field)
+    if not retained.stores:
+        parts = [part for source in sources if (part := divided(source, True, retained.records)) is not None]
+        return [known for part in parts if (known := with_known_elements(part, package)) is not None]
+    of_atoms = [source for source in sources if source.data.base != "hep"]
+    check_known(of_atoms, package.config["model"]["context"], known_elements([], package))
+    replayed = _replayed(replay, package, open_store)
+    found = [
+        divided(source, True, retained.records)
+        if source.data.data_hash in replayed
+        else limited(source, retained.records)
+        for source in sources
+    ]
     return [source for source in found if source is not None]
+
+
+def _replayed(replay: Any, package: Package, open_store: Open) -> set[str]:
+    """Hashes of the stores that are replayed."""
+    if not replay.fraction:
+        return set()
+    if replay.stores:
+        return {open_store(path).data_hash for path in joined(replay.stores)}
+    return {source.data.data_hash for source in known_sources(None, package, open_store)}
 
 
 class Forgetting:

@@ -19,6 +19,7 @@ from sciml.data.graph_dataset import GraphDataset, evaluation_loader, rows_of_gr
 from sciml.data.packing import Budget
 from sciml.data.records import UNKNOWN_RESIDUE, Field, Record, kinds, schema
 from sciml.data.source import Source, source_names
+from sciml.data.statistics import elements_of
 from sciml.data.store import Store, StoreWriter, Subset, is_store
 from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError
@@ -51,6 +52,14 @@ def divided(source: Source, retained: bool, records: int) -> Source | None:
     except UserError:  # too few records to be divided without a leak
         return None if retained else limited(source, records)
     return limited(Source(Subset(source.data, parts[int(retained)]), source.dataset, source.name), records)
+
+
+def with_known_elements(source: Source, package: Package) -> Source | None:
+    """The records of a source that have no element new to the package; None without any."""
+    if source.data.base == "hep" or set(elements_of(source.data)) <= set(package.config.get("elements", [])):
+        return source
+    known = [index for index, record in enumerate(source.data) if knows_elements(record, package)]
+    return Source(Subset(source.data, known), source.dataset, source.name) if known else None
 
 
 def limited(source: Source, records: int) -> Source | None:

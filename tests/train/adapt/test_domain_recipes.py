@@ -101,19 +101,21 @@ def write_complex(path: Path, seed: int) -> None:
     path.write_text("\n".join([*lines, "END", ""]))
 
 
-def test_affinities_of_complexes_are_regressed_from_their_table(workplace):
+@pytest.mark.parametrize("kind", ["residues", "atoms"])
+def test_affinities_of_complexes_are_regressed_from_their_table(workplace, kind):
+    """Graphs of atoms have the ligand."""
     pytest.importorskip("biotite", reason="biotite is not installed (sciml[bio])")
     rows = ["structure,ligand,affinity"]
     for index in range(len(TYPES)):
         write_complex(workplace / f"{index}.pdb", index)
         rows.append(f"{index}.pdb,LIG,{5 + 0.3 * index}")
     (workplace / "complexes.csv").write_text("\n".join([*rows, ""]))
-    head = "heads.affinity={name: target, kind: residues, unit: pK, hidden: 8}"
+    head = f"heads.affinity={{name: target, kind: {kind}, unit: pK, hidden: 8}}"
     loss = "objective.others.affinity={weight: 1.0, loss: huber}"
-    words = (f"train={workplace / 'complexes.csv'}", head, loss, "data.val_fraction=0.3")
+    words = (f"train={workplace / 'complexes.csv'}", head, loss, "data.val_fraction=0.3", f"data.bins_per_step.{kind}=1")
     run = finetune(workplace, "finetune_biology", *words, "heads.residue_type=null")
     assert len(losses(run, "affinity")) == 3
     assert np.isfinite(losses(run, "affinity")).all()
     found = results(run)["affinity"]
     assert (found["unit"], np.isfinite(found["mae"])) == ("pK", True)
-    assert sciml.load(run).config["model"]["heads"]["affinity"]["kind"] == "residues"
+    assert sciml.load(run).config["model"]["heads"]["affinity"]["kind"] == kind

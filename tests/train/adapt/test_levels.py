@@ -15,7 +15,7 @@ from sciml.errors import UserError
 from sciml.package import Package
 from sciml.train.adapt.finetuning import FineTuning
 from sciml.train.adapt.levels import adopt_levels, nearest_elements, start_new_elements
-from tests.helpers import random_molecule
+from tests.helpers import random_crystal, random_molecule
 from tests.small import describe_model, graph_of, outputs, random_model
 
 SHIFTS = {1: 3.0, 6: -40.0, 14: 7.0}
@@ -121,8 +121,16 @@ def with_level(package, name):
 @pytest.mark.parametrize(
     ("stiffness", "likely"),
     [
-        (1 / 0.0433641, r"23.1 times as large: they are probably in kcal/mol rather than eV \(a factor of 23.06\)"),
-        (0.9 / 51.4221, r"0.0175 times as large: they are probably in hartree/bohr rather than eV"),
+        (
+            1 / 0.0433641,
+            r"23.1 times as large: they are probably in kcal/mol rather than eV \(a factor of 23.06\); ingest the file "
+            "with energy_unit=kcal/mol",
+        ),
+        (
+            0.9 / 51.4221,
+            r"0.0175 times as large: they are probably in hartree/bohr rather than eV \(a factor of 0.01945\); ingest "
+            "the file with forces_unit=hartree/bohr",
+        ),
         (27.2114, "27.2 times as large: they were probably converted from hartree, though they were in eV"),
         (13.6057, "13.6 times as large: they were probably converted from rydberg, though they were in eV"),
     ],
@@ -156,6 +164,61 @@ def test_the_file_in_other_units_is_the_one_that_is_named(package, tmp_path):
     model, description = build.initial_model(describe_model(), package)
     with pytest.raises(UserError, match=r"bad: its forces point as .* 23.1 times as large: .* in kcal/mol"):
         adopt_levels(model, package, description, [Source(good, 0, "good"), Source(bad, 0, "bad")])
+
+
+def test_data_that_are_only_measured_have_the_units_of_the_package_too(package, tmp_path):
+    good = Source(labelled_store(tmp_path / "good", package, "first", level=0), 0, "good")
+    bad = Source(labelled_store(tmp_path / "bad", package, "first", level=0, stiffness=1 / 0.0433641), 0, "bad")
+    model, description = build.initial_model(describe_model(), package)
+    adopt_levels(model, package, description, [good], measured=[good])
+    with pytest.raises(UserError, match=r"bad: its forces point as .* in kcal/mol"):
+        adopt_levels(model, package, description, [good], measured=[good, bad])
+
+
+def without(source, name, path):
+    """A copy of a store whose records lack a label."""
+    with StoreWriter(path, source.domain, source.dataset) as writer:
+        for record in source:
+            assert writer.add({key: value for key, value in record.items() if key != name})
+    return Store(writer.close().path)
+
+
+def test_energies_alone_tell_their_unit(package, tmp_path):
+    """Beyond what the composition tells, for which references of every unit can be fitted."""
+    for stiffness in (1 / 0.0433641, 1.0):
+        made = labelled_store(tmp_path / f"made-{stiffness:.0f}", package, "third", level=0, stiffness=stiffness)
+        store = without(made, "forces", tmp_path / f"alone-{stiffness:.0f}")
+        model, description, index = with_level(package, "third")
+        refused = pytest.raises(
+            UserError, match="its energies vary as those .* 23.1 times .* in kcal/mol rather than eV .*energy_unit=kcal/mol"
+        )
+        with nullcontext() if stiffness == 1.0 else refused:
+            adopt_levels(model, package, description, [Source(store, index, "store")])
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (1.0, None),
+        (1 / 0.00624151, r"its stress varies as that .* is 160 times .* in GPa rather than eV/Å\^3 .*stress_unit=GPa"),
+        (0.000624151, "it was probably converted from kbar, though it was in eV/Å"),
+        (-1.0, "its stress has the opposite sign"),
+    ],
+)
+def test_stress_in_other_units_or_of_the_other_sign_is_told(package, tmp_path, times, said):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "crystals", "materials", "first") as writer:
+        for index in range(8):
+            record = random_crystal(rng, atoms=4, elements=(1, 6))
+            found = outputs(package.model, "atoms", graph_of(record, "atoms", torch.float32, dataset=0))
+            labels = {"forces": found["forces"].numpy(), "stress": times * found["stress"][0].numpy()}
+            record.pop("energy", None)
+            assert writer.add({**record, **labels, "id": f"c#{index}"})
+    model, description, index = with_level(package, "first")
+    refused = pytest.raises(UserError, match=said) if times not in (1.0, -1.0) else nullcontext()
+    with refused:
+        _, notes = adopt_levels(model, package, description, [Source(writer.close(), index, "crystals")])
+        assert any(said in note for note in notes) if said else not any("stress" in note for note in notes)
 
 
 @pytest.mark.parametrize("learned", [{"polarizability"}, {"energy", "forces", "stress"}])

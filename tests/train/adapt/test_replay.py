@@ -18,7 +18,8 @@ from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.models.model import build_model
 from sciml.package import Package
-from sciml.train.adapt.forgetting import text
+from sciml.train.adapt.finetuning import FineTuning
+from sciml.train.adapt.forgetting import retained_sources, text
 from sciml.train.adapt.replay import divided, limited, pseudo_labelled, replay_sources
 from sciml.verbs.publish import GAINED
 from sciml.verbs.train import train
@@ -188,3 +189,48 @@ def test_a_run_tells_what_was_gained_and_forgotten_beside_one_from_scratch(workp
     assert sciml.load(run / "from_scratch").config["model"]["backbone"] == base.config["model"]["backbone"]
     data = {entry["name"] for entry in sciml.load(run).config["data"]}
     assert data == {"new", "replay-molecules", "replay-jets"}
+
+
+def test_retained_records_are_none_that_are_replayed_and_of_known_elements(package, tmp_path):
+    store = molecules_store(tmp_path / "store", records=20, dataset="second")
+    other = molecules_store(tmp_path / "other", records=20, dataset="second", seed=5)
+    package.config["elements"] = sorted({int(number) for one in (store, other) for r in one for number in r["types"]})
+    stores = {str(one.path): one for one in (store, other)}
+
+    def options(retained, fraction=0.5):
+        return SimpleNamespace(
+            retained=SimpleNamespace(stores=retained, records=100),
+            replay=SimpleNamespace(stores=[str(store.path)], fraction=fraction, pseudo_labels=False),
+        )
+
+    replayed = {r["id"] for r in divided(Source(store, 1, "store"), False, 100).data}
+    (kept,) = retained_sources(options([str(store.path)]), package, stores.__getitem__)
+    assert len(kept.data)
+    assert not {r["id"] for r in kept.data} & replayed
+    (whole,) = retained_sources(options([str(other.path)]), package, stores.__getitem__)
+    assert len(whole.data) == 20
+    (whole,) = retained_sources(options([str(store.path)], fraction=0.0), package, stores.__getitem__)
+    assert len(whole.data) == 20
+    package.config["elements"] = [2]
+    with pytest.raises(UserError, match="other: element .* is not in the training data"):
+        retained_sources(options([str(other.path)]), package, stores.__getitem__)
+    assert retained_sources(options(None), package, stores.__getitem__) == []
+
+
+def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
+    with StoreWriter(tmp_path / "jets", "hep", "first", metadata={"classes": ["qcd", "top", "w"]}) as writer:
+        for record in jets_store(tmp_path / "toy", records=8):
+            assert writer.add(record)
+    jets = writer.close()
+    options = SimpleNamespace(
+        retained=SimpleNamespace(stores=None, records=0),
+        replay=SimpleNamespace(
+            stores=[str(jets.path)], fraction=0.3, pseudo_labels=False, records=100
+        ),
+    )
+    splits = SimpleNamespace(train=[], test=[])
+    FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms"])
+    assert not splits.train
+    assert "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().out
+    FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms", "jets"])
+    assert [source.name for source in splits.train] == ["replay-jets"]
