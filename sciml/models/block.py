@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from sciml.models.layers import DegreeLinear, FeedForward, lmax_of
 from sciml.models.radial import RadialNetwork
 from sciml.models.recompute import recomputed
-from sciml_kernels import EdgeEmbedding, Edges, Spec, conv_radial, product
+from sciml_kernels import EdgeEmbedding, Edges, Spec, conv, conv_radial, product
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which nodes start with equal features: ``of_nodes`` (n,) the class of each, ``first`` (D,) a node of each."""
+
+    of_nodes: Tensor
+    first: Tensor
 
 
 @dataclass(frozen=True)
@@ -19,12 +27,14 @@ class EdgeSet:
     """Edges with their geometry: what a convolution runs along.
 
     ``mean_neighbors`` () is the mean number of edges at a receiver, ``scalars`` (E, k) optional invariant inputs.
+    Where the senders' features are those of few ``classes``, edges at a receiver are sorted by the class of the sender.
     """
 
     edges: Edges
     embedding: EdgeEmbedding
     mean_neighbors: Tensor
     scalars: Tensor | None = None
+    classes: Classes | None = None
 
 
 def _irreps(channels: int, lmax: int) -> o3.Irreps:
@@ -44,6 +54,7 @@ class Convolution(nn.Module):
         self.backend = backend
         harmonics = o3.Irreps.spherical_harmonics(lmax_edge)
         out = _irreps(channels, lmax_out)
+        self.sums = Spec.summed(_irreps(hidden, 0), harmonics, _irreps(hidden, lmax_out))
         self.specs = [Spec.summed(_irreps(channels, lmax), harmonics, out) for lmax in range(lmax_in + 1)]
         paths = len(self.specs[-1].paths)
         self.weight = nn.Parameter(torch.randn(hidden, paths, channels) / math.sqrt(hidden))
@@ -55,17 +66,48 @@ class Convolution(nn.Module):
         keys = [path.degrees for path in self.specs[-1].paths]
         return torch.tensor([keys.index(path.degrees) for path in spec.paths])
 
-    def forward(self, x: Tensor, harmonics: Tensor, hidden: Tensor, edges: Edges, scale: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        harmonics: Tensor,
+        hidden: Tensor,
+        edges: Edges,
+        scale: Tensor,
+        classes: Classes | None = None,
+    ) -> Tensor:
         """x (n, d, C), harmonics (E, (lmax_edge + 1)^2), hidden (E, hidden), scale () of the sum.
 
         Computes in the precision of the harmonics.
         """
         dtype, lmax = harmonics.dtype, lmax_of(x)
         weight = self.weight if lmax == len(self.specs) - 1 else self.weight[:, getattr(self, f"paths_{lmax}")]
-        weight = (weight * scale).flatten(1).to(dtype)
+        weight = (weight * scale).to(dtype)
+        if classes is not None and lmax == 0:
+            return self._of_classes(x[classes.first, 0].to(dtype), harmonics, hidden.to(dtype), weight, edges, classes)
         return conv_radial(
-            x.to(dtype), harmonics, hidden.to(dtype), weight, edges, self.specs[lmax], backend=self.backend
+            x.to(dtype), harmonics, hidden.to(dtype), weight.flatten(1), edges, self.specs[lmax], backend=self.backend
         )
+
+    def _of_classes(
+        self, x: Tensor, harmonics: Tensor, hidden: Tensor, weight: Tensor, edges: Edges, classes: Classes
+    ) -> Tensor:
+        """The convolution of invariant senders of few classes, with features x (D, C), weight (hidden, paths, C).
+
+        hidden x harmonics is summed over the edges from each class first, and then mapped once for each receiver and
+        class rather than for each edge: the density of neighbours by class, as in the atomic cluster expansion.
+        """
+        number, width = x.shape[0], hidden.shape[1]
+        pairs = edges.receivers * number + classes.of_nodes[edges.senders]
+        along = Edges(torch.zeros_like(pairs), pairs, edges.num_nodes * number, 1, validate=False)
+        repeated = hidden[:, None].expand(-1, len(self.sums.paths), -1)
+        sums = conv(hidden.new_ones(1, 1, width), harmonics, repeated, along, self.sums, backend=self.backend)
+        sums = sums.view(edges.num_nodes, number, -1, width).transpose(1, 2).flatten(2)
+        parts = []
+        for index, path in enumerate(self.specs[0].paths):
+            degree = path.degrees[2]
+            table = (x[:, None] * weight[:, index]).flatten(0, 1)
+            parts.append(sums[:, degree**2 : (degree + 1) ** 2] @ table)
+        return torch.cat(parts, dim=1)
 
 
 class ManyBodyProduct(nn.Module):
@@ -172,7 +214,8 @@ class Block(nn.Module):
         hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)
         sent = self.linear_in(sent, norm=True)
         scale = torch.rsqrt(along.mean_neighbors)
-        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale)
+        classes = along.classes if senders is None else None
+        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale, classes)
         # A cube of the message would outgrow everything else; an epsilon of one leaves small messages as they are.
         message = self.linear_message(message, norm=True, eps=1.0)
         x = self.linear_out(self.product(message, embedding), residual=x)
