@@ -129,36 +129,37 @@ class Backbone(nn.Module):
         differentiate them.
         """
         classes = self._classes(batch, kind)
-        if classes is not None:
-            batch = sorted_by_class(batch, classes)
+        by_class = classes if classes is not None and self._sums_by_class(batch, classes) else None
+        if by_class is not None:
+            batch = sorted_by_class(batch, by_class)
         near = self._edges(batch, kind, positions, cell)
         conditions = self.embedding.conditions(batch)
         x = self.embedding(batch, kind, conditions)
         embedding, coarse = x[:, 0], None
         for index, block in enumerate(self.blocks[: self.layers]):
-            along = near if index or classes is None else dataclasses.replace(near, classes=classes)
-            x = block(x, embedding, along, kind)
+            along = near if index else dataclasses.replace(near, classes=by_class)
+            x = block(x, embedding, along, kind, classes=classes)
         if self.coarse is not None:
             x, coarse = self.coarse(x, embedding, batch, kind, positions, conditions)
         for block in self.blocks[self.layers :]:
-            x = block(x, embedding, near, kind)
+            x = block(x, embedding, near, kind, classes=classes)
         if self.reciprocal is not None and kind == "atoms":
             x = self.reciprocal(x, near.embedding.envelope, near.edges, positions, cell, batch)
         return self._features(x, coarse)
 
     def _classes(self, batch: Batch, kind: str) -> Classes | None:
-        """The classes of nodes that start alike, where a convolution by class is less work than one by edge; else None.
+        """Which nodes start alike, where the kind tells nodes no more than their types and conditions; else None.
 
         Not on a GPU, which would have to tell their number first, nor while torch compiles.
         """
-        if torch.compiler.is_compiling() or batch.types.device.type != "cpu" or not self.layers:
+        if torch.compiler.is_compiling() or batch.types.device.type != "cpu":
             return None
-        classes = self.embedding.classes(batch, kind)
-        if classes is None:
-            return None
-        components = (self.lmax_edge + 1) ** 2
-        by_class = 2 * len(batch.types) * len(classes.first) * components  # twice: sums have to be made as well
-        return classes if by_class <= len(batch.senders) * (self.lmax_edge + 1) else None
+        return self.embedding.classes(batch, kind)
+
+    def _sums_by_class(self, batch: Batch, classes: Classes) -> bool:
+        """Whether the first convolution is less work by class of senders than by edge."""
+        by_class = len(batch.types) * len(classes.first) * (self.lmax_edge + 1) ** 2
+        return 2 * by_class <= len(batch.senders) * (self.lmax_edge + 1)  # twice: sums have to be made as well
 
     def _edges(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> EdgeSet:
         """The edges between fine nodes."""

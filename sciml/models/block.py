@@ -27,7 +27,8 @@ class EdgeSet:
     """Edges with their geometry: what a convolution runs along.
 
     ``mean_neighbors`` () is the mean number of edges at a receiver, ``scalars`` (E, k) optional invariant inputs.
-    Where the senders' features are those of few ``classes``, edges at a receiver are sorted by the class of the sender.
+    Where the features of senders are those of few ``classes``, edges at a receiver are sorted by the class of their
+    sender.
     """
 
     edges: Edges
@@ -143,10 +144,16 @@ class ManyBodyProduct(nn.Module):
         paths = (path for path in spec.paths if path.y == 0 or (order == 2 and path.degrees[0] <= path.degrees[1]))
         return dataclasses.replace(spec, paths=tuple(paths))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C)."""
+    def forward(self, x: Tensor, embedding: Tensor, classes: Classes | None = None) -> Tensor:
+        """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C); nodes of one of the ``classes`` have
+        equal embeddings and so equal weights, computed once.
+        """
         x = x.to(embedding.dtype)  # products of products stay in full precision
-        weights = self.weights(embedding).to(x.dtype).view(x.shape[0], sum(self.rows), self.channels)
+        if classes is None:
+            weights = self.weights(embedding)
+        else:
+            weights = self.weights(embedding[classes.first]).index_select(0, classes.of_nodes)
+        weights = weights.to(x.dtype).view(x.shape[0], sum(self.rows), self.channels)
         factor = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
         for spec, path_weights in zip(self.specs, weights.split(self.rows, dim=1), strict=True):
             x = product(x, factor, path_weights, spec, backend=self.backend)
@@ -192,31 +199,38 @@ class Block(nn.Module):
         along: EdgeSet,
         kind: str,
         senders: tuple[Tensor, Tensor] | None = None,
+        classes: Classes | None = None,
     ) -> Tensor:
         """x (n, d, C) with its invariant ``embedding`` (n, C) -> (n, (lmax_out + 1)^2, C).
 
-        ``senders`` holds features and embedding of the other side where the edges are bipartite.
+        ``senders`` holds features and embedding of the other side where the edges are bipartite; ``classes`` tells
+        which nodes have equal embeddings.
         """
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._forward(x, embedding, along, kind, senders)
+            return self._forward(x, embedding, along, kind, senders, classes)
 
         def again(x: Tensor, embedding: Tensor, *others: Tensor) -> Tensor:
             edges = dataclasses.replace(along, embedding=EdgeEmbedding(*others[:3]))
-            return self._forward(x, embedding, edges, kind, others[3:] or None)
+            return self._forward(x, embedding, edges, kind, others[3:] or None, classes)
 
         tensors = [x, embedding, *along.embedding, *(senders or ())]
         return recomputed(again, tensors, list(self.parameters()))
 
     def _forward(
-        self, x: Tensor, embedding: Tensor, along: EdgeSet, kind: str, senders: tuple[Tensor, ...] | None
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        along: EdgeSet,
+        kind: str,
+        senders: tuple[Tensor, ...] | None,
+        classes: Classes | None,
     ) -> Tensor:
         sent, of_sender = (x, embedding) if senders is None else senders
         hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)
         sent = self.linear_in(sent, norm=True)
         scale = torch.rsqrt(along.mean_neighbors)
-        classes = along.classes if senders is None else None
-        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale, classes)
+        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale, along.classes)
         # A cube of the message would outgrow everything else; an epsilon of one leaves small messages as they are.
         message = self.linear_message(message, norm=True, eps=1.0)
-        x = self.linear_out(self.product(message, embedding), residual=x)
+        x = self.linear_out(self.product(message, embedding, classes), residual=x)
         return self.feed_forward(x)

@@ -1,5 +1,6 @@
 """The first convolution sums over neighbours of one class before it maps: the function stays what it is by edges."""
 
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk
@@ -8,7 +9,7 @@ from sciml.domains.materials.graphs import graph
 from sciml.graph import Graph, collate
 from sciml.models.backbone import Backbone
 from sciml.models.model import Model
-from tests.helpers import random_crystal
+from tests.helpers import random_molecule
 from tests.small import graph_of, random_model
 
 SETTINGS = {"lmax_edge": 1, "layers": 2}
@@ -58,19 +59,22 @@ def test_by_class_equals_by_edge_to_second_order(
     graphs: list[Graph], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model(kinds=("atoms",), **SETTINGS)
-    classes = model.backbone._classes(collate(graphs), "atoms")
+    batch = collate(graphs)
+    classes = model.backbone._classes(batch, "atoms")
     assert len(classes.first) == number
+    assert model.backbone._sums_by_class(batch, classes)
     found = everything(model, graphs, monkeypatch, True)
     expected = everything(model, graphs, monkeypatch, False)
     assert len(found) == len(expected)
     for value, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-10 * max(1.0, float(other.abs().max())))
+        torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-10 * max(1.0, float(other.detach().abs().max())))
 
 
 def test_edges_serve_where_they_are_less_work_or_nodes_have_more_inputs() -> None:
     model = random_model(kinds=("atoms", "jets"), **SETTINGS)
-    many = graph_of(random_crystal(torch.Generator().manual_seed(0)), "atoms", torch.float64)
-    assert model.backbone._classes(collate([crystal()]), "atoms") is not None
-    assert model.backbone._classes(collate([many]), "atoms") is None
+    many = graph_of(random_molecule(np.random.default_rng(0), atoms=12), "atoms", torch.float64)
+    for system, expected in ((crystal(), True), (many, False)):
+        batch = collate([system])
+        assert model.backbone._sums_by_class(batch, model.backbone._classes(batch, "atoms")) == expected
     noisy = random_model(kinds=("atoms",), noise=True, **SETTINGS)
     assert noisy.backbone._classes(collate([crystal()]), "atoms") is None
