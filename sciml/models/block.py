@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from sciml.models.layers import DegreeLinear, FeedForward, lmax_of
+from sciml.models.layers import DegreeLinear, FeedForward, full_precision, lmax_of
 from sciml.models.radial import RadialNetwork
 from sciml.models.recompute import recomputed
 from sciml_kernels import EdgeEmbedding, Edges, Spec, conv, conv_radial, product
@@ -104,10 +104,11 @@ class Convolution(nn.Module):
         sums = conv(hidden.new_ones(1, 1, width), harmonics, repeated, along, self.sums, backend=self.backend)
         sums = sums.view(edges.num_nodes, number, -1, width).transpose(1, 2).flatten(2)
         parts = []
-        for index, path in enumerate(self.specs[0].paths):
-            degree = path.degrees[2]
-            table = (x[:, None] * weight[:, index]).flatten(0, 1)
-            parts.append(sums[:, degree**2 : (degree + 1) ** 2] @ table)
+        with full_precision(sums):
+            for index, path in enumerate(self.specs[0].paths):
+                degree = path.degrees[2]
+                table = (x[:, None] * weight[:, index]).flatten(0, 1)
+                parts.append(sums[:, degree**2 : (degree + 1) ** 2] @ table)
         return torch.cat(parts, dim=1)
 
 
