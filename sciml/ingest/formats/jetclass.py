@@ -83,7 +83,8 @@ def read_branches(
 ) -> Iterator[Record | Rejected]:
     """Yield one record per jet, with the targets of ``options``, of a file with the branches ``names``.
 
-    ``batches(columns=...)`` gives Arrow record batches of some of them. Raises UserError when a branch is missing or cannot be read.
+    ``batches(columns=...)`` gives Arrow record batches of some of them. Raises UserError when a branch is missing or
+    cannot be read.
     """
     import pyarrow as pa
 

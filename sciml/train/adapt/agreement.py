@@ -85,7 +85,9 @@ def _of_energies(counts: np.ndarray, both: np.ndarray) -> Agreement:
     return found._replace(misfit=float(left.var()))
 
 
-def labelled_graphs(model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, most: int) -> list[Any]:
+def labelled_graphs(
+    model: Model, description: dict[str, Any], sources: Sequence[Source], level: int, most: int
+) -> list[Any]:
     """Labelled graphs of atoms at a level of theory, at most ``most``, spread over the sources."""
     coarse = description.get("coarse", {}).get("cutoffs")
     dataset = GraphDataset(list(sources), description["cutoffs"], coarse_cutoffs=coarse, far_field=model.far_field)

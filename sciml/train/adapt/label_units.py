@@ -72,13 +72,15 @@ def check_units_of(
             agreement, told = found[level], f"that the package gives at its level of theory {levels[level]!r}"
             if agreement.cosine <= -ALIGNED["stress"] and name == "stress":
                 warnings.append(
-                    f"{where(source.data)}: its stress has the opposite sign of the one {told}; here stress is positive "
-                    "under tension, as ASE's, and VASP's and virials are the other way round"
+                    f"{where(source.data)}: its stress has the opposite sign of the one {told}; here stress is "
+                    "positive under tension, as ASE's, and VASP's and virials are the other way round"
                 )
             if agreement.cosine < ALIGNED[name] or STIFFNESS[0] <= agreement.factor <= STIFFNESS[1]:
                 continue
             as_those, are, *_ = _WORDS[name]
-            said = f"{where(source.data)}: its {name} {as_those} {told}, but {are} {agreement.factor:.3g} times as large: "
+            said = (
+                f"{where(source.data)}: its {name} {as_those} {told}, but {are} {agreement.factor:.3g} times as large: "
+            )
             if likely := _likely_unit(name, agreement.factor):
                 raise UserError(f"{said}{likely}, or train on as it is with adapt.parity=false.")
             warnings.append(

@@ -112,7 +112,13 @@ def test_affinities_of_complexes_are_regressed_from_their_table(workplace, kind)
     (workplace / "complexes.csv").write_text("\n".join([*rows, ""]))
     head = f"heads.affinity={{name: target, kind: {kind}, unit: pK, hidden: 8}}"
     loss = "objective.others.affinity={weight: 1.0, loss: huber}"
-    words = (f"train={workplace / 'complexes.csv'}", head, loss, "data.val_fraction=0.3", f"data.bins_per_step.{kind}=1")
+    words = (
+        f"train={workplace / 'complexes.csv'}",
+        head,
+        loss,
+        "data.val_fraction=0.3",
+        f"data.bins_per_step.{kind}=1",
+    )
     run = finetune(workplace, "finetune_biology", *words, "heads.residue_type=null")
     assert len(losses(run, "affinity")) == 3
     assert np.isfinite(losses(run, "affinity")).all()

@@ -190,7 +190,8 @@ def test_energies_alone_tell_their_unit(package, tmp_path):
         store = without(made, "forces", tmp_path / f"alone-{stiffness:.0f}")
         model, description, index = with_level(package, "third")
         refused = pytest.raises(
-            UserError, match="its energies vary as those .* 23.1 times .* in kcal/mol rather than eV .*energy_unit=kcal/mol"
+            UserError,
+            match="its energies vary as those .* 23.1 times .* in kcal/mol rather than eV .*energy_unit=kcal/mol",
         )
         with nullcontext() if stiffness == 1.0 else refused:
             adopt_levels(model, package, description, [Source(store, index, "store")])

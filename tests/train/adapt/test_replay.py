@@ -224,13 +224,13 @@ def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
     jets = writer.close()
     options = SimpleNamespace(
         retained=SimpleNamespace(stores=None, records=0),
-        replay=SimpleNamespace(
-            stores=[str(jets.path)], fraction=0.3, pseudo_labels=False, records=100
-        ),
+        replay=SimpleNamespace(stores=[str(jets.path)], fraction=0.3, pseudo_labels=False, records=100),
     )
     splits = SimpleNamespace(train=[], test=[])
     FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms"])
     assert not splits.train
-    assert "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().out
+    assert (
+        "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().out
+    )
     FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms", "jets"])
     assert [source.name for source in splits.train] == ["replay-jets"]
