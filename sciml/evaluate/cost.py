@@ -46,7 +46,8 @@ def flops_of_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]
         *_, kind, edge_scalars = inputs
         return inputs[1].num_edges, sum(2 * weight.numel() for weight, _ in module.layers(kind, edge_scalars))
     if isinstance(module, Convolution):
-        x, _, hidden, edges, _, classes = inputs
+        x, _, hidden, edges, _, *others = inputs
+        classes = others[0] if others else None
         spec = module.specs[lmax_of(x)]
         if classes is None:
             return edges.num_edges, 2 * hidden.shape[1] * spec.dim_w + coupling_flops(spec)

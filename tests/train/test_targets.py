@@ -187,7 +187,7 @@ def test_replay_joins_a_new_target_and_needs_no_column_for_it(file, tmp_path, ca
     new = {"phase": HEADS["phase"]}
     replay = [f"adapt.replay.stores=[{plain}]", "adapt.replay.fraction=0.5", f"init={tmp_path / 'base' / 'package'}"]
     assert train(configure("train", [*words(file, tmp_path / "run", new), *replay])) == 0
-    assert "replay: " in capsys.readouterr().out
+    assert "replay: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
     FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms"])
     assert not splits.train
     assert (
-        "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().out
+        "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().err
     )
     FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms", "jets"])
     assert [source.name for source in splits.train] == ["replay-jets"]
