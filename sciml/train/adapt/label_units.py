@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sciml.data.source import Source
+from sciml.data.statistics import elements_of
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.models.model import Model
@@ -53,8 +54,8 @@ def judges_of_units(model: Model, package: Package, description: dict[str, Any])
 def check_units_of(
     model: Model, description: dict[str, Any], sources: Sequence[Source], levels: dict[int, str]
 ) -> list[str]:
-    """Compare forces, stress and energies of every source with those of the one of ``levels`` {index: name} that they
-    agree with most.
+    """Compare forces and stress of every source, or energies where it has no forces, with those of the one of
+    ``levels`` {index: name} that they agree with most.
 
     Raises UserError where they differ by the factor of a unit; returns a sentence on each that differs by more than
     stiffness otherwise, or by its sign. A model that does not agree has not learned such data, and its factor tells
@@ -64,9 +65,12 @@ def check_units_of(
     records = max(LEAST_RECORDS, RECORDS // max(1, len(sources)))
     for source in sources:
         of_levels = {level: agreements(model, description, [source], level, records) for level in levels}
+        knowing = {level for level, name in levels.items() if _knows(source, description["context"], name)}
         for name in UNITS:
             found = {level: each[name] for level, each in of_levels.items() if name in each}
-            if not found:
+            if name != "forces":  # these tell a structure atom by atom, the others need more to rely on
+                found = {level: each for level, each in found.items() if level in knowing}
+            if not found or (name == "energies" and "forces" in of_levels[min(of_levels)]):
                 continue
             level = max(found, key=lambda one: abs(found[one].cosine))
             agreement, told = found[level], f"that the package gives at its level of theory {levels[level]!r}"
@@ -87,6 +91,11 @@ def check_units_of(
                 f"{said}units or levels of theory may be mixed up, or the package has learned too little of such data"
             )
     return warnings
+
+
+def _knows(source: Source, context: dict[str, Any], name: str) -> bool:
+    """Whether a level of theory had energies of every element of a source."""
+    return {str(number) for number in elements_of(source.data)} <= set(context["references"].get(name, {}))
 
 
 def _likely_unit(name: str, found: float) -> str | None:
