@@ -251,7 +251,7 @@ def test_many_classes_are_drawn_with_a_short_legend(tmp_path, monkeypatch):
 def test_plots_are_drawn_once_for_files_and_report(tmp_path, monkeypatch):
     drawn = []
 
-    def draw(columns, classes, folder, composition):
+    def draw(columns, classes, folder, composition, units):
         drawn.append(folder)
         figure(1.0, 1.0)[0].savefig(folder / "roc-store.png")
         return [folder / "roc-store.png"]
