@@ -46,13 +46,9 @@ def flops_of_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]
         *_, kind, edge_scalars = inputs
         return inputs[1].num_edges, sum(2 * weight.numel() for weight, _ in module.layers(kind, edge_scalars))
     if isinstance(module, Convolution):
-        x, _, hidden, edges, _, *others = inputs
-        classes = others[0] if others else None
+        x, _, hidden, edges, _ = inputs
         spec = module.specs[lmax_of(x)]
-        if classes is None:
-            return edges.num_edges, 2 * hidden.shape[1] * spec.dim_w + coupling_flops(spec)
-        maps = 2 * edges.num_nodes * len(classes.first) * hidden.shape[1] * spec.dim_out
-        return edges.num_edges, coupling_flops(module.sums) + maps // edges.num_edges
+        return edges.num_edges, 2 * hidden.shape[1] * spec.dim_w + coupling_flops(spec)
     if isinstance(module, ManyBodyProduct):
         return inputs[0].shape[0], sum(coupling_flops(spec) for spec in module.specs)
     return None

@@ -1,7 +1,5 @@
 """The multi-scale equivariant backbone: one set of weights for atoms, jets and residues."""
 
-import copy
-import dataclasses
 import itertools
 
 import torch
@@ -10,7 +8,7 @@ from torch_geometric.data import Batch
 
 from sciml.data.far_field import FarField
 from sciml.graph import INPUTS, KINDS
-from sciml.models.block import Block, Classes, EdgeSet
+from sciml.models.block import Block, EdgeSet
 from sciml.models.coarse import CoarseLevel
 from sciml.models.embedding import NodeEmbedding
 from sciml.models.layers import at_nodes, full_precision, lmax_of, pad_degrees
@@ -33,16 +31,6 @@ def edge_vectors(batch: Batch, edges: Edges, positions: Tensor, cell: Tensor, ba
         cells = edges.at_receivers(at_nodes(cell, batch, backend), backend)
         vectors = vectors + (batch.shifts.unsqueeze(2) * cells).sum(dim=1)
     return vectors
-
-
-def sorted_by_class(batch: Batch, classes: Classes) -> Batch:
-    """The same batch with the edges at a receiver sorted by the class of their sender."""
-    order = torch.argsort(batch.receivers * len(classes.first) + classes.of_nodes[batch.senders], stable=True)
-    batch = copy.copy(batch)
-    for name in ("senders", "receivers", "shifts", "edge_scalars"):
-        if name in batch:
-            batch[name] = batch[name][order]
-    return batch
 
 
 class Backbone(nn.Module):
@@ -128,38 +116,19 @@ class Backbone(nn.Module):
         ``positions`` (n, 3) and ``cell`` (B, 3, 3) are given apart from the batch because forces and stress
         differentiate them.
         """
-        classes = self._classes(batch, kind)
-        by_class = classes if classes is not None and self._sums_by_class(batch, classes) else None
-        if by_class is not None:
-            batch = sorted_by_class(batch, by_class)
         near = self._edges(batch, kind, positions, cell)
         conditions = self.embedding.conditions(batch)
         x = self.embedding(batch, kind, conditions)
         embedding, coarse = x[:, 0], None
-        for index, block in enumerate(self.blocks[: self.layers]):
-            along = near if index else dataclasses.replace(near, classes=by_class)
-            x = block(x, embedding, along, kind, classes=classes)
+        for block in self.blocks[: self.layers]:
+            x = block(x, embedding, near, kind)
         if self.coarse is not None:
             x, coarse = self.coarse(x, embedding, batch, kind, positions, conditions)
         for block in self.blocks[self.layers :]:
-            x = block(x, embedding, near, kind, classes=classes)
+            x = block(x, embedding, near, kind)
         if self.reciprocal is not None and kind == "atoms":
             x = self.reciprocal(x, near.embedding.envelope, near.edges, positions, cell, batch)
         return self._features(x, coarse)
-
-    def _classes(self, batch: Batch, kind: str) -> Classes | None:
-        """Which nodes start alike, where the kind tells nodes no more than their types and conditions; else None.
-
-        Not on a GPU, which would have to tell their number first, nor while torch compiles.
-        """
-        if torch.compiler.is_compiling() or batch.types.device.type != "cpu":
-            return None
-        return self.embedding.classes(batch, kind)
-
-    def _sums_by_class(self, batch: Batch, classes: Classes) -> bool:
-        """Whether the first convolution is less work by class of senders than by edge."""
-        by_class = len(batch.types) * len(classes.first) * (self.lmax_edge + 1) ** 2
-        return 2 * by_class <= len(batch.senders) * (self.lmax_edge + 1)  # twice: sums have to be made as well
 
     def _edges(self, batch: Batch, kind: str, positions: Tensor, cell: Tensor) -> EdgeSet:
         """The edges between fine nodes."""

@@ -8,18 +8,10 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from sciml.models.layers import DegreeLinear, FeedForward, full_precision, lmax_of
+from sciml.models.layers import DegreeLinear, FeedForward, lmax_of
 from sciml.models.radial import RadialNetwork
 from sciml.models.recompute import recomputed
-from sciml_kernels import EdgeEmbedding, Edges, Spec, conv, conv_radial, product
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Which nodes start with equal features: ``of_nodes`` (n,) the class of each, ``first`` (D,) a node of each."""
-
-    of_nodes: Tensor
-    first: Tensor
+from sciml_kernels import EdgeEmbedding, Edges, Spec, conv_radial, product
 
 
 @dataclass(frozen=True)
@@ -27,15 +19,12 @@ class EdgeSet:
     """Edges with their geometry: what a convolution runs along.
 
     ``mean_neighbors`` () is the mean number of edges at a receiver, ``scalars`` (E, k) optional invariant inputs.
-    Where the features of senders are those of few ``classes``, edges at a receiver are sorted by the class of their
-    sender.
     """
 
     edges: Edges
     embedding: EdgeEmbedding
     mean_neighbors: Tensor
     scalars: Tensor | None = None
-    classes: Classes | None = None
 
 
 def _irreps(channels: int, lmax: int) -> o3.Irreps:
@@ -55,7 +44,6 @@ class Convolution(nn.Module):
         self.backend = backend
         harmonics = o3.Irreps.spherical_harmonics(lmax_edge)
         out = _irreps(channels, lmax_out)
-        self.sums = Spec.summed(_irreps(hidden, 0), harmonics, _irreps(hidden, lmax_out))
         self.specs = [Spec.summed(_irreps(channels, lmax), harmonics, out) for lmax in range(lmax_in + 1)]
         paths = len(self.specs[-1].paths)
         self.weight = nn.Parameter(torch.randn(hidden, paths, channels) / math.sqrt(hidden))
@@ -67,49 +55,17 @@ class Convolution(nn.Module):
         keys = [path.degrees for path in self.specs[-1].paths]
         return torch.tensor([keys.index(path.degrees) for path in spec.paths])
 
-    def forward(
-        self,
-        x: Tensor,
-        harmonics: Tensor,
-        hidden: Tensor,
-        edges: Edges,
-        scale: Tensor,
-        classes: Classes | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, harmonics: Tensor, hidden: Tensor, edges: Edges, scale: Tensor) -> Tensor:
         """x (n, d, C), harmonics (E, (lmax_edge + 1)^2), hidden (E, hidden), scale () of the sum.
 
         Computes in the precision of the harmonics.
         """
         dtype, lmax = harmonics.dtype, lmax_of(x)
         weight = self.weight if lmax == len(self.specs) - 1 else self.weight[:, getattr(self, f"paths_{lmax}")]
-        weight = (weight * scale).to(dtype)
-        if classes is not None and lmax == 0:
-            return self._of_classes(x[classes.first, 0].to(dtype), harmonics, hidden.to(dtype), weight, edges, classes)
+        weight = (weight * scale).flatten(1).to(dtype)
         return conv_radial(
-            x.to(dtype), harmonics, hidden.to(dtype), weight.flatten(1), edges, self.specs[lmax], backend=self.backend
+            x.to(dtype), harmonics, hidden.to(dtype), weight, edges, self.specs[lmax], backend=self.backend
         )
-
-    def _of_classes(
-        self, x: Tensor, harmonics: Tensor, hidden: Tensor, weight: Tensor, edges: Edges, classes: Classes
-    ) -> Tensor:
-        """The convolution of invariant senders of few classes, with features x (D, C), weight (hidden, paths, C).
-
-        hidden x harmonics is summed over the edges from each class first, and then mapped once for each receiver and
-        class rather than for each edge: the density of neighbours by class, as in the atomic cluster expansion.
-        """
-        number, width = x.shape[0], hidden.shape[1]
-        pairs = edges.receivers * number + classes.of_nodes[edges.senders]
-        along = Edges(torch.zeros_like(pairs), pairs, edges.num_nodes * number, 1, validate=False)
-        repeated = hidden[:, None].expand(-1, len(self.sums.paths), -1)
-        sums = conv(hidden.new_ones(1, 1, width), harmonics, repeated, along, self.sums, backend=self.backend)
-        sums = sums.view(edges.num_nodes, number, -1, width).transpose(1, 2).flatten(2)
-        parts = []
-        with full_precision(sums):
-            for index, path in enumerate(self.specs[0].paths):
-                degree = path.degrees[2]
-                table = (x[:, None] * weight[:, index]).flatten(0, 1)
-                parts.append(sums[:, degree**2 : (degree + 1) ** 2] @ table)
-        return torch.cat(parts, dim=1)
 
 
 class ManyBodyProduct(nn.Module):
@@ -145,16 +101,10 @@ class ManyBodyProduct(nn.Module):
         paths = (path for path in spec.paths if path.y == 0 or (order == 2 and path.degrees[0] <= path.degrees[1]))
         return dataclasses.replace(spec, paths=tuple(paths))
 
-    def forward(self, x: Tensor, embedding: Tensor, classes: Classes | None = None) -> Tensor:
-        """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C); nodes of one of the ``classes`` have
-        equal embeddings and so equal weights, computed once.
-        """
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(n, (lmax + 1)^2, C), embedding (n, C) -> (n, (lmax_out + 1)^2, C)."""
         x = x.to(embedding.dtype)  # products of products stay in full precision
-        if classes is None:
-            weights = self.weights(embedding)
-        else:
-            weights = self.weights(embedding[classes.first]).index_select(0, classes.of_nodes)
-        weights = weights.to(x.dtype).view(x.shape[0], sum(self.rows), self.channels)
+        weights = self.weights(embedding).to(x.dtype).view(x.shape[0], sum(self.rows), self.channels)
         factor = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
         for spec, path_weights in zip(self.specs, weights.split(self.rows, dim=1), strict=True):
             x = product(x, factor, path_weights, spec, backend=self.backend)
@@ -200,38 +150,30 @@ class Block(nn.Module):
         along: EdgeSet,
         kind: str,
         senders: tuple[Tensor, Tensor] | None = None,
-        classes: Classes | None = None,
     ) -> Tensor:
         """x (n, d, C) with its invariant ``embedding`` (n, C) -> (n, (lmax_out + 1)^2, C).
 
-        ``senders`` holds features and embedding of the other side where the edges are bipartite; ``classes`` tells
-        which nodes have equal embeddings.
+        ``senders`` holds features and embedding of the other side where the edges are bipartite.
         """
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._forward(x, embedding, along, kind, senders, classes)
+            return self._forward(x, embedding, along, kind, senders)
 
         def again(x: Tensor, embedding: Tensor, *others: Tensor) -> Tensor:
             edges = dataclasses.replace(along, embedding=EdgeEmbedding(*others[:3]))
-            return self._forward(x, embedding, edges, kind, others[3:] or None, classes)
+            return self._forward(x, embedding, edges, kind, others[3:] or None)
 
         tensors = [x, embedding, *along.embedding, *(senders or ())]
         return recomputed(again, tensors, list(self.parameters()))
 
     def _forward(
-        self,
-        x: Tensor,
-        embedding: Tensor,
-        along: EdgeSet,
-        kind: str,
-        senders: tuple[Tensor, ...] | None,
-        classes: Classes | None,
+        self, x: Tensor, embedding: Tensor, along: EdgeSet, kind: str, senders: tuple[Tensor, ...] | None
     ) -> Tensor:
         sent, of_sender = (x, embedding) if senders is None else senders
         hidden = self.radial(along.embedding, along.edges, of_sender, embedding, kind, along.scalars)
         sent = self.linear_in(sent, norm=True)
         scale = torch.rsqrt(along.mean_neighbors)
-        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale, along.classes)
+        message = self.convolution(sent, along.embedding.harmonics, hidden, along.edges, scale)
         # A cube of the message would outgrow everything else; an epsilon of one leaves small messages as they are.
         message = self.linear_message(message, norm=True, eps=1.0)
-        x = self.linear_out(self.product(message, embedding, classes), residual=x)
+        x = self.linear_out(self.product(message, embedding), residual=x)
         return self.feed_forward(x)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from sciml.graph import DOMAINS, INPUTS, NUM_COARSE_TYPES, NUM_TYPES, KindInputs
-from sciml.models.block import Classes
 from sciml.models.layers import at_nodes, pad_degrees
 from sciml.models.readout import pool_sum
 
@@ -62,20 +61,6 @@ class NodeEmbedding(nn.Module):
         """What the graph as a whole tells each of its nodes, (B, C)."""
         of_graph = self.domain(batch.domain) + self.dataset(batch.dataset)
         return of_graph + batch.charge[:, None] * self.charge + (batch.spin[:, None] - 1.0) * self.spin
-
-    def classes(self, batch: Batch, kind: str) -> Classes | None:
-        """Which nodes have equal features: those of one type in graphs of equal conditions; None where nodes have more
-        inputs than these.
-        """
-        if self.noise is not None or kind in (*self.typed_kinds, *self.scalars, *self.vectors):
-            return None
-        told = torch.stack([batch[name].double() for name in ("domain", "dataset", "charge", "spin")], dim=1)
-        of_graphs = torch.unique(told, dim=0, return_inverse=True)[1]
-        _, of_nodes = torch.unique(of_graphs[batch.batch] * NUM_TYPES + batch.types, return_inverse=True)
-        number = int(of_nodes.max()) + 1 if len(of_nodes) else 0
-        places = torch.arange(len(of_nodes), device=of_nodes.device)
-        first = places.new_full((number,), len(of_nodes)).scatter_reduce_(0, of_nodes, places, "amin")
-        return Classes(of_nodes, first)
 
     def forward(self, batch: Batch, kind: str, conditions: Tensor) -> Tensor:
         """Return (n, 1, C), or (n, 4, C) with vectors or noise; ``conditions`` (B, C)."""
