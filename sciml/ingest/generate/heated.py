@@ -54,13 +54,14 @@ def run(config: Any) -> int:
     origin = store.manifest.get("source") or store.path.name
     metadata = {"source": f"GFN2-xTB dynamics from {origin}", "temperatures": list(config.temperatures)}
     with StoreWriter(output, "materials", DATASET, metadata=metadata, overwrite=config.overwrite) as writer:
+        listed = ", ".join(f"{one:g}" for one in config.temperatures)
+        print(f"{given}: {len(tasks)} trajectories at {listed} K", flush=True)
         for record in run_tasks(heat, tasks, config.workers):
             writer.add(record)
         if not len(writer):
             raise UserError(
                 f"{given}: no trajectory has a configuration to keep: every molecule fell apart, or its energy did not "
-                f"converge, at {', '.join(f'{one:g}' for one in config.temperatures)} K; lower temperatures, or look "
-                "at the charges and spins of the records."
+                f"converge, at {listed} K; lower temperatures, or look at the charges and spins of the records."
             )
         made = writer.close()
     lost = config.records - len(made)
