@@ -1,7 +1,9 @@
 """Which records belong together, so that a split that keeps them together is free of leaks."""
 
+import itertools
+from collections.abc import Iterator, Sequence
 from math import gcd
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +33,33 @@ class Groups(NamedTuple):
         return int(self.owner.max(initial=-1)) + 1
 
 
-def groups_of(source: Any, by: str = "auto", identity: float = 0.3) -> Groups:
+class Together:
+    """Several stores of one domain as one list of records, to be split together."""
+
+    def __init__(self, stores: Sequence[Store | Subset]) -> None:
+        self.stores, self.base = stores, stores[0].base
+        self.path = stores[0].path.with_name(" and ".join(store.path.name for store in stores))
+        self.groups = [name for store in stores for name in store.groups]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[Record]:
+        return itertools.chain.from_iterable(self.stores)
+
+    def __getitem__(self, index: int) -> Record:
+        return next(itertools.islice(self, index, None))
+
+    def of_each(self, chosen: np.ndarray) -> list[np.ndarray]:
+        """The ``chosen`` indices by store, counted within it."""
+        ends = np.cumsum([len(store) for store in self.stores])
+        return [
+            chosen[(chosen >= end - len(store)) & (chosen < end)] - (end - len(store))
+            for end, store in zip(ends, self.stores, strict=True)
+        ]
+
+
+def groups_of(source: Store | Subset | Together, by: str = "auto", identity: float = 0.3) -> Groups:
     """Group the records of ``source``: a store, a part of one, or several together.
 
     Those of one trajectory, event or sequence are in one group whatever ``by`` is.
@@ -62,7 +90,7 @@ def groups_of(source: Any, by: str = "auto", identity: float = 0.3) -> Groups:
     return Groups(owner.reshape(-1), "family of sequences" if by == "sequence" else by, how)
 
 
-def _homologs(source: Any, identity: float) -> tuple[np.ndarray, np.ndarray, str]:
+def _homologs(source: Store | Subset | Together, identity: float) -> tuple[np.ndarray, np.ndarray, str]:
     """The record and the family of every chain."""
     records, chains = [], []
     for index, record in enumerate(source):
@@ -75,7 +103,7 @@ def _homologs(source: Any, identity: float) -> tuple[np.ndarray, np.ndarray, str
     return np.array(records, dtype=int), labels, f"{how}, {identity:.0%} identity"
 
 
-def _compositions(source: Store | Subset) -> tuple[np.ndarray, np.ndarray, str]:
+def _compositions(source: Store | Subset | Together) -> tuple[np.ndarray, np.ndarray, str]:
     """The records, and the reduced formula of each as a number."""
     formulas: dict[tuple[int, ...], int] = {}
     labels = [formulas.setdefault(_formula(record), len(formulas)) for record in source]
@@ -88,7 +116,7 @@ def _formula(record: Record) -> tuple[int, ...]:
     return (*elements.tolist(), *(counts // gcd(*counts.tolist())).tolist())
 
 
-def _structures(source: Store | Subset) -> tuple[np.ndarray, np.ndarray, str]:
+def _structures(source: Store | Subset | Together) -> tuple[np.ndarray, np.ndarray, str]:
     """The records, and the structure of each as a number: those alike in a chain of likeness share one."""
     _, formulas, _ = _compositions(source)
     labels, count = np.full(len(source), -1), 0

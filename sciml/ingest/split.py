@@ -4,21 +4,19 @@ Neighbouring frames of a trajectory are near copies, homologous proteins have on
 reports an error that is too good. What belongs together is found by :mod:`sciml.ingest.groups`.
 """
 
-import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sciml.data.records import Record
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
 from sciml.files import write_text
-from sciml.ingest.groups import Groups, groups_of
+from sciml.ingest.groups import Groups, Together, groups_of
 from sciml.ingest.ingest import open_data
 
 PARTS = ("train", "val", "test")
@@ -43,31 +41,8 @@ def run(config: Any) -> int:
     return 0
 
 
-class Together:
-    """Several stores of one domain as one list of records, to be split together."""
-
-    def __init__(self, stores: Sequence[Store | Subset]) -> None:
-        self.stores, self.base = stores, stores[0].base
-        self.path = stores[0].path.with_name(" and ".join(store.path.name for store in stores))
-        self.groups = [name for store in stores for name in store.groups]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __iter__(self) -> Iterator[Record]:
-        return itertools.chain.from_iterable(self.stores)
-
-    def of_each(self, chosen: np.ndarray) -> list[np.ndarray]:
-        """The ``chosen`` indices by store, counted within it."""
-        ends = np.cumsum([len(store) for store in self.stores])
-        return [
-            chosen[(chosen >= end - len(store)) & (chosen < end)] - (end - len(store))
-            for end, store in zip(ends, self.stores, strict=True)
-        ]
-
-
 def split_records(
-    source: "Store | Subset | Together", fractions: Sequence[float], seed: int, by: str = "auto", identity: float = 0.3
+    source: Store | Subset | Together, fractions: Sequence[float], seed: int, by: str = "auto", identity: float = 0.3
 ) -> tuple[list[np.ndarray], str]:
     """Return one sorted index array per fraction, and a sentence that says how the records were divided.
 
@@ -78,7 +53,7 @@ def split_records(
 
 
 def divide(
-    source: "Store | Subset | Together", groups: Groups, fractions: Sequence[float], seed: int
+    source: Store | Subset | Together, groups: Groups, fractions: Sequence[float], seed: int
 ) -> tuple[list[np.ndarray], str]:
     """Deal out whole groups, the largest first and equal ones in a random order (Philox of ``seed``); see above.
 

@@ -14,8 +14,9 @@ from sciml.data.statistics import elements_of, joint_statistics, statistics
 from sciml.data.store import Store, Subset, is_store
 from sciml.errors import UserError
 from sciml.graph import KINDS
+from sciml.ingest.groups import Together
 from sciml.ingest.ingest import detect, expand
-from sciml.ingest.split import Together, split_records
+from sciml.ingest.split import split_records
 from sciml.package import Package
 
 Paths = str | list[str]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import chemical_symbols
 from scipy.sparse.csgraph import connected_components
 
 from sciml.data.records import Record
 from sciml.data.store import Store, StoreWriter
 from sciml.errors import UserError
 from sciml.ingest.generate.common import atoms_record, molecular_dynamics, require, run_tasks, task_seeds
-from sciml.ingest.generate.xtb import DATASET, intact
+from sciml.ingest.generate.xtb import DATASET, bond_ratios, intact
 from sciml.ingest.ingest import open_data
 
 HEAVIEST = 86  # the last element of GFN2-xTB
@@ -107,7 +107,8 @@ def _check(record: Record, given: str) -> None:
 def heat(task: Task) -> list[Record]:
     """Return the records of one trajectory, up to where the molecule fell apart or its energy did not converge.
 
-    They are grouped by their start, so that copies of one geometry are never on two sides of a split.
+    They are grouped by their start, so that copies of one geometry are never on two sides of a split. The velocities
+    start hot and the thermostat takes 100 fs: the temperature is nominal, for variety rather than for averages.
     """
     from ase.calculators.calculator import CalculationFailed
     from tblite.ase import TBLite
@@ -136,13 +137,14 @@ def heat(task: Task) -> list[Record]:
 def turn_torsions(atoms: Atoms, rng: np.random.Generator, attempts: int = 20) -> None:
     """Turn all rotatable bonds of ``atoms`` by random angles, in place, until no atoms clash; else leave them be."""
     start, bonds = atoms.positions.copy(), rotatable_bonds(atoms)
+    apart = bond_ratios(atoms) >= BONDED
     for _ in range(attempts if bonds else 0):
         for first, second, moved in bonds:
             axis = atoms.positions[second] - atoms.positions[first]
             part = atoms[moved]
             part.rotate(float(rng.uniform(0, 360)), axis, center=atoms.positions[second])
             atoms.positions[moved] = part.positions
-        if intact(atoms) and not _clash(atoms, start):
+        if intact(atoms) and (bond_ratios(atoms)[apart] >= BONDED).all():
             return
         atoms.positions = start
 
@@ -151,9 +153,9 @@ def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, np.ndarray]]:
     """Single bonds outside of rings whose ends both bind to more: the two atoms, and those (indices) on the side of the
     second, which is the smaller.
     """
-    ratio = _ratios(atoms.numbers, atoms.positions)
-    bonded, found = ratio < BONDED, []
-    for first, second in np.argwhere(np.triu(bonded) & (ratio > SINGLE)):
+    ratios = bond_ratios(atoms)
+    bonded, found = ratios < BONDED, []
+    for first, second in np.argwhere(np.triu(bonded) & (ratios > SINGLE)):
         rest = bonded.copy()
         rest[first, second] = rest[second, first] = False
         _, side = connected_components(rest, directed=False)
@@ -165,17 +167,3 @@ def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, np.ndarray]]:
         if len(far) > 1:
             found.append((int(first), int(second), far))
     return found
-
-
-def _clash(atoms: Atoms, before: np.ndarray) -> bool:
-    """Whether atoms that were not bonded ``before`` (atoms, 3) are as near as bonded ones now."""
-    apart = _ratios(atoms.numbers, before) >= BONDED
-    return bool((_ratios(atoms.numbers, atoms.positions)[apart] < BONDED).any())
-
-
-def _ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Distances by the sums of covalent radii (atoms, atoms), infinite on the diagonal."""
-    radii = covalent_radii[numbers]
-    ratios = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1) / (radii[:, None] + radii[None, :])
-    np.fill_diagonal(ratios, np.inf)
-    return ratios

@@ -92,14 +92,20 @@ def sample(task: Task) -> list[Record]:
 
 def intact(atoms: Atoms) -> bool:
     """Tell whether the atoms are one connected molecule: bonds up to 1.4 times the covalent radii, none under 0.6."""
-    from ase.data import covalent_radii
     from scipy.sparse.csgraph import connected_components
 
+    ratios = bond_ratios(atoms)
+    return bool(ratios.min() > 0.6 and connected_components(ratios < 1.4, directed=False)[0] == 1)
+
+
+def bond_ratios(atoms: Atoms) -> np.ndarray:
+    """Distances by the sums of the covalent radii, (atoms, atoms), about 1 where bonded; infinite on the diagonal."""
+    from ase.data import covalent_radii
+
     radii = covalent_radii[atoms.numbers]
-    ratio = atoms.get_all_distances() / (radii[:, None] + radii[None, :])
-    bonded = ratio < 1.4
-    np.fill_diagonal(ratio, np.inf)
-    return bool(ratio.min() > 0.6 and connected_components(bonded, directed=False)[0] == 1)
+    ratios = atoms.get_all_distances() / (radii[:, None] + radii[None, :])
+    np.fill_diagonal(ratios, np.inf)
+    return ratios
 
 
 def _molecules(rng: np.random.Generator, count: int) -> Iterator[tuple[str, Atoms]]:
@@ -158,8 +164,4 @@ def substitute(atoms: Atoms, group: str, rng: np.random.Generator) -> Atoms | No
 
 def _apart(atoms: Atoms) -> bool:
     """Tell whether no two atoms of a constructed geometry clash (0.7 of the sum of the covalent radii)."""
-    from ase.data import covalent_radii
-
-    radii = covalent_radii[atoms.numbers]
-    ratio = atoms.get_all_distances() / (radii[:, None] + radii[None, :]) + 10 * np.eye(len(atoms))
-    return bool(ratio.min() > 0.7)
+    return bool(bond_ratios(atoms).min() > 0.7)

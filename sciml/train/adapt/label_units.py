@@ -70,7 +70,8 @@ def check_units_of(
             found = {level: each[name] for level, each in of_levels.items() if name in each}
             if name != "forces":  # these tell a structure atom by atom, the others need more to rely on
                 found = {level: each for level, each in found.items() if level in knowing}
-            if not found or (name == "energies" and "forces" in of_levels[min(of_levels)]):
+            has_forces = any("forces" in each for each in of_levels.values())
+            if not found or (name == "energies" and has_forces):
                 continue
             level = max(found, key=lambda one: abs(found[one].cosine))
             agreement, told = found[level], f"that the package gives at its level of theory {levels[level]!r}"

@@ -71,9 +71,8 @@ def adopt_levels(
     labels: one level of theory is stiffer than another. The reference energies of the elements that a level has not
     had before are fitted, robustly, to what the interaction energy of the model leaves of the labels; fitted to the
     labels alone, the interaction would be counted twice. Returns the description with the new scales and references,
-    and sentences on what was done. Raises UserError, with ``check_units``, where the forces of a source, or of one of
-    those to be ``measured``, point as those of a known level do and are as many times theirs as another unit would make
-    them.
+    and sentences on what was done. Raises UserError, with ``check_units``, where the labels of a source, or of one of
+    those to be ``measured``, agree with a known level but for the factor of a unit, see ``check_units_of``.
     """
     head = next((head for head in model.heads.values() if hasattr(head, "references")), None)
     if head is None or "atoms" not in package.kinds:

@@ -38,12 +38,12 @@ def test_turning_keeps_bonds_and_angles_and_moves_the_rest() -> None:
     atoms = molecule("trans-butane")
     turned = atoms.copy()
     heated.turn_torsions(turned, np.random.default_rng(0))
-    bonded = heated._ratios(atoms.numbers, atoms.positions) < heated.BONDED
+    bonded = heated.bond_ratios(atoms) < heated.BONDED
     angle_apart = bonded | ((bonded.astype(int) @ bonded) > 0)
     before, after = (one.get_all_distances() for one in (atoms, turned))
     np.testing.assert_allclose(after[angle_apart], before[angle_apart], atol=1e-6)
     assert np.abs(after - before).max() > 0.5
-    assert (heated._ratios(turned.numbers, turned.positions)[~bonded] >= heated.BONDED).all()
+    assert (heated.bond_ratios(turned)[~bonded] >= heated.BONDED).all()
 
 
 def molecules(path: Path, *symbols: str) -> Path:
