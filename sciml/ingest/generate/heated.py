@@ -49,8 +49,8 @@ def run(config: Any) -> int:
     store = open_data(source)
     if store.domain != "materials":
         raise UserError(f"{given}: found {store.domain} records, expected molecules as materials records.")
-    require("tblite", "tblite")
     tasks = list(trajectories(store, given, config.records, config.temperatures, config.turn, config.seed))
+    require("tblite", "tblite")
     origin = store.manifest.get("source") or store.path.name
     metadata = {"source": f"GFN2-xTB dynamics from {origin}", "temperatures": list(config.temperatures)}
     with StoreWriter(output, "materials", DATASET, metadata=metadata, overwrite=config.overwrite) as writer:
