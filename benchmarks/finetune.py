@@ -5,7 +5,8 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
     silicon   Si from 20 training cells of mlearn, on its test cells: from the base, from random weights
     jets      top against QCD from 500 labelled generated jets: from the base, from random weights
     proteins  residue types of 10 proteins of TS50 from the other 40: from the base, from random weights
-    strategies  Si at three label counts: all parameters, low rank: error, trained parameters, time, forgetting
+    strategies  Si at three label counts: all parameters, low rank, random weights: error, trained parameters, time,
+              forgetting
     lithium   Li after Si, without replay and with: the error that is left on Si
 
 The base is trained here, by `--recipe` on a part of the embedded data that no table tests on and on generated backbones
@@ -190,16 +191,26 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
                 continue
             sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}", *further)
             yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned))
-            for rate in settings.rates:
-                words = (*sources, *plain, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")
-                yield Cell(table, f"{table}-scratch-{rate:g}-{seed}", "scratch", seed, labels, words, rate)
+            yield from _scratch(settings, table, table, seed, labels, (*sources, *plain))
         for count in settings.label_counts if "strategies" in tables else ():
+            recipe = "experiment=finetune_materials"
+            sources = (recipe, f"train={data / f'Si-{count}-{seed}'}", f"test={data / 'Si-test'}")
             for strategy in ("full", "lora"):
-                sources = (f"train={data / f'Si-{count}-{seed}'}", f"test={data / 'Si-test'}", f"adapt={strategy}")
-                words = ("experiment=finetune_materials", *sources, *tuned)
+                words = (*sources, f"adapt={strategy}", *tuned)
                 yield Cell("strategies", f"strategies-{strategy}-{count}-{seed}", strategy, seed, count, words)
+            yield from _scratch(settings, "strategies", f"strategies-{count}", seed, count, (*sources, *plain))
         if "lithium" in tables:
             yield from _lithium(settings, data, options.runs, seed, tuned, shared)
+
+
+def _scratch(
+    settings: Settings, table: str, name: str, seed: int, labels: int, words: tuple[str, ...]
+) -> Iterator[Cell]:
+    """Random weights at each learning rate; the first of the ``words`` names the recipe."""
+    recipe = learning_rate(words[0])
+    for rate in settings.rates:
+        chosen = (*words, f"optimizer.learning_rate={rate * recipe:g}")
+        yield Cell(table, f"{name}-scratch-{rate:g}-{seed}", "scratch", seed, labels, chosen, rate)
 
 
 def _replay(settings: Settings, store: Path) -> tuple[str, ...]:
@@ -208,8 +219,8 @@ def _replay(settings: Settings, store: Path) -> tuple[str, ...]:
 
 
 def learning_rate(recipe: str) -> float:
-    """That of a recipe."""
-    config = configure("train", [f"experiment={recipe}", "train=none", "adapt.layer_decay=1.0"])
+    """That of a recipe, ``experiment=NAME``."""
+    config = configure("train", [recipe, "train=none", "adapt.layer_decay=1.0"])
     return float(config.optimizer.learning_rate)
 
 
@@ -279,10 +290,10 @@ def text(rows: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
         ]
     ]
     for labels in sorted({row["labels"] for row in rows if row["table"] == "strategies"}):
-        for start in ("full", "lora"):
+        for start in ("full", "lora", "scratch"):
             chosen = _chosen(rows, "strategies", start=start, labels=labels)
             if chosen:
-                trained = f"{chosen[0]['trained']:,}"
+                trained = f"{chosen[0]['trained']:,}" if chosen[0]["trained"] else "all"
                 lines.append(
                     [start, str(labels), _mean(chosen, "forces.rmse", 1e3, 1), trained, _kept(chosen), *_cost(chosen)]
                 )
@@ -302,7 +313,7 @@ def curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, list[flo
     silicon = {
         base: [("strategies", "full"), ("silicon", "base")],
         low_rank: [("strategies", "lora")],
-        scratch: [("silicon", "scratch")],
+        scratch: [("strategies", "scratch"), ("silicon", "scratch")],
     }
     strategies = {name: pairs[:1] for name, pairs in silicon.items() if name != scratch}
     found = {"Si: forces RMSE / meV/Å": _lines(rows, silicon, partial(_value, "forces.rmse", 1e3))}

@@ -104,7 +104,7 @@ def _discovery(result: dict[str, Any]) -> str:
         for name, values in result.items()
         if isinstance(values, dict)
     ]
-    singles = ", ".join(f"{key} {result[key]:.3f}" for key in ("RMSD", "kappa_SRME") if key in result)
+    singles = ", ".join(f"{key} {result[key]:.3f}" for key in ("RMSD", "kappa_SRME", "kappa_SRE") if key in result)
     table = _table(["materials", "F1", "DAF", "precision", "MAE, eV/atom", "R²"], rows)
     return f"{table}\n\n{singles}" if singles else table
 

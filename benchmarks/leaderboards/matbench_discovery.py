@@ -2,13 +2,17 @@
 
     matbench_discovery.py relax --package runs/mine --structures wbm-initial-atoms.extxyz.zip --output relaxed.extxyz
         [--part 1/100]
+    matbench_discovery.py kappa --package runs/mine --structures phononDB-PBE-103-structures.extxyz --output kappa.jsonl
+        [--part 1/100]
     matbench_discovery.py score --relaxed relaxed*.extxyz --summary wbm-summary.csv.gz
-        [--dft-structures wbm-dft.extxyz] [--kappa ours.json dft.json] [--output results/matbench_discovery.json]
+        [--dft-structures wbm-dft.extxyz] [--kappa kappas-phononDB-PBE-noNAC.json.gz kappa*.jsonl]
+        [--output results/matbench_discovery.json]
 
-``relax`` takes extended XYZ, in a zip of one file per structure too, with a ``material_id`` each, and goes on where it
-was stopped. ``score`` needs no other package. It differs from the leaderboard's own code in two points: the RMSD takes
-the sites in the order of the input, where theirs looks for the best match with pymatgen, so ours is never smaller; and
-mode conductivities for kappa_SRME must come from elsewhere, since they need phono3py.
+``relax`` and ``kappa`` take extended XYZ, in a zip of one file per structure too, with a ``material_id`` each, and go
+on where they were stopped. ``kappa`` needs phono3py (pip install 'sciml[phonons]'), ``score`` no other package. It
+differs from the leaderboard's own code in one point: the RMSD takes the sites in the order of the input, where theirs
+looks for the best match with pymatgen, so ours is never smaller. The published conductivities come from an older solver
+of the Wigner equation than phono3py has today.
 """
 
 from __future__ import annotations
@@ -16,12 +20,13 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import importlib.util
 import io
 import json
 import math
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +40,16 @@ from ase.optimize import FIRE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
+from conductivity import conductivity, errors, read_table
 from workers import write_result
+
+from sciml.errors import UserError
 
 FORCE, STEPS = 0.05, 500  # eV/Å; as the leaderboard's submissions relax
 UNPHYSICAL = 5.0  # eV/atom: a formation energy that is further away counts as no prediction
 MOST_STABLE = 10_000
+FAILURES = (UserError, ValueError, RuntimeError, ArithmeticError)  # an unknown element, a cell that blew up
 UNMATCHED = 1.0  # RMSD of a structure that is missing or has other sites
-FAILED = 2.0  # kappa_SRME of a material without a conductivity, its largest value
 ENERGY, HULL = "uncorrected_energy", "e_above_hull_mp2020_corrected_ppd_mp"  # columns of the summary
 
 
@@ -70,23 +78,51 @@ def relax(atoms: Atoms, calculator: Any) -> Atoms:
 
 def run_relax(options: argparse.Namespace) -> None:
     """Relax the structures of this part that are not in the output yet; one that fails is left out and named."""
-    import torch
-
-    from sciml.errors import UserError
-    from sciml.export.ase import calculator
-
-    model = calculator(options.package, options.dataset, options.device, torch.float64)
-    part, parts = (int(number) for number in options.part.split("/"))
-    done = set()
-    if options.output.exists():
-        done = {atoms.info["material_id"] for atoms in structures(options.output)}
-    for index, atoms in enumerate(structures(options.structures)):
-        if index % parts != part - 1 or atoms.info["material_id"] in done:
-            continue
+    done = {atoms.info["material_id"] for atoms in structures(options.output)} if options.output.exists() else set()
+    model = calculator_of(options)
+    for atoms in remaining(options, done):
         try:
             ase.io.write(options.output, relax(atoms, model), format="extxyz", append=True)
-        except (UserError, ValueError, RuntimeError, ArithmeticError) as error:  # an unknown element, a blown-up cell
+        except FAILURES as error:
             print(f"{atoms.info['material_id']}: {error}", file=sys.stderr)
+
+
+def run_kappa(options: argparse.Namespace) -> None:
+    """Conductivities of the structures of this part that are not in the output yet; a failure is written and named.
+
+    Raises UserError without phono3py.
+    """
+    if importlib.util.find_spec("phono3py") is None:
+        raise UserError("kappa: phono3py is not installed; pip install 'sciml[phonons]'.")
+    done = read_table(options.output) if options.output.exists() else {}
+    model = calculator_of(options)
+    for atoms in remaining(options, done):
+        name = atoms.info["material_id"]
+        try:
+            found = conductivity(atoms, model)
+        except FAILURES as error:
+            found = {"failure": str(error)}
+        if reason := found.get("failure"):
+            print(f"{name}: {reason}", file=sys.stderr)
+        with open(options.output, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"material_id": name, **found}) + "\n")
+
+
+def calculator_of(options: argparse.Namespace) -> Any:
+    """The ASE calculator of the package, in double precision."""
+    import torch
+
+    from sciml.export.ase import calculator
+
+    return calculator(options.package, options.dataset, options.device, torch.float64)
+
+
+def remaining(options: argparse.Namespace, done: Container[str]) -> Iterator[Atoms]:
+    """The structures of this part that are not done."""
+    part, parts = (int(number) for number in options.part.split("/"))
+    for index, atoms in enumerate(structures(options.structures)):
+        if index % parts == part - 1 and atoms.info["material_id"] not in done:
+            yield atoms
 
 
 def read_summary(path: Path) -> dict[str, dict[str, Any]]:
@@ -161,22 +197,6 @@ def structure_rmsd(first: Atoms, second: Atoms) -> float:
     return min(math.sqrt(best) / scale, UNMATCHED)
 
 
-def kappa_srme(predicted: dict[str, Any] | None, true: dict[str, Any]) -> float:
-    """Symmetric relative mean error of the conductivity's contributions by mode, 0 to 2 (Póta et al., 2024).
-
-    Each side has ``modes`` (q-points, bands) and ``weights`` (q-points,) of the q-points; a material without
-    conductivity, for imaginary frequencies or a broken symmetry, has 2.
-    """
-    if predicted is None or np.shape(predicted["modes"]) != np.shape(true["modes"]):
-        return FAILED
-    ours, theirs = (np.asarray(side["modes"], dtype=float) for side in (predicted, true))
-    weights = np.asarray(true["weights"], dtype=float)[:, None]
-    total = float((weights * (ours + theirs)).sum())
-    if not math.isfinite(total) or total <= 0:
-        return FAILED
-    return min(2 * float((weights * np.abs(ours - theirs)).sum()) / total, FAILED)
-
-
 def score(
     summary: dict[str, dict[str, Any]],
     relaxed: dict[str, Atoms],
@@ -199,7 +219,8 @@ def score(
         result["RMSD"] = float(np.mean(values))
     if kappa is not None:
         ours, theirs = kappa
-        result["kappa_SRME"] = float(np.mean([kappa_srme(ours.get(name), entry) for name, entry in theirs.items()]))
+        found = np.array([errors(ours.get(name), material) for name, material in theirs.items()])
+        result["kappa_SRME"], result["kappa_SRE"] = (float(value) for value in found.mean(axis=0))
     return result
 
 
@@ -211,7 +232,10 @@ def by_id(paths: list[Path]) -> dict[str, Atoms]:
 def run_score(options: argparse.Namespace) -> None:
     """Print and write the metrics; what cannot be computed is said."""
     dft = by_id([options.dft_structures]) if options.dft_structures else None
-    kappa = tuple(json.loads(path.read_text()) for path in options.kappa) if options.kappa else None
+    kappa = None
+    if options.kappa:
+        reference, *parts = (read_table(path) for path in options.kappa)
+        kappa = ({name: material for part in parts for name, material in part.items()}, reference)
     result = score(read_summary(options.summary), by_id(options.relaxed), dft, kappa)
     for name, values in result.items():
         if isinstance(values, dict):
@@ -221,7 +245,7 @@ def run_score(options: argparse.Namespace) -> None:
     if dft is None:
         print("RMSD: give --dft-structures, the relaxed structures of the test set")
     if kappa is None:
-        print("kappa_SRME: give --kappa OURS DFT, mode conductivities computed with phono3py")
+        print("kappa_SRME: give --kappa DFT OURS, the published conductivities and those that the command kappa makes")
     write_result(options.output, result)
 
 
@@ -229,25 +253,30 @@ def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    relaxing = commands.add_parser("relax")
-    relaxing.add_argument("--package", type=Path, required=True)
-    relaxing.add_argument("--structures", type=Path, required=True)
-    relaxing.add_argument("--output", type=Path, required=True)
-    relaxing.add_argument("--part", default="1/1", help="I/N: every Nth structure, from the Ith on")
-    relaxing.add_argument("--dataset", help="level of theory; that of the package where it has one")
-    relaxing.add_argument("--device", default="cpu")
-    relaxing.set_defaults(run=run_relax)
+    for name, runs in (("relax", run_relax), ("kappa", run_kappa)):
+        running = commands.add_parser(name)
+        running.add_argument("--package", type=Path, required=True)
+        running.add_argument("--structures", type=Path, required=True)
+        running.add_argument("--output", type=Path, required=True)
+        running.add_argument("--part", default="1/1", help="I/N: every Nth structure, from the Ith on")
+        running.add_argument("--dataset", help="level of theory; that of the package where it has one")
+        running.add_argument("--device", default="cpu")
+        running.set_defaults(run=runs)
     scoring = commands.add_parser("score")
     scoring.add_argument("--relaxed", type=Path, nargs="+", required=True)
     scoring.add_argument("--summary", type=Path, required=True)
     scoring.add_argument("--dft-structures", type=Path)
-    scoring.add_argument("--kappa", type=Path, nargs=2)
+    scoring.add_argument("--kappa", type=Path, nargs="+", help="the published conductivities, then ours")
     scoring.add_argument(
         "--output", type=Path, default=Path(__file__).resolve().parents[1] / "results" / "matbench_discovery.json"
     )
     scoring.set_defaults(run=run_score)
     options = parser.parse_args()
-    options.run(options)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

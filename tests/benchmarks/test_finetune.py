@@ -26,7 +26,7 @@ def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: An
     settings = replace(finetune.Settings(), seeds=(3,), label_counts=(40,))
     options = SimpleNamespace(runs=tmp_path, threads=1)
     found = {cell.name: cell for cell in finetune.cells(settings, options, tmp_path / "base", finetune.TABLES)}
-    assert len(found) == 14
+    assert len(found) == 16
     configs = {name: configure("train", cell.words) for name, cell in found.items()}
     assert {config.trainer.max_time for config in configs.values()} == {"00:01:00"}
     for table in finetune.MEASURES:
@@ -36,6 +36,8 @@ def test_every_cell_is_a_configuration_and_pairs_take_the_same_time(finetune: An
         assert scratch.model.channels == 32
         assert faster.optimizer.learning_rate == pytest.approx(3.0 * scratch.optimizer.learning_rate)
     assert configs["strategies-lora-40-3"].adapt.name == "lora"
+    assert configs["strategies-40-scratch-3-3"].train == configs["strategies-lora-40-3"].train
+    assert configs["strategies-40-scratch-3-3"].init is None
     assert configs["lithium-replay-3"].adapt.replay.fraction == settings.replay
     assert configs["lithium-alone-3"].adapt.replay.fraction == 0.0
     assert configs["lithium-replay-3"].init == str(tmp_path / "lithium-si-3")

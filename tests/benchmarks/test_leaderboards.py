@@ -38,6 +38,12 @@ def discovery(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def conductivity(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER / "leaderboards"))
+    return importlib.import_module("conductivity")
+
+
+@pytest.fixture
 def tagging(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER / "leaderboards"))
     return importlib.import_module("top_tagging")
@@ -77,15 +83,106 @@ def test_rmsd_of_sites(discovery):
     assert discovery.structure_rmsd(first, other) == discovery.UNMATCHED
 
 
-def test_srme_of_conductivities(discovery):
-    true = {"modes": [[1.0, 2.0], [3.0, 0.0]], "weights": [1, 2]}
-    assert discovery.kappa_srme(true, true) == 0.0
-    swapped = {"modes": [[2.0, 1.0], [0.0, 3.0]], "weights": [1, 2]}  # the same conductivity by other modes
-    assert discovery.kappa_srme(swapped, true) == pytest.approx(2 * (1 + 1 + 2 * 6) / 18)
-    tripled = {"modes": (3 * np.array(true["modes"])).tolist(), "weights": [1, 2]}
-    assert discovery.kappa_srme(tripled, true) == pytest.approx(2 * 2 / 4)
-    assert discovery.kappa_srme(None, true) == 2.0
-    assert discovery.kappa_srme({"modes": [[math.nan] * 2] * 2}, true) == 2.0
+MATERIAL = {"kappa_tot_avg": [2.0], "mode_kappa_tot_avg": [[[1.0, 2.0], [3.0, 0.0]]], "mode_weights": [1, 2]}
+
+
+def test_errors_of_conductivities(conductivity):
+    assert conductivity.errors(MATERIAL, MATERIAL) == (0.0, 0.0)
+    swapped = {**MATERIAL, "mode_kappa_tot_avg": [[[2.0, 1.0], [0.0, 3.0]]]}  # the same conductivity by other modes
+    assert conductivity.errors(swapped, MATERIAL) == (pytest.approx(2 * (8 / 3) / 4), 0.0)
+    tripled = {**MATERIAL, "kappa_tot_avg": [6.0], "mode_kappa_tot_avg": [[[3.0, 6.0], [9.0, 0.0]]]}
+    assert conductivity.errors(tripled, MATERIAL) == pytest.approx((1.0, 1.0))
+    of_axes = np.multiply.outer(MATERIAL["mode_kappa_tot_avg"], [1.5, 0.5, 1.0, 7.0, 7.0, 7.0]).tolist()
+    full = {**MATERIAL, "mode_kappa_tot_avg": None, "mode_kappa_tot_rta": of_axes}
+    assert conductivity.errors(MATERIAL, full) == pytest.approx((0.0, 0.0))
+    lost = {**MATERIAL, "mode_kappa_tot_avg": [[[math.nan] * 2] * 2]}
+    other_mesh = {**MATERIAL, "mode_kappa_tot_avg": [[[1.0, 2.0]]]}
+    for bad in (None, {"failure": "a frequency is imaginary"}, lost, other_mesh):
+        assert conductivity.errors(bad, MATERIAL) == (2.0, 2.0)
+
+
+def test_imaginary_frequencies(conductivity):
+    real = np.array([[-0.005, 0.0, 0.0, 3.0], [1.0, 1.0, 2.0, 3.0]])
+    assert not conductivity.imaginary(real)
+    for place, value in (((0, 0), -0.02), ((0, 3), -0.001), ((1, 0), -0.001), ((1, 3), math.nan)):
+        wrong = real.copy()
+        wrong[place] = value
+        assert conductivity.imaginary(wrong)
+
+
+def test_pairs_of_modes_are_shared(conductivity):
+    pairs = np.array([[[[1.0, 0.5], [0.5, 2.0]], [[0.0, 3.0], [3.0, 0.0]]]])
+    capacities = np.array([[[1.0, 3.0], [0.0, 0.0]]])
+    found = conductivity.by_mode(pairs, capacities)
+    np.testing.assert_allclose(found[0, 0], [1.0 + 0.75, 2.0 + 0.25])
+    np.testing.assert_allclose(found[0, 1], 0.0)
+
+
+def cell_of(name: str) -> Atoms:
+    """A small cell of phononDB's kind."""
+    atoms = bulk(name, "fcc", a={"Cu": 3.6, "Au": 4.08}[name])
+    supercell, mesh = (3 * np.eye(3, dtype=int), [5, 5, 5])
+    atoms.info = {"material_id": name, "fc2_supercell": supercell, "fc3_supercell": supercell, "q_point_mesh": mesh}
+    return atoms
+
+
+def test_the_conductivity_of_a_crystal(conductivity):
+    """Of copper by EMT: its modes sum to it, and it falls with mass and softness."""
+    pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
+    copper, gold = (conductivity.conductivity(cell_of(name), EMT()) for name in ("Cu", "Au"))
+    modes, weights = np.array(copper["mode_kappa_tot_avg"]), np.array(copper["mode_weights"])
+    assert modes.shape == (1, len(weights), 3)
+    assert weights.sum() == 125
+    assert modes.sum() / weights.sum() == pytest.approx(copper["kappa_tot_avg"][0], rel=1e-6)
+    assert 1.0 < copper["kappa_tot_avg"][0] < 100.0
+    assert gold["kappa_tot_avg"][0] < copper["kappa_tot_avg"][0]
+    assert 0.0 < conductivity.errors(gold, copper)[0] < 2.0
+
+
+class Unstable(EMT):
+    """Forces that push a displaced atom further away."""
+
+    def calculate(self, *arguments: Any, **named: Any) -> None:
+        super().calculate(*arguments, **named)
+        self.results["forces"] = -self.results["forces"]
+
+
+def test_a_crystal_without_conductivity_has_a_reason(conductivity):
+    pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
+    assert conductivity.conductivity(cell_of("Cu"), Unstable()) == {"failure": "a frequency is imaginary"}
+
+
+def test_kappa_without_phono3py_is_refused(discovery, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(discovery.importlib.util, "find_spec", lambda name: None)
+    words = ["--package", "p", "--structures", "s.extxyz", "--output", str(tmp_path / "kappa.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["matbench_discovery.py", "kappa", *words])
+    assert discovery.main() == 2
+    assert "pip install 'sciml[phonons]'" in capsys.readouterr().err
+
+
+def test_kappa_goes_on_where_it_was_stopped(discovery, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
+    structures, output = tmp_path / "structures.extxyz", tmp_path / "kappa.jsonl"
+    unknown, plain = bulk("Si"), bulk("Cu")
+    unknown.info, plain.info = cell_of("Cu").info | {"material_id": "Si"}, {"material_id": "plain"}
+    ase.io.write(structures, [cell_of("Cu"), unknown, cell_of("Au"), plain], format="extxyz")
+    monkeypatch.setattr(discovery, "calculator_of", lambda options: EMT())
+    words = ["matbench_discovery.py", "kappa", "--package", "p", "--structures", str(structures)]
+    for part in ("1/2", "1/2", "2/2"):
+        monkeypatch.setattr(sys, "argv", [*words, "--output", str(output), "--part", part])
+        assert discovery.main() == 0
+    table = discovery.read_table(output)
+    assert list(table) == ["Cu", "Au", "Si", "plain"]
+    assert len(output.read_text().splitlines()) == 4
+    assert table["Si"]["failure"]
+    assert "has no fc2_supercell, fc3_supercell, q_point_mesh" in table["plain"]["failure"]
+    assert capsys.readouterr().err.count("Si: ") == 1
+    columns = {name: {str(row): table[key].get(name) for row, key in enumerate(table)} for name in MATERIAL}
+    columns["mp_id"] = {str(row): key for row, key in enumerate(table)}
+    with gzip.open(tmp_path / "published.json.gz", "wt") as file:
+        json.dump({name: {key: column[key] for key in "01"} for name, column in columns.items()}, file)
+    published = discovery.read_table(tmp_path / "published.json.gz")
+    assert [discovery.errors(table[name], published[name]) for name in published] == [(0.0, 0.0)] * 2
 
 
 def metals() -> dict[str, Atoms]:
@@ -148,10 +245,9 @@ def test_the_score_command(discovery, tmp_path):
     write_inputs(tmp_path, {name: atoms.get_potential_energy() for name, atoms in relaxed.items()}, [-0.1, 0, 0.2, 0.3])
     for atoms in relaxed.values():
         ase.io.write(tmp_path / "relaxed.extxyz", atoms, format="extxyz", append=True)
-    kappa = {"mp-1": {"modes": [[1.0]], "weights": [1]}}
-    (tmp_path / "kappa.json").write_text(json.dumps(kappa))
+    (tmp_path / "kappa.jsonl").write_text(json.dumps({"material_id": "mp-1", **MATERIAL}) + "\n")
     words = ["score", "--relaxed", "relaxed.extxyz", "--summary", "summary.csv.gz", "--output", "result.json"]
-    words += ["--kappa", "kappa.json", "kappa.json"]
+    words += ["--kappa", "kappa.jsonl", "kappa.jsonl"]
     script = FOLDER / "leaderboards" / "matbench_discovery.py"
     done = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
