@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sciml.data.packing import Budget
 from sciml.data.source import Source
+from sciml.data.targets import described_targets
+from sciml.evaluate.measure import UNITS
 from sciml.evaluate.plots import COLOURS, INK, figure
 from sciml.evaluate.uncertainty import from_tensors, labelled_rows, reliability, text
 from sciml.files import write_text
@@ -40,14 +42,15 @@ def write_reliability(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "uncertainty.json", json.dumps(found, indent=1) + "\n")
     path = folder / "uncertainty.png"
+    units = UNITS | {target.name: target.unit for target in described_targets(description["heads"])}
     drawing, axes = figure(3.8 * len(found), 3.6, len(found))
     for axis, (name, values) in zip(axes, found.items(), strict=True):
-        _draw(axis, name, values)
+        _draw(axis, name, values, units.get(name, ""))
     drawing.savefig(path, dpi=150)
     return "\n".join([text(found), *told]), path
 
 
-def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
+def _draw(axis: Any, name: str, values: dict[str, Any], unit: str) -> None:
     """Error against uncertainty, or accuracy against confidence, in bins; on the diagonal they are right."""
     axis.set_title(name, fontsize=9)
     if "error" in values:
@@ -55,8 +58,9 @@ def _draw(axis: Any, name: str, values: dict[str, Any]) -> None:
         shown = [value for value in (*values["uncertainty"], *values["error"]) if value > 0] or [1.0]
         ends = [min(shown), max(shown)]
         _logarithmic(axis, ends[1] / ends[0])
-        axis.set_xlabel("RMS uncertainty", fontsize=8)
-        axis.set_ylabel("RMS error", fontsize=8)
+        of_unit = f" / {unit}" if unit else ""
+        axis.set_xlabel(f"RMS uncertainty{of_unit}", fontsize=8)
+        axis.set_ylabel(f"RMS error{of_unit}", fontsize=8)
     else:
         for kind, colour in (("plain", COLOURS[1]), ("softened", COLOURS[0])):
             pair = values[f"confidence_{kind}"], values[f"accuracy_{kind}"]

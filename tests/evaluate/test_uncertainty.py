@@ -191,6 +191,7 @@ def test_a_bin_without_error_is_drawn(errors, tmp_path):
     from sciml.evaluate.plots import figure
 
     drawing, axes = figure(3, 3, 1)
-    reliability._draw(axes[0], "dipole", {"uncertainty": [0.0, 0.1, 0.5], "error": errors})
+    reliability._draw(axes[0], "dipole", {"uncertainty": [0.0, 0.1, 0.5], "error": errors}, "e Å")
+    assert axes[0].get_xlabel() == "RMS uncertainty / e Å"
     drawing.savefig(tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size

@@ -55,16 +55,7 @@ class FineTuning:
             )
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
         self.untrained: Model | None = None
-        replayed = []
-        for source in replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets):
-            kinds = [kind for kind in KINDS if source.data.serves(kind).any()]
-            name = source.name.removeprefix("replay-")
-            if set(kinds) & set(drawn):
-                say(f"replay: {len(source.data)} records of {name}")
-                replayed.append(source)
-            else:
-                bins = " or ".join(f"data.bins_per_step.{kind}=1" for kind in kinds)
-                say(f"replay: nothing of {name}, since no step has such graphs; {bins} draws them")
+        replayed = replay_sources(options.replay, package, splits.train, open_store, folder / "data", budgets, drawn)
         splits.train += with_classes_of_all(replayed, splits.train, package)
 
     def adopt(

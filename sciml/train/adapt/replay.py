@@ -5,7 +5,7 @@ be had: structures are given, or those of the embedded samples or of the new dat
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from sciml.data.targets import Target, described_targets
 from sciml.errors import UserError
 from sciml.evaluate.verify.systems import embedded_sources
 from sciml.files import file_sha256
-from sciml.graph import graph_of_rows
+from sciml.graph import KINDS, graph_of_rows
 from sciml.ingest.split import split_records
 from sciml.package import Package
 from sciml.train.adapt.parity import known_dataset, knows_elements, without_references
+from sciml.train.progress import say
 from sciml.train.sources import Open, evaluation_sources, joined
 
 RETAINED = 0.2  # of the groups of a store that serves both, the part that measures what was forgotten
@@ -78,8 +79,10 @@ def replay_sources(
     open_store: Open,
     folder: Path,
     budgets: dict[str, Budget],
+    drawn: Collection[str] = KINDS,
 ) -> list[Source]:
-    """What ``options``, the section adapt.replay of the configuration, mixes into the ``training`` sources.
+    """What ``options``, the section adapt.replay of the configuration, mixes into the ``training`` sources: what has
+    kinds of graph that are ``drawn``. The rest is told.
 
     Pseudo-labels are written once, as stores in ``folder``. Raises UserError where there is nothing to replay.
     """
@@ -92,14 +95,26 @@ def replay_sources(
     else:
         sources = embedded_sources(package) or list(training)
     parts = [part for source in sources if (part := divided(source, False, options.records)) is not None]
+    undrawn = [part for part in parts if not _kinds(part) & set(drawn)]
+    for part in undrawn:
+        bins = " or ".join(f"data.bins_per_step.{kind}=1" for kind in KINDS if kind in _kinds(part))
+        say(f"replay: nothing of {part.name}, since no step has such graphs; {bins} draws them")
+    parts = [part for part in parts if _kinds(part) & set(drawn)]
     if options.pseudo_labels:
         parts = [
             labelled for part in parts if (labelled := pseudo_labelled(part, package, folder, budgets)) is not None
         ]
-    if not parts:
+    if not parts and not undrawn:
         raise UserError(f"adapt.replay: found nothing to replay, {_nothing(options, package)}.")
-    names = source_names(parts)
-    return [Source(part.data, part.dataset, f"replay-{name}", True) for part, name in zip(parts, names, strict=True)]
+    named = list(zip(parts, source_names(parts), strict=True))
+    for part, name in named:
+        say(f"replay: {len(part.data)} records of {name}")
+    return [Source(part.data, part.dataset, f"replay-{name}", True) for part, name in named]
+
+
+def _kinds(source: Source) -> set[str]:
+    """The kinds of graph that some record of a source has."""
+    return {kind for kind in KINDS if source.data.serves(kind).any()}
 
 
 def _nothing(options: Any, package: Package) -> str:
