@@ -98,22 +98,40 @@ class FourMomentaHead(Head):
     def __init__(self, context: HeadContext, hidden: int = 64) -> None:
         super().__init__(context)
         self.readout = multilayer_perceptron([context.channels, hidden, 1 + context.channels], zero=True)
+        self.vectors = nn.Identity()  # where uncertainties look
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"true_momenta": four-momenta}."""
         weights = self.readout(features.invariants)
         stretch = MOST_STRETCH * torch.tanh(weights[:, :1] / MOST_STRETCH)
-        beside = (features.fine[:, 1:4] * weights[:, None, 1:]).mean(dim=2)
+        beside = (self.vectors(features.fine[:, 1:4]) * weights[:, None, 1:]).mean(dim=2)
         frame = batch.frame[batch.batch]
-        measured = lorentz.boost_to_rest_frame(batch.momenta[:, None], frame)[:, 0]
+        measured = self._measured(batch)
         momenta = stretch.double().exp() * measured[:, 1:] + beside.double() * measured[:, :1]
         total = lorentz.boost_to_rest_frame(batch.total_momentum[:, None], batch.frame)[:, 0]
         found = conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
         return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], frame)[:, 0]}
 
+    @staticmethod
+    def _measured(batch: Batch) -> Tensor:
+        """The measured four-momenta (n, 4) in the rest frame of the jet."""
+        return lorentz.boost_to_rest_frame(batch.momenta[:, None], batch.frame[batch.batch])[:, 0]
+
     def last_layers(self, target: str) -> list[nn.Module]:
-        """None: what conserves the total is not linear."""
-        return []
+        """The end of the network, and the vectors that its outputs weigh."""
+        return [self.readout[-1], self.vectors]
+
+    def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
+        """The change of a particle's four-momentum (n, 4, w) with the row of the last layer that stretches it and with
+        the biases of those that weigh vectors, near a stretch of one and before the total is conserved.
+        """
+        hidden, vectors = inputs
+        measured = self._measured(batch)
+        energy, momentum = measured[:, :1, None], measured[:, 1:, None]
+        change = torch.cat([momentum * hidden[:, None], energy * vectors / vectors.shape[2]], dim=2)
+        along = (momentum * change).sum(dim=1, keepdim=True) / energy  # of the energy, at the measured mass
+        change = torch.cat([along, change], dim=1).transpose(1, 2)
+        return lorentz.boost_from_rest_frame(change, batch.frame[batch.batch]).transpose(1, 2)
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """The mean energy of a particle in the rest frame."""

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from sciml.data.graph_dataset import LoadedBatch
+from sciml.domains.hep import heads
+from sciml.evaluate.uncertainty import captured, features_of
 from sciml.graph import collate
 from sciml.ingest.generate.smeared_jets import smear
 from sciml.models.model import Model, build_model
 from sciml.objectives.supervised import Supervised, Term
 from sciml.physics import lorentz
+from sciml.physics.phase_space import _on_shell
 from tests.domains.hep.jets import LIGHT, embedded_jets, energy_over_mass
 from tests.helpers import boost, check_equivariance, lorentz_transform, random_jet, random_rotation, relative_rms
 from tests.small import describe_model, graph_of
@@ -137,3 +140,23 @@ def test_smearing_keeps_masses_directions_and_the_mean():
     from sciml.ingest.generate.smeared_jets import resolutions
 
     np.testing.assert_allclose(resolutions(energies, kinds), [0.01, np.hypot(0.08, 0.05), np.hypot(0.1, 0.01), 1.0])
+
+
+def test_uncertainties_see_the_change_with_the_last_layer(monkeypatch):
+    """Features are the derivatives of free momenta with the stretch and the biases of vectors, at a stretch of one."""
+    monkeypatch.setattr(
+        heads, "conserving", lambda momenta, mass_squared, total, index: _on_shell(momenta, mass_squared)
+    )
+    model = model_of(drawn=False)
+    last = model.heads["four_momenta"].readout[-1]
+    batch = collate([graph_of(smeared(seed, mass=80.0, particles=4), "jets", model.dtype) for seed in range(2)])
+    with captured(model, "jets") as found:
+        predictions = model(batch, "jets")["true_momenta"]
+    features = features_of(found, "true_momenta", batch)
+    width = last.in_features
+    assert features.shape == (8, 4, width + 1 + last.out_features - 1)
+    for row in range(8):
+        for component in range(4):
+            gradients = torch.autograd.grad(predictions[row, component], [last.weight, last.bias], retain_graph=True)
+            expected = torch.cat([gradients[0][0], gradients[1]])
+            torch.testing.assert_close(features[row, component], expected, rtol=1e-9, atol=1e-9)

@@ -38,6 +38,7 @@ def test_a_few_steps_conserve_the_total_and_the_table_says_so(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"true_momenta MAE +\S+ +\S+ \(as measured\)", printed)
     assert len(re.findall(r"relative error of (E|px|py|pz) ", printed)) == 4
+    assert re.search(r"uncertainty of true_momenta: error / uncertainty \d", printed)
     metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())["targets"]["true_momenta"]
     assert metrics["unit"] == "GeV"
     assert metrics["conservation"] < 1e-12 < metrics["baseline_conservation"]
