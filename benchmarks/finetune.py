@@ -12,13 +12,15 @@ Five tables, each over seeds, each cell resumable, every pair for the same wall-
 The base is trained here, by `--recipe` on a part of the embedded data that no table tests on and on generated backbones
 of made-up proteins, unless `--base` names a package. Random weights are trained at the recipe's learning rate and at
 larger ones, and the best by validation counts. Choices are made on validation data; the test sets are evaluated once a
-cell. Writes results/finetune.json, and finetune.png with what was measured against the number of labels.
+cell. Writes results/finetune.json, finetune.png with what was measured against the number of labels, and three of the
+plots of the first models: finetune_parity.png, finetune_roc.png and finetune_reliability.png.
 `--tables silicon,lithium` runs some of them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -45,6 +47,8 @@ SHARES = {
 }
 """Of the embedded stores; fine-tuning and its tests take other data, but for jets."""
 TABLES = ("silicon", "jets", "proteins", "strategies", "lithium")
+PICTURES = {"parity": "silicon", "roc": "jets", "reliability": "jets"}
+"""What the evaluation of a table's first model from the base draws, kept beside the result."""
 KINDS = {"materials": "atoms", "hep": "jets", "biology": "residues"}
 BACKBONE = (
     *("model=tiny", "model.channels=32", "model.layers=2", "model.correlation=3"),
@@ -191,25 +195,24 @@ def cells(settings: Settings, options: Any, base: Path, tables: Sequence[str]) -
                 continue
             sources = (f"experiment={recipe}", f"train={data / train}", f"test={data / test}", *further)
             yield Cell(table, f"{table}-base-{seed}", "base", seed, labels, (*sources, *tuned))
-            yield from _scratch(settings, table, table, seed, labels, (*sources, *plain))
+            yield from _scratch(settings, recipe, table, table, seed, labels, (*sources, *plain))
         for count in settings.label_counts if "strategies" in tables else ():
-            recipe = "experiment=finetune_materials"
-            sources = (recipe, f"train={data / f'Si-{count}-{seed}'}", f"test={data / 'Si-test'}")
+            recipe = "finetune_materials"
+            sources = (f"experiment={recipe}", f"train={data / f'Si-{count}-{seed}'}", f"test={data / 'Si-test'}")
             for strategy in ("full", "lora"):
                 words = (*sources, f"adapt={strategy}", *tuned)
                 yield Cell("strategies", f"strategies-{strategy}-{count}-{seed}", strategy, seed, count, words)
-            yield from _scratch(settings, "strategies", f"strategies-{count}", seed, count, (*sources, *plain))
+            yield from _scratch(settings, recipe, "strategies", f"strategies-{count}", seed, count, (*sources, *plain))
         if "lithium" in tables:
             yield from _lithium(settings, data, options.runs, seed, tuned, shared)
 
 
 def _scratch(
-    settings: Settings, table: str, name: str, seed: int, labels: int, words: tuple[str, ...]
+    settings: Settings, recipe: str, table: str, name: str, seed: int, labels: int, words: tuple[str, ...]
 ) -> Iterator[Cell]:
-    """Random weights at each learning rate; the first of the ``words`` names the recipe."""
-    recipe = learning_rate(words[0])
+    """Random weights at each learning rate."""
     for rate in settings.rates:
-        chosen = (*words, f"optimizer.learning_rate={rate * recipe:g}")
+        chosen = (*words, f"optimizer.learning_rate={rate * learning_rate(recipe):g}")
         yield Cell(table, f"{name}-scratch-{rate:g}-{seed}", "scratch", seed, labels, chosen, rate)
 
 
@@ -219,8 +222,8 @@ def _replay(settings: Settings, store: Path) -> tuple[str, ...]:
 
 
 def learning_rate(recipe: str) -> float:
-    """That of a recipe, ``experiment=NAME``."""
-    config = configure("train", [recipe, "train=none", "adapt.layer_decay=1.0"])
+    """That of a recipe."""
+    config = configure("train", [f"experiment={recipe}", "train=none", "adapt.layer_decay=1.0"])
     return float(config.optimizer.learning_rate)
 
 
@@ -404,6 +407,10 @@ def main(values: Sequence[str] | None = None) -> int:
         write_result(options.output, {**head, "text": text(rows), "rows": rows})
     if panels := curves(rows):
         learning_curves(panels, options.output.with_suffix(".png"))
+    for name, table in PICTURES.items():
+        if table in tables:
+            drawn = options.runs / f"{table}-base-{settings.seeds[0]}" / "evaluation" / f"{name}.png"
+            shutil.copyfile(drawn, options.output.with_name(f"{options.output.stem}_{name}.png"))
     for table, lines in text(rows).items():
         say(table)
         for line in lines:

@@ -11,8 +11,10 @@ RESULTS = Path(__file__).parent / "results"
 NOT_MEASURED = {"rmd17_ethanol_gpu.json": "GPU times are not measured yet."}
 HOLDS = {True: "yes", False: "no", None: "not made"}
 LIMIT = (
-    "The limit of a pass: its bytes at the measured speed of a copy, or its operations at that of a product of "
-    "matrices, whichever takes longer. The product is torch's: a kernel whose own is faster shows more than 100 %."
+    "Of a copy: the bytes of the passes at the measured speed of a copy, by the time taken. The limit of a pass: these "
+    "bytes, or its operations at the speed of a product of matrices, whichever takes longer; where the limit is much "
+    "longer than the copy, arithmetic bounds the pass. The product is torch's: a kernel whose own is faster shows more "
+    "than 100 %."
 )
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -25,10 +27,19 @@ def render() -> str:
     for file, title, table in SECTIONS:
         path = RESULTS / file
         if path.exists():
-            parts.append(f"**{title}**\n\n{table(json.loads(path.read_text(encoding='utf-8')))}")
+            result = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"**{title}{_measured_on(result)}**\n\n{table(result)}")
         elif file in NOT_MEASURED:
             parts.append(f"**{title}**\n\n{NOT_MEASURED[file]}")
     return "\n\n".join(parts)
+
+
+def _measured_on(result: dict[str, Any]) -> str:
+    """The processor that a file names; a GPU is in the title."""
+    machine = result.get("machine", {})
+    processor = (machine.get("cpu") or machine.get("processor") or "").replace("(R)", "")
+    vectors = f" with {machine['vectors']}" if "vectors" in machine else ""
+    return f" ({processor}{vectors})" if processor and "gpu" not in machine else ""
 
 
 def main() -> int:
@@ -142,25 +153,31 @@ def _tuned(result: dict[str, Any]) -> str:
     for one in result["passes"]:
         if "limit_ms" in one:
             best = min(one["times"], key=lambda time: time["ms"])
-            used = f"{best['values']} values, {best['stages']} in flight"
+            warps = "1 warp" if best["warps"] == 1 else f"{best['warps']} warps"
+            used = f"{best['values']} values, {warps}, {best['stages']} in flight"
             share = one["limit_ms"] / best["ms"]
             rows.append(
                 [one["problem"], one["pass"], used, f"{best['ms']:.2f}", f"{one['limit_ms']:.2f}", f"{share:.0%}"]
             )
     table = _table(["problem", "pass", "configuration", "ms", "limit, ms", "of the limit"], rows)
-    return f"{table}\n\nWith the radial layer inside, problem 1: {_radial(result)}."
+    return (
+        f"{table}\n\nWith the radial layer inside, problem 1, products of fp32: {_radial(result)}. These kernels serve "
+        "in no pass on this GPU, since they are slower there than the weights in memory."
+    )
 
 
 def _radial(result: dict[str, Any]) -> str:
-    """Each pass beside that with the weights in memory, which serves where it is faster."""
+    """Each pass beside that with the weights in memory."""
     sums: dict[str, float] = {}
     texts = []
     for one in result["passes"]:
         if one["radial"]:
             sums[one["pass"]] = sums.get(one["pass"], 0.0) + min(time["ms"] for time in one["times"])
         if "with_weights_in_memory_ms" in one:
-            apart = one["with_weights_in_memory_ms"]
-            texts.append(f"{one['pass']} {sums[one['pass']]:.1f} ms, {apart:.1f} with weights in memory")
+            apart, tf32 = (one[f"with_weights_in_memory_{name}"] for name in ("ms", "tf32_ms"))
+            texts.append(
+                f"{one['pass']} {sums[one['pass']]:.1f} ms, with weights in memory {apart:.1f} (TF32 {tf32:.1f})"
+            )
     return "; ".join(texts)
 
 
@@ -180,22 +197,39 @@ def _gpu_step(result: dict[str, Any]) -> str:
 
 
 def _kernels(result: dict[str, Any]) -> str:
-    """One line for each problem and each library, or other way, that was measured beside ours."""
-    rows = []
+    """One line for each problem and each library, or other way, that was measured beside ours; then why others were
+    not.
+    """
+    rows: list[list[str]] = []
+    reasons: dict[str, list[str]] = {}
     for row in result["rows"]:
-        if "ours_ms" not in row:
-            continue
-        ours, used = row["ours_ms"], row["ours_memory"]["peak_MB"]
-        peers = [
-            name.removesuffix("_ms") for name in row if name.endswith("_ms") and name not in ("ours_ms", "limit_ms")
-        ]
-        for index, peer in enumerate(peers):
-            theirs, memory = row[f"{peer}_ms"], row[f"{peer}_memory"]["peak_MB"]
-            own = [f"{row['problem']} ({row['name']})", _passes(ours), f"{100 * row['of_limit']:.0f} %"]
-            cells = [peer, _passes(theirs), _times(sum(theirs.values()) / sum(ours.values())), _times(memory / used)]
-            rows.append([*(own if index == 0 else ["", "", ""]), *cells])
-    header = ["problem", "sciml_kernels, ms", "of the limit", "peer", "peer, ms", "times", "peak memory, times"]
-    return f"{_table(header, rows)}\n\n{LIMIT}"
+        peers = [name for name in row["errors"] if name != "ours"]
+        own = [f"{row['problem']} ({row['name']})", *_own_passes(row)]
+        for index, peer in enumerate(peers or ["none"]):
+            rows.append([*(own if index == 0 else [""] * 4), *_beside(row, peer)])
+        for peer, reason in row["skipped"].items():
+            if reason != "not asked for":
+                reasons.setdefault(f"{peer} was not measured: {reason}", []).append(row["problem"])
+    header = ["problem", "sciml_kernels, ms", "of a copy", "of the limit"]
+    table = _table([*header, "peer", "peer, ms", "times", "peak memory, times"], rows)
+    notes = [f"{reason} (problem {', '.join(problems)})." for reason, problems in reasons.items()]
+    return "\n\n".join([table, *notes, LIMIT])
+
+
+def _own_passes(row: dict[str, Any]) -> list[str]:
+    """Our times and their shares of the limits, none where the result was wrong."""
+    if "ours_ms" not in row:
+        return [f"wrong by {row['errors'].get('ours', float('nan')):.1g} of the largest entry", "", ""]
+    return [_passes(row["ours_ms"]), f"{100 * row['of_copy']:.0f} %", f"{100 * row['of_limit']:.0f} %"]
+
+
+def _beside(row: dict[str, Any], peer: str) -> list[str]:
+    """A library's times by ours, or by how much its result was wrong."""
+    if f"{peer}_ms" not in row or "ours_ms" not in row:
+        error = row["errors"].get(peer)
+        return [peer, "" if error is None else f"not timed: differs by {error:.1g} of the largest entry", "", ""]
+    theirs, memory = row[f"{peer}_ms"], row[f"{peer}_memory"]["peak_MB"] / row["ours_memory"]["peak_MB"]
+    return [peer, _passes(theirs), _times(sum(theirs.values()) / sum(row["ours_ms"].values())), _times(memory)]
 
 
 def _times(ratio: float) -> str:
@@ -405,12 +439,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ),
     (
         "finetune.json",
-        "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds (a base of the embedded data)",
-        _several,
-    ),
-    (
-        "finetune_proteins.json",
-        "The same for proteins, from a base that has also read 250 folded backbones of made-up proteins",
+        "Fine-tuning with few labels, equal wall-clock time, mean ± deviation over seeds, from a base of the embedded "
+        "data and 250 made-up backbones",
         _several,
     ),
     ("matbench_discovery.json", "Matbench Discovery", _discovery),

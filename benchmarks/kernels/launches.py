@@ -147,7 +147,8 @@ def layers() -> Iterator[Launch]:
     sizes = {"COMPONENTS": COMPONENTS, "FROM": CHANNELS, "TO": CHANNELS, "REAL": gpu._real(dtype)[0]}
     sizes |= {"PRECISION": gpu.precision(dtype)}
     flags = {"TURNED": False, "FIRST": True, "SECOND": False, "BIAS": True, "START": True}
-    second = {"TURNED": True, "FIRST": True, "SECOND": True, "BIAS": False, "START": False}
+    back = {"TURNED": True, "FIRST": True, "SECOND": False, "BIAS": False, "START": False}
+    second = {"TURNED": False, "FIRST": True, "SECOND": True, "BIAS": True, "START": False}
     tiles, outer_tiles = gpu.blocks(CHANNELS, CHANNELS, dtype), gpu.outer_blocks(CHANNELS, CHANNELS)
     row, gate_sizes, flat = gpu.row_sizes(x, 1e-5), gpu.gate_launch(x)[1], gpu.flat_launch(x)[1]
     both = {"WANT_G": True, "WANT_X": True, "ADD": True}
@@ -156,8 +157,10 @@ def layers() -> Iterator[Launch]:
     table: list[tuple[str, Any, dict[str, Any], tuple[str, ...], int, int, int]] = [
         ("linear", triton_linear.product, sizes | flags | tiles, ("nodes", "start_components"),
          3 * NODES * node + matrices + CHANNELS, 1, multiply),
-        ("linear, second order", triton_linear.product, sizes | second | tiles, ("nodes", "start_components"),
-         3 * NODES * node + 2 * matrices, 0, 2 * multiply),
+        ("linear, to x", triton_linear.product, sizes | back | tiles, ("nodes", "start_components"),
+         2 * NODES * node + matrices, 0, multiply),
+        ("linear, second order to g", triton_linear.product, sizes | second | tiles, ("nodes", "start_components"),
+         3 * NODES * node + 2 * matrices + CHANNELS, 0, 2 * multiply),
         ("linear, to the weights", triton_linear.outer, sizes | {"SIZE": matrices} | outer_tiles, ("nodes", "tiles"),
          2 * NODES * node + gpu.MOST_SLABS * matrices, 0, multiply),
         ("norm", triton_rows.norm, row, (), 2 * NODES * node, 4, 0),

@@ -18,19 +18,28 @@ def limits(plain: dict[str, Any], device: str, bytes_per_second: float, flops_pe
     """ms of each pass at least: bytes at the speed of a copy or, for convolutions, operations at that of a product of
     matrices, whichever takes longer. On a GPU the rows of edges that a deterministic sum needs count as well.
     """
-    moved, flops = smallest_traffic(plain), dict.fromkeys(PASSES, 0)
+    flops = dict.fromkeys(PASSES, 0)
     if plain["operation"] in ("conv", "radial"):
         from sciml_kernels import Spec
 
         spec = Spec.from_key(plain["key"])
         flops = {name: operations(spec, name) * plain["edges"] for name in PASSES}
-        if device == "cuda" and plain["operation"] == "conv":
-            moved = {name: traffic(spec, name, plain["nodes"], plain["edges"])[0] for name in PASSES}
     if plain["operation"] == "radial":
         product = 2 * plain["edges"] * math.prod(plain["shapes"][3])
         flops = {name: flops[name] + count * product for name, count in zip(PASSES, PRODUCTS, strict=True)}
-    seconds = {name: max(moved[name] / bytes_per_second, flops[name] / flops_per_second) for name in PASSES}
-    return {name: round(1e3 * value, 3) for name, value in seconds.items()}
+    copies = copy_times(plain, device, bytes_per_second)
+    return {name: round(max(copies[name], 1e3 * flops[name] / flops_per_second), 3) for name in PASSES}
+
+
+def copy_times(plain: dict[str, Any], device: str, bytes_per_second: float) -> dict[str, float]:
+    """ms of each pass that its bytes take at the speed of a copy."""
+    moved = smallest_traffic(plain)
+    if device == "cuda" and plain["operation"] == "conv":
+        from sciml_kernels import Spec
+
+        spec = Spec.from_key(plain["key"])
+        moved = {name: traffic(spec, name, plain["nodes"], plain["edges"])[0] for name in PASSES}
+    return {name: 1e3 * moved[name] / bytes_per_second for name in PASSES}
 
 
 def smallest_traffic(plain: dict[str, Any]) -> dict[str, int]:

@@ -161,7 +161,8 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     """What the times were measured on, and how busy it was."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    found: dict[str, Any] = {"processor": model, "threads": threads}
+    vectors = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
+    found: dict[str, Any] = {"processor": model, "vectors": vectors, "threads": threads}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     load = round(os.getloadavg()[0], 1)

@@ -24,7 +24,7 @@ from typing import Any
 
 import report
 import torch
-from limits import limits
+from limits import copy_times, limits
 from measure import MALLOC, PASSES, TOLERANCE, Work, machine
 from problems import REGISTRY, Instance, Problem, definition
 from providers import PROVIDERS, Prepared
@@ -135,8 +135,9 @@ def summary(found: dict[str, dict[str, Any]], plain: dict[str, Any], device: str
         return row
     ours = right.pop("ours")
     row |= {name: ours[name] for name in ("copy_GBps", "product_GFLOPps")}
-    row["limit_ms"] = limits(plain, device, 1e9 * ours["copy_GBps"], 1e9 * ours["product_GFLOPps"])
-    total = sum(ours["ms"].values())
+    speed, total = 1e9 * ours["copy_GBps"], sum(ours["ms"].values())
+    row["limit_ms"] = limits(plain, device, speed, 1e9 * ours["product_GFLOPps"])
+    row["of_copy"] = round(sum(copy_times(plain, device, speed).values()) / total, 2)
     row["of_limit"] = round(sum(row["limit_ms"].values()) / total, 2)
     if right:
         row["peer"] = min(right, key=lambda name: sum(right[name]["ms"].values()))

@@ -8,6 +8,7 @@ relaxation-time approximation. A material is a dictionary with the names of the 
     mode_kappa_tot_avg   (1, q-points, bands) the same by mode, the images of a q-point together: their sum over the sum
                          of the weights is the conductivity
     mode_weights         (q-points,) how many images a q-point has
+    q_points             (q-points, 3) in units of the reciprocal lattice
 
 or ``failure`` alone, the reason why there is none.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import warnings
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,62 +32,64 @@ from sciml.errors import UserError
 
 TEMPERATURE = 300.0  # K
 FORCE, STEPS = 1e-4, 300  # eV/Å; force constants of third order ask for a crystal that is well relaxed
-DISPLACEMENT = 0.03  # Å
-TOLERANCE, LOOSE = 1e-5, 1e-2  # Å: to find the space group, and to keep it
-BOUNDARY = 1e6  # µm, a mean free path that only bounds modes without any scattering
-NOISE = -0.01  # THz of an acoustic mode at Gamma, which is zero but for rounding
-DIAGONAL = [True, True, True, False, False, False]  # of a strain: lengths change, angles do not
-FAILED = 2.0  # the largest value of both errors: of a material without a conductivity
-KEYS = ("fc2_supercell", "fc3_supercell", "q_point_mesh")
-NAMES = ("material_id", "mp_id")  # of the column that names a material
-MODES, FULL_MODES = "mode_kappa_tot_avg", "mode_kappa_tot_rta"
+DISPLACEMENT = 0.01  # Å
+TOLERANCE, TOLERANCE_OF_RELAXATION = 1e-5, 1e-2  # Å: to find the space group, and to keep it
+BOUNDARY_PATH = 1e6  # µm, a mean free path that only bounds modes without any scattering
+ROUNDING = -0.01  # THz of an acoustic mode at Gamma, which is zero but for rounding
+LENGTHS_ONLY = [True, True, True, False, False, False]  # of a strain: angles stay
+LARGEST_ERROR = 2.0  # of a material without a conductivity
+MESHES = ("q_point_mesh", "q_mesh")
+IDENTIFIERS = ("material_id", "mp_id")
+KEYS = ("fc2_supercell", "fc3_supercell", MESHES[0], IDENTIFIERS[0])
 
 
-def conductivity(atoms: Atoms, calculator: Any) -> dict[str, Any]:
+def conductivity(atoms: Atoms, calculator: Any, displacement: float = DISPLACEMENT) -> dict[str, Any]:
     """The conductivity of a crystal, whose ``info`` has ``fc2_supercell`` and ``fc3_supercell``, (3, 3) or (3,), and
-    ``q_point_mesh`` (3,), as the leaderboard's structures do.
+    ``q_point_mesh`` (3,), as the leaderboard's structures do; ``displacement`` of one atom in Å.
 
-    Fails where the relaxation changes the space group, or a frequency is imaginary. Raises UserError where ``info``
-    lacks one of the three, ImportError without phono3py.
+    Fails where the relaxation changes the space group, where none is found, or where a frequency is imaginary. Raises
+    ImportError without phono3py.
     """
     from phono3py import Phono3py
     from phonopy.structure.atoms import PhonopyAtoms
 
-    if missing := [key for key in KEYS if key not in atoms.info]:
-        raise UserError(f"has no {', '.join(missing)}, which the structures of phononDB have beside their cells.")
     relaxed = relax(atoms, calculator)
     before, after = space_group(atoms), space_group(relaxed)
-    if before != after:
-        return {"failure": f"the space group changed from {before} to {after}"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # phono3py renames arguments from release to release
-        solver = Phono3py(
-            PhonopyAtoms(relaxed.symbols, cell=relaxed.cell, positions=relaxed.positions),
-            supercell_matrix=atoms.info["fc3_supercell"],
-            phonon_supercell_matrix=atoms.info["fc2_supercell"],
-            primitive_matrix="auto",
-            symprec=TOLERANCE,
-        )
-        solver.mesh_numbers = atoms.info["q_point_mesh"]
-        solver.generate_displacements(distance=DISPLACEMENT)
-        solver.phonon_forces = forces(solver.phonon_supercells_with_displacements, calculator)
-        solver.produce_fc2(symmetrize_fc2=True)
-        solver.init_phph_interaction(symmetrize_fc3q=False)
-        solver.run_phonon_solver()
-        if imaginary(solver.get_phonon_data()[0]):
-            return {"failure": "a frequency is imaginary"}
-        solver.forces = forces(solver.supercells_with_displacements, calculator)
-        solver.produce_fc3(symmetrize_fc3r=True)
-        solver.init_phph_interaction(symmetrize_fc3q=False)
-        solver.run_thermal_conductivity(
-            temperatures=[TEMPERATURE], is_isotope=True, boundary_mfp=BOUNDARY, transport_type="SMM19"
-        )
-    found = solver.thermal_conductivity
+    if before != after or not before:
+        return {"failure": f"the space group changed from {before} to {after}" if before else "has no space group"}
+    solver = Phono3py(
+        PhonopyAtoms(relaxed.symbols, cell=relaxed.cell, positions=relaxed.positions),
+        supercell_matrix=atoms.info["fc3_supercell"],
+        phonon_supercell_matrix=atoms.info["fc2_supercell"],
+        primitive_matrix="auto",
+        symprec=TOLERANCE,
+    )
+    solver.mesh_numbers = atoms.info["q_point_mesh"]
+    solver.generate_displacements(distance=displacement)
+    solver.phonon_forces = forces(solver.phonon_supercells_with_displacements, calculator)
+    solver.produce_fc2()
+    solver.symmetrize_fc2()
+    solver.init_phph_interaction(symmetrize_fc3q=False)
+    solver.run_phonon_solver()
+    if imaginary(solver.get_phonon_data()[0]):
+        return {"failure": "a frequency is imaginary"}
+    solver.forces = forces(solver.supercells_with_displacements, calculator)
+    solver.produce_fc3()
+    solver.symmetrize_fc3()
+    solver.init_phph_interaction(symmetrize_fc3q=False)
+    solver.run_thermal_conductivity(
+        temperatures=[TEMPERATURE], is_isotope=True, boundary_mfp=BOUNDARY_PATH, transport_type="SMM19"
+    )
+    return _material(solver.thermal_conductivity)
+
+
+def _material(found: Any) -> dict[str, Any]:
     pairs = found.mode_kappa_matrix[0, ..., :3].mean(axis=-1)  # the first and only width of smearing
     return {
         "kappa_tot_avg": found.kappa[0, :, :3].mean(axis=-1).tolist(),
-        MODES: by_mode(pairs, found.mode_heat_capacities).tolist(),
+        "mode_kappa_tot_avg": by_mode(pairs, found.mode_heat_capacities).tolist(),
         "mode_weights": found.grid_weights.tolist(),
+        "q_points": found.qpoints.tolist(),
     }
 
 
@@ -93,8 +97,8 @@ def relax(atoms: Atoms, calculator: Any) -> Atoms:
     """Positions and the lengths of the cell relaxed by FIRE within the space group."""
     moved = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
     moved.calc = calculator
-    moved.set_constraint(FixSymmetry(moved, symprec=LOOSE))
-    FIRE(FrechetCellFilter(moved, mask=DIAGONAL), logfile=None).run(fmax=FORCE, steps=STEPS)
+    moved.set_constraint(FixSymmetry(moved, symprec=TOLERANCE_OF_RELAXATION))
+    FIRE(FrechetCellFilter(moved, mask=LENGTHS_ONLY), logfile=None).run(fmax=FORCE, steps=STEPS)
     return Atoms(moved.numbers, positions=moved.positions, cell=moved.cell, pbc=True)
 
 
@@ -123,7 +127,8 @@ def forces(supercells: list[Any], calculator: Any) -> np.ndarray:
 def imaginary(frequencies: np.ndarray) -> bool:
     """Whether a frequency (q-points, bands) in THz, Gamma first, is imaginary, which phonopy writes as negative."""
     acoustic, rest = frequencies[0, :3], (frequencies[0, 3:], frequencies[1:])
-    return not np.isfinite(frequencies).all() or bool((acoustic < NOISE).any()) or any((f < 0).any() for f in rest)
+    unstable = bool((acoustic < ROUNDING).any()) or any((part < 0).any() for part in rest)
+    return unstable or not np.isfinite(frequencies).all()
 
 
 def by_mode(pairs: np.ndarray, capacities: np.ndarray) -> np.ndarray:
@@ -138,34 +143,84 @@ def by_mode(pairs: np.ndarray, capacities: np.ndarray) -> np.ndarray:
     return np.asarray(2 * (pairs * share).sum(axis=-2))
 
 
+def named(atoms: Atoms, needed: Iterable[str]) -> Atoms:
+    """A structure of a file, with the names that are used here in its ``info`` for others in use.
+
+    Raises UserError where one that is ``needed`` is missing.
+    """
+    for names in (MESHES, IDENTIFIERS):
+        found = [atoms.info[name] for name in names if name in atoms.info]
+        atoms.info |= {names[0]: found[0]} if found else {}
+    if missing := [name for name in needed if name not in atoms.info]:
+        who = atoms.info.get("material_id", atoms.get_chemical_formula())
+        raise UserError(f"{who} has no {', '.join(missing)}, which each structure of the leaderboard's files has.")
+    return atoms
+
+
 def read_table(path: Path) -> dict[str, dict[str, Any]]:
-    """{material_id: material} of JSON lines, or of the JSON of columns that is published; ``.gz`` or not."""
+    """{material_id: material} of JSON lines, or of JSON that is a list of rows or has columns; ``.gz`` or not.
+
+    What a stopped run left of its last line does not count. Raises UserError where that is not what the file holds.
+    """
     opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        if ".jsonl" in path.suffixes:
-            rows = [json.loads(line) for line in file]
-        else:
-            columns = json.load(file)
-            keys = next(iter(columns.values()))
-            rows = [{name: column.get(key) for name, column in columns.items()} for key in keys]
-    return {next(row[name] for name in NAMES if name in row): row for row in rows}
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            content = _lines(file) if ".jsonl" in path.suffixes else json.load(file)
+        rows = _rows_of_columns(content) if isinstance(content, dict) else content
+        return {next(row[name] for name in IDENTIFIERS if row.get(name) is not None): row for row in rows}
+    except (AttributeError, TypeError, StopIteration, ValueError) as error:
+        raise UserError(
+            f"{path}: found no table of conductivities ({error or type(error).__name__}), expected rows with "
+            "material_id, kappa_tot_avg, mode_kappa_tot_avg and mode_weights."
+        ) from error
 
 
-def errors(predicted: dict[str, Any] | None, true: dict[str, Any]) -> tuple[float, float]:
-    """Symmetric relative errors, 0 to 2: the mean one of the modes (SRME), and that of their sum (SRE)."""
+def _lines(file: Iterable[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def _rows_of_columns(columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: column.get(key) for name, column in columns.items()} for key in next(iter(columns.values()))]
+
+
+def symmetric_errors(predicted: dict[str, Any] | None, true: dict[str, Any]) -> tuple[float, float]:
+    """Symmetric relative errors, 0 to 2: the mean one of the modes (SRME), and that of their sum (SRE).
+
+    Raises UserError where the modes of both are not the same ones.
+    """
     if predicted is None or predicted.get("failure"):
-        return FAILED, FAILED
+        return LARGEST_ERROR, LARGEST_ERROR
     ours, theirs = _modes(predicted), _modes(true)
-    total, reference = (float(np.ravel(side["kappa_tot_avg"])[0]) for side in (predicted, true))
-    if ours.shape != theirs.shape or not np.isfinite(ours).all() or not total + reference > 0:
-        return FAILED, FAILED
+    if ours.shape != theirs.shape or any(_differ(predicted, true, name) for name in ("mode_weights", "q_points")):
+        raise UserError(
+            f"{true.get('material_id', 'a material')}: its modes {ours.shape} at q-points are others than the "
+            f"{theirs.shape} of the reference, so that they cannot be compared; was it the same cell and mesh?"
+        )
+    total, reference = (_at_temperature(side, np.ravel(side["kappa_tot_avg"])) for side in (predicted, true))
+    if not np.isfinite(ours).all() or not math.isfinite(total) or total + reference <= 0:
+        return LARGEST_ERROR, LARGEST_ERROR
     of_modes = float(np.abs(ours - theirs).sum()) / float(np.sum(true["mode_weights"]))
     mean_error, error = (2 * value / (total + reference) for value in (of_modes, abs(total - reference)))
-    return min(mean_error, FAILED), min(error, FAILED)
+    return min(mean_error, LARGEST_ERROR), min(error, LARGEST_ERROR)
+
+
+def _differ(first: dict[str, Any], second: dict[str, Any], name: str) -> bool:
+    """Whether both have something of that name, and it is not the same."""
+    pair = [side.get(name) for side in (first, second)]
+    return None not in pair and not np.allclose(np.asarray(pair[0], float), np.asarray(pair[1], float), atol=1e-6)
 
 
 def _modes(material: dict[str, Any]) -> np.ndarray:
-    """Contributions (q-points, bands) at the first temperature."""
-    if material.get(MODES) is not None:
-        return np.asarray(material[MODES], dtype=float)[0]
-    return np.asarray(material[FULL_MODES], dtype=float)[0, ..., :3].mean(axis=-1)
+    """Contributions (q-points, bands) at the temperature: means, or those of a tensor, full or as six components."""
+    if material.get("mode_kappa_tot_avg") is not None:
+        return np.asarray(_at_temperature(material, np.asarray(material["mode_kappa_tot_avg"], dtype=float)))
+    tensors = np.asarray(_at_temperature(material, np.asarray(material["mode_kappa_tot_rta"], dtype=float)))
+    if tensors.shape[-2:] == (3, 3) and tensors.ndim == 4:
+        return np.asarray(np.trace(tensors, axis1=-2, axis2=-1) / 3)
+    return np.asarray(tensors[..., :3].mean(axis=-1))
+
+
+def _at_temperature(material: dict[str, Any], values: np.ndarray) -> Any:
+    """That of ``values`` (T, ...) at the temperature, the first where the material does not name its temperatures."""
+    temperatures = [float(each) for each in np.ravel(material.get("temperatures") or [TEMPERATURE])]
+    return values[temperatures.index(TEMPERATURE)]

@@ -3,16 +3,17 @@
     matbench_discovery.py relax --package runs/mine --structures wbm-initial-atoms.extxyz.zip --output relaxed.extxyz
         [--part 1/100]
     matbench_discovery.py kappa --package runs/mine --structures phononDB-PBE-103-structures.extxyz --output kappa.jsonl
-        [--part 1/100]
+        [--part 1/100] [--displacement 0.01] [--retry]
     matbench_discovery.py score --relaxed relaxed*.extxyz --summary wbm-summary.csv.gz
-        [--dft-structures wbm-dft.extxyz] [--kappa kappas-phononDB-PBE-noNAC.json.gz kappa*.jsonl]
+        [--dft-structures wbm-dft.extxyz] [--kappa kappa*.jsonl --dft-kappa kappas-phononDB-PBE-noNAC.json.gz]
         [--output results/matbench_discovery.json]
 
 ``relax`` and ``kappa`` take extended XYZ, in a zip of one file per structure too, with a ``material_id`` each, and go
-on where they were stopped. ``kappa`` needs phono3py (pip install 'sciml[phonons]'), ``score`` no other package. It
-differs from the leaderboard's own code in one point: the RMSD takes the sites in the order of the input, where theirs
-looks for the best match with pymatgen, so ours is never smaller. The published conductivities come from an older solver
-of the Wigner equation than phono3py has today.
+on where they were stopped; ``--retry`` tries once more what failed. ``kappa`` needs phono3py (the extra ``phonons``),
+``score`` no other package. They differ from the leaderboard's own code in this: the RMSD takes the sites in the order
+of the input, where theirs looks for the best match with pymatgen, so ours is never smaller; space groups are those of
+spglib, not of moyo; and the published conductivities come from an older solver of the Wigner equation than phono3py
+has today.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from ase.optimize import FIRE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
-from conductivity import conductivity, errors, read_table
+from conductivity import DISPLACEMENT, KEYS, LARGEST_ERROR, conductivity, named, read_table, symmetric_errors
 from workers import write_result
 
 from sciml.errors import UserError
@@ -90,22 +91,33 @@ def run_relax(options: argparse.Namespace) -> None:
 def run_kappa(options: argparse.Namespace) -> None:
     """Conductivities of the structures of this part that are not in the output yet; a failure is written and named.
 
-    Raises UserError without phono3py.
+    Raises UserError without phono3py, or where a structure lacks what it needs.
     """
     if importlib.util.find_spec("phono3py") is None:
-        raise UserError("kappa: phono3py is not installed; pip install 'sciml[phonons]'.")
+        raise UserError("kappa: phono3py is not installed, see the extra phonons of the project.")
     done = read_table(options.output) if options.output.exists() else {}
+    if options.retry:
+        done = {name: material for name, material in done.items() if not material.get("failure")}
+    waiting = [named(atoms, KEYS) for atoms in remaining(options, done)]
     model = calculator_of(options)
-    for atoms in remaining(options, done):
+    _write_lines(options.output, done.values())
+    for atoms in waiting:
         name = atoms.info["material_id"]
         try:
-            found = conductivity(atoms, model)
+            found = conductivity(atoms, model, options.displacement)
         except FAILURES as error:
             found = {"failure": str(error)}
         if reason := found.get("failure"):
             print(f"{name}: {reason}", file=sys.stderr)
         with open(options.output, "a", encoding="utf-8") as file:
             file.write(json.dumps({"material_id": name, **found}) + "\n")
+
+
+def _write_lines(path: Path, materials: Iterable[dict[str, Any]]) -> None:
+    """Whole lines alone, those of earlier runs."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(material) + "\n" for material in materials), encoding="utf-8")
+    partial.replace(path)
 
 
 def calculator_of(options: argparse.Namespace) -> Any:
@@ -121,7 +133,7 @@ def remaining(options: argparse.Namespace, done: Container[str]) -> Iterator[Ato
     """The structures of this part that are not done."""
     part, parts = (int(number) for number in options.part.split("/"))
     for index, atoms in enumerate(structures(options.structures)):
-        if index % parts == part - 1 and atoms.info["material_id"] not in done:
+        if index % parts == part - 1 and named(atoms, ["material_id"]).info["material_id"] not in done:
             yield atoms
 
 
@@ -218,10 +230,23 @@ def score(
         values = [structure_rmsd(relaxed[name], atoms) if name in relaxed else UNMATCHED for name, atoms in dft.items()]
         result["RMSD"] = float(np.mean(values))
     if kappa is not None:
-        ours, theirs = kappa
-        found = np.array([errors(ours.get(name), material) for name, material in theirs.items()])
-        result["kappa_SRME"], result["kappa_SRE"] = (float(value) for value in found.mean(axis=0))
+        result |= conductivities(*kappa)
     return result
+
+
+def conductivities(ours: dict[str, dict[str, Any]], dft: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Mean symmetric errors over the materials of the reference, and how many have no conductivity of ours.
+
+    Raises UserError where none of them is among ours.
+    """
+    if not ours.keys() & dft.keys():
+        raise UserError(
+            f"--kappa: found no material of the reference among {len(ours)}, expected those of {', '.join(dft)[:100]}."
+        )
+    found = np.array([symmetric_errors(ours.get(name), material) for name, material in dft.items()])
+    of_modes, of_sums = (float(value) for value in found.mean(axis=0))
+    failed = sum(name not in ours or bool(ours[name].get("failure")) for name in dft)
+    return {"kappa_SRME": of_modes, "kappa_SRE": of_sums, "kappa_materials": len(dft), "kappa_failed": failed}
 
 
 def by_id(paths: list[Path]) -> dict[str, Atoms]:
@@ -232,10 +257,12 @@ def by_id(paths: list[Path]) -> dict[str, Atoms]:
 def run_score(options: argparse.Namespace) -> None:
     """Print and write the metrics; what cannot be computed is said."""
     dft = by_id([options.dft_structures]) if options.dft_structures else None
+    if bool(options.kappa) != bool(options.dft_kappa):
+        raise UserError("score: --kappa (ours) and --dft-kappa (the published ones) belong together; give both.")
     kappa = None
     if options.kappa:
-        reference, *parts = (read_table(path) for path in options.kappa)
-        kappa = ({name: material for part in parts for name, material in part.items()}, reference)
+        ours = {name: material for path in options.kappa for name, material in read_table(path).items()}
+        kappa = ours, read_table(options.dft_kappa)
     result = score(read_summary(options.summary), by_id(options.relaxed), dft, kappa)
     for name, values in result.items():
         if isinstance(values, dict):
@@ -245,7 +272,9 @@ def run_score(options: argparse.Namespace) -> None:
     if dft is None:
         print("RMSD: give --dft-structures, the relaxed structures of the test set")
     if kappa is None:
-        print("kappa_SRME: give --kappa DFT OURS, the published conductivities and those that the command kappa makes")
+        print("kappa_SRME: give --kappa, what the command kappa makes, and --dft-kappa, the published conductivities")
+    elif result["kappa_failed"]:
+        print(f"kappa_failed: each counts as an error of {LARGEST_ERROR:g}")
     write_result(options.output, result)
 
 
@@ -253,8 +282,8 @@ def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, runs in (("relax", run_relax), ("kappa", run_kappa)):
-        running = commands.add_parser(name)
+    relaxing, conducting = commands.add_parser("relax"), commands.add_parser("kappa")
+    for running, runs in ((relaxing, run_relax), (conducting, run_kappa)):
         running.add_argument("--package", type=Path, required=True)
         running.add_argument("--structures", type=Path, required=True)
         running.add_argument("--output", type=Path, required=True)
@@ -262,11 +291,14 @@ def main() -> int:
         running.add_argument("--dataset", help="level of theory; that of the package where it has one")
         running.add_argument("--device", default="cpu")
         running.set_defaults(run=runs)
+    conducting.add_argument("--displacement", type=float, default=DISPLACEMENT, help="of an atom, in Å")
+    conducting.add_argument("--retry", action="store_true", help="try once more what failed")
     scoring = commands.add_parser("score")
     scoring.add_argument("--relaxed", type=Path, nargs="+", required=True)
     scoring.add_argument("--summary", type=Path, required=True)
     scoring.add_argument("--dft-structures", type=Path)
-    scoring.add_argument("--kappa", type=Path, nargs="+", help="the published conductivities, then ours")
+    scoring.add_argument("--kappa", type=Path, nargs="+", help="what the command kappa wrote")
+    scoring.add_argument("--dft-kappa", type=Path, help="the published conductivities")
     scoring.add_argument(
         "--output", type=Path, default=Path(__file__).resolve().parents[1] / "results" / "matbench_discovery.json"
     )

@@ -71,11 +71,18 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def vectors() -> str:
+    """The widest vector instructions of an x86 processor that numbers are computed with."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "none")
+
+
 def machine() -> dict[str, Any]:
     """What a reader must know of the machine: no host name, no paths."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": processor(),
+        "vectors": vectors(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",

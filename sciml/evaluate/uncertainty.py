@@ -31,6 +31,7 @@ RIDGES = tuple(10.0**power for power in range(-8, 0))
 ALPHAS = np.concatenate([[0.0], np.logspace(-3, 3, 61)])
 """Mean variances of logits that are tried."""
 Captured = dict[str, tuple[Head, dict[int, Tensor]]]
+UNCHANGED = 1e-12  # features that are smaller, by the largest ones, are rounding
 FEWEST = 8  # validation labels that an uncertainty can be calibrated on
 
 
@@ -126,12 +127,22 @@ def labelled_rows(
             head = found[target][0]
             graph = graph_of_rows(batch, label, head.levels.get(target))
             unit = error_unit(target, graph, batch, head.scale(target, batch))
-            columns = (features_of(found, target, batch), predictions[target], label, unit)
+            features, prediction = features_of(found, target, batch), predictions[target]
+            if label.is_floating_point():
+                prediction, label = (head.compared(target, values, batch) for values in (prediction, label))
+            columns = (features, prediction, label, unit)
             if any(len(column) != len(label) for column in columns):
                 continue  # a head of one's own, whose last layer has other rows than its labels
+            known = known & _changeable(features)
             parts.setdefault(target, []).append(tuple(column[known].detach().cpu() for column in columns))
     joined = {name: Rows(*(torch.cat(column) for column in zip(*part, strict=True))) for name, part in parts.items()}
     return {name: rows for name, rows in joined.items() if len(rows.labels)}
+
+
+def _changeable(features: Tensor) -> Tensor:
+    """Which rows the last layer can change: not the momentum of a jet's only particle, which conservation gives."""
+    size = features.square().sum(dim=(1, 2)).sqrt()
+    return (size > UNCHANGED * size.max()) | (size == 0) if len(size) else size > 0
 
 
 def _spread(source: Source, records: int) -> Source:

@@ -105,16 +105,22 @@ class Head(nn.Module):
         return [readout[-1]] if target == self.targets[0] and isinstance(readout, nn.Sequential) else []
 
     def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
-        """What the prediction is linear in, (rows, components, w), from the inputs (..., w) of its last layers."""
+        """What the prediction, as it is compared, is linear in, (rows, components, w) float64, from the inputs (..., w)
+        of its last layers.
+        """
         return inputs[0][:, None]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """Unit (B,) in which the error of ``target`` is measured by the loss, per graph; None for one."""
         return None
 
+    def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:
+        """Predictions or labels in the frame where they are compared and where uncertainties are told."""
+        return values
+
     def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         """What the loss of ``target`` makes small, of the shape of both and in the unit of ``scale``."""
-        return prediction - label
+        return self.compared(target, prediction - label, batch)
 
 
 def pool_sum(values: Tensor, index: Tensor, size: int) -> Tensor:

@@ -55,13 +55,17 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
     rows = [row("silicon", "base", seed, 0.1 + 0.02 * seed) for seed in (0, 1)]
     rows += [row("silicon", "scratch", 0, value) for value in (0.4, 0.3, 0.5)]  # of which validation takes the second
     rows += [row("strategies", "lora", 0, 0.2, after=1.5), row("lithium", "replay", 0, 0.2, after=1.2)]
+    rows += [row("strategies", "scratch", 0, 0.3) | {"trained": None, "adaptation": []}]
     tables = finetune.text(rows)
     assert set(tables) == {"silicon", "strategies", "lithium"}
     assert tables["silicon"][1:] == [
         ["base", "20", "110.0 ± 14.1", "11.00 ± 1.41", "10", "2"],
         ["scratch", "20", "300.0", "30.00", "10", "1"],
     ]
-    assert tables["strategies"][1] == ["lora", "20", "200.0", "1,234", "1.50", "10", "1"]
+    assert tables["strategies"][1:] == [
+        ["lora", "20", "200.0", "1,234", "1.50", "10", "1"],
+        ["scratch", "20", "300.0", "all", "", "10", "1"],
+    ]
     assert tables["lithium"][1] == ["replay", "200.0", "1.20", "10", "1"]
     readme = importlib.import_module("readme")
     assert "*lithium*" in readme._several({"text": tables})
@@ -70,12 +74,13 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
 def test_the_curves_have_every_count_that_was_measured_and_a_line_one_colour(finetune: Any, tmp_path: Path) -> None:
     rows = [row("silicon", start, seed, 0.2 + 0.1 * seed) for start in ("base", "scratch") for seed in (0, 1)]
     rows += [row("strategies", start, 0, 0.1) | {"labels": n} for start in ("full", "lora") for n in (10, 40)]
+    rows += [row("strategies", "scratch", 0, 0.4) | {"labels": 10, "adaptation": []}]
     jets = row("jets", "base", 0, 0.1) | {"labels": 500}
     rows += [jets | {"targets": {"label": {"signals": {"top": {"auc": 0.9}}}}}]
     found = finetune.curves(rows)
     silicon = found["Si: forces RMSE / meV/Å"]
     assert silicon["from the base"] == {10: [100.0], 20: pytest.approx([200.0, 300.0]), 40: [100.0]}
-    assert list(silicon["from random weights"]) == [20]
+    assert silicon["from random weights"] == {10: [400.0], 20: pytest.approx([200.0, 300.0])}
     assert found["base tasks: forces MAE after / before"]["from the base, low rank"] == {10: [2.0], 40: [2.0]}
     assert found["jets: AUC top / qcd"] == {"from the base": {500: [0.9]}}
     assert not any(name.startswith("proteins") for name in found)
@@ -101,6 +106,7 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_was(finetune: Any, tmp_path
     assert found["complete"]
     assert set(found["text"]) == {"silicon", "strategies", "lithium"}
     assert (tmp_path / "finetune.png").stat().st_size > 5000
+    assert (tmp_path / "finetune_parity.png").stat().st_size > 5000
     assert found["text"]["lithium"][1][2]
     made = (tmp_path / "silicon-base-0" / "cell.json").stat().st_mtime_ns
     assert finetune.main(words) == 0

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from sciml.data.source import Source
+from sciml.errors import UserError
 from sciml.models.model import build_model
 from sciml.package import save
 from sciml.train.card import package_config
@@ -87,18 +89,59 @@ MATERIAL = {"kappa_tot_avg": [2.0], "mode_kappa_tot_avg": [[[1.0, 2.0], [3.0, 0.
 
 
 def test_errors_of_conductivities(conductivity):
-    assert conductivity.errors(MATERIAL, MATERIAL) == (0.0, 0.0)
+    errors = conductivity.symmetric_errors
+    assert errors(MATERIAL, MATERIAL) == (0.0, 0.0)
     swapped = {**MATERIAL, "mode_kappa_tot_avg": [[[2.0, 1.0], [0.0, 3.0]]]}  # the same conductivity by other modes
-    assert conductivity.errors(swapped, MATERIAL) == (pytest.approx(2 * (8 / 3) / 4), 0.0)
+    assert errors(swapped, MATERIAL) == (pytest.approx(2 * (8 / 3) / 4), 0.0)
     tripled = {**MATERIAL, "kappa_tot_avg": [6.0], "mode_kappa_tot_avg": [[[3.0, 6.0], [9.0, 0.0]]]}
-    assert conductivity.errors(tripled, MATERIAL) == pytest.approx((1.0, 1.0))
-    of_axes = np.multiply.outer(MATERIAL["mode_kappa_tot_avg"], [1.5, 0.5, 1.0, 7.0, 7.0, 7.0]).tolist()
-    full = {**MATERIAL, "mode_kappa_tot_avg": None, "mode_kappa_tot_rta": of_axes}
-    assert conductivity.errors(MATERIAL, full) == pytest.approx((0.0, 0.0))
+    assert errors(tripled, MATERIAL) == pytest.approx((1.0, 1.0))
     lost = {**MATERIAL, "mode_kappa_tot_avg": [[[math.nan] * 2] * 2]}
-    other_mesh = {**MATERIAL, "mode_kappa_tot_avg": [[[1.0, 2.0]]]}
-    for bad in (None, {"failure": "a frequency is imaginary"}, lost, other_mesh):
-        assert conductivity.errors(bad, MATERIAL) == (2.0, 2.0)
+    for bad in (None, {"failure": "a frequency is imaginary"}, lost, {**MATERIAL, "kappa_tot_avg": [math.nan]}):
+        assert errors(bad, MATERIAL) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mode_kappa_tot_avg": [[[1.0, 2.0]]]},
+        {"mode_weights": [2, 1]},
+        {"q_points": [[0, 0, 0], [0.5, 0, 0]]},
+    ],
+)
+def test_conductivities_of_other_modes_are_not_compared(conductivity, other):
+    true = {**MATERIAL, "material_id": "mp-1", "q_points": [[0, 0, 0], [0, 0, 0.5]]}
+    with pytest.raises(UserError, match="mp-1: its modes .* cannot be compared"):
+        conductivity.symmetric_errors({**MATERIAL, **other}, true)
+
+
+def test_published_tensors_and_temperatures_are_read(conductivity):
+    of_axes = np.multiply.outer(MATERIAL["mode_kappa_tot_avg"], [1.5, 0.5, 1.0, 7.0, 7.0, 7.0])
+    tensors = np.zeros((*of_axes.shape[:-1], 3, 3))
+    tensors[..., range(3), range(3)] = of_axes[..., :3]
+    plain = {key: value for key, value in MATERIAL.items() if key != "mode_kappa_tot_avg"}
+    for modes in (of_axes, tensors):
+        assert conductivity.symmetric_errors(MATERIAL, {**plain, "mode_kappa_tot_rta": modes}) == (0.0, 0.0)
+    two = {**MATERIAL, "temperatures": [100, 300], "kappa_tot_avg": [9.0, 2.0]}
+    two["mode_kappa_tot_avg"] = [[[9.0, 9.0], [9.0, 9.0]], *MATERIAL["mode_kappa_tot_avg"]]
+    assert conductivity.symmetric_errors(MATERIAL, two) == (0.0, 0.0)
+
+
+def test_tables_of_conductivities_are_read(conductivity, tmp_path):
+    rows = [{"material_id": "a", **MATERIAL}, {"material_id": "b", "failure": "lost"}]
+    columns = {name: {str(i): row.get(name) for i, row in enumerate(rows)} for name in ("failure", *MATERIAL)}
+    columns["mp_id"] = {"0": "a", "1": "b"}
+    for name, content in (("rows.json.gz", rows), ("columns.json.gz", columns)):
+        with gzip.open(tmp_path / name, "wt") as file:
+            json.dump(content, file)
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"material_id": "c", "ka')
+    for name in ("rows.json.gz", "columns.json.gz", "mine.jsonl"):
+        table = conductivity.read_table(tmp_path / name)
+        assert list(table) == ["a", "b"]
+        assert conductivity.symmetric_errors(table["a"], MATERIAL) == (0.0, 0.0)
+    for content in ("3", "[1]", "{}", "[{}]", "hello"):
+        (tmp_path / "wrong.json").write_text(content)
+        with pytest.raises(UserError, match=r"wrong.json: found no table of conductivities"):
+            conductivity.read_table(tmp_path / "wrong.json")
 
 
 def test_imaginary_frequencies(conductivity):
@@ -136,7 +179,7 @@ def test_the_conductivity_of_a_crystal(conductivity):
     assert modes.sum() / weights.sum() == pytest.approx(copper["kappa_tot_avg"][0], rel=1e-6)
     assert 1.0 < copper["kappa_tot_avg"][0] < 100.0
     assert gold["kappa_tot_avg"][0] < copper["kappa_tot_avg"][0]
-    assert 0.0 < conductivity.errors(gold, copper)[0] < 2.0
+    assert 0.0 < conductivity.symmetric_errors(gold, copper)[0] < 2.0
 
 
 class Unstable(EMT):
@@ -147,9 +190,73 @@ class Unstable(EMT):
         self.results["forces"] = -self.results["forces"]
 
 
-def test_a_crystal_without_conductivity_has_a_reason(conductivity):
+def test_a_crystal_without_conductivity_has_a_reason(conductivity, monkeypatch):
     pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
     assert conductivity.conductivity(cell_of("Cu"), Unstable()) == {"failure": "a frequency is imaginary"}
+
+    def sheared(atoms: Atoms, calculator: Any) -> Atoms:
+        moved = atoms.copy()
+        moved.set_cell(atoms.cell @ np.array([[1, 0.1, 0], [0, 1, 0], [0, 0, 1]]), scale_atoms=True)
+        return moved
+
+    monkeypatch.setattr(conductivity, "relax", sheared)
+    found = conductivity.conductivity(cell_of("Cu"), EMT())["failure"]
+    assert re.fullmatch(r"the space group changed from 225 to \d+", found)
+    monkeypatch.setattr(conductivity, "space_group", lambda atoms: 0)
+    assert conductivity.conductivity(cell_of("Cu"), EMT()) == {"failure": "has no space group"}
+
+
+def test_relaxing_keeps_the_symmetry(conductivity):
+    pytest.importorskip("spglib", reason="spglib not installed (the phonons extra)")
+    start = bulk("Cu", "fcc", a=3.8)
+    relaxed = conductivity.relax(start, EMT())
+    assert conductivity.space_group(relaxed) == conductivity.space_group(start) == 225
+    assert relaxed.get_volume() < 0.9 * start.get_volume()
+
+
+@pytest.fixture
+def kappa(discovery, monkeypatch, tmp_path):
+    """Runs the command kappa on structures, with EMT for the model."""
+    pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
+    monkeypatch.setattr(discovery, "calculator_of", lambda options: EMT())
+
+    def run(structures: list[Atoms], *words: str) -> int:
+        ase.io.write(tmp_path / "structures.extxyz", structures, format="extxyz")
+        paths = ["--structures", str(tmp_path / "structures.extxyz"), "--output", str(tmp_path / "kappa.jsonl")]
+        monkeypatch.setattr(sys, "argv", ["matbench_discovery.py", "kappa", "--package", "p", *paths, *words])
+        return discovery.main()
+
+    return run
+
+
+def test_kappa_goes_on_where_it_was_stopped(kappa, discovery, monkeypatch, tmp_path, capsys):
+    unknown, other_names = bulk("Si"), cell_of("Au")
+    unknown.info = cell_of("Cu").info | {"material_id": "Si"}
+    other_names.info = {
+        {"material_id": "mp_id", "q_point_mesh": "q_mesh"}.get(k, k): v for k, v in other_names.info.items()
+    }
+    output = tmp_path / "kappa.jsonl"
+    for part in ("1/2", "2/2"):
+        assert kappa([cell_of("Cu"), unknown, other_names], "--part", part) == 0
+    with open(output, "a") as file:
+        file.write('{"material_id": "torn')
+    lines = output.read_text().splitlines()[:3]
+    monkeypatch.setattr(discovery, "conductivity", lambda *_: {"failure": "tried again"})
+    assert kappa([cell_of("Cu"), unknown, other_names]) == 0
+    assert output.read_text().splitlines() == lines
+    assert [json.loads(line)["material_id"] for line in lines] == ["Cu", "Au", "Si"]
+    assert capsys.readouterr().err.count("Si: ") == 1
+    assert kappa([cell_of("Cu"), unknown, other_names], "--retry") == 0
+    assert output.read_text().splitlines()[:2] == lines[:2]
+    assert discovery.read_table(output)["Si"]["failure"] == "tried again"
+
+
+def test_structures_without_a_mesh_are_refused_before_anything_is_computed(kappa, tmp_path, capsys):
+    plain = bulk("Cu")
+    plain.info = {"material_id": "plain"}
+    assert kappa([cell_of("Cu"), plain]) == 2
+    assert "plain has no fc2_supercell, fc3_supercell, q_point_mesh" in capsys.readouterr().err
+    assert not (tmp_path / "kappa.jsonl").exists()
 
 
 def test_kappa_without_phono3py_is_refused(discovery, monkeypatch, tmp_path, capsys):
@@ -157,32 +264,15 @@ def test_kappa_without_phono3py_is_refused(discovery, monkeypatch, tmp_path, cap
     words = ["--package", "p", "--structures", "s.extxyz", "--output", str(tmp_path / "kappa.jsonl")]
     monkeypatch.setattr(sys, "argv", ["matbench_discovery.py", "kappa", *words])
     assert discovery.main() == 2
-    assert "pip install 'sciml[phonons]'" in capsys.readouterr().err
+    assert "phono3py is not installed, see the extra phonons" in capsys.readouterr().err
 
 
-def test_kappa_goes_on_where_it_was_stopped(discovery, monkeypatch, tmp_path, capsys):
-    pytest.importorskip("phono3py", reason="phono3py not installed (the phonons extra)")
-    structures, output = tmp_path / "structures.extxyz", tmp_path / "kappa.jsonl"
-    unknown, plain = bulk("Si"), bulk("Cu")
-    unknown.info, plain.info = cell_of("Cu").info | {"material_id": "Si"}, {"material_id": "plain"}
-    ase.io.write(structures, [cell_of("Cu"), unknown, cell_of("Au"), plain], format="extxyz")
-    monkeypatch.setattr(discovery, "calculator_of", lambda options: EMT())
-    words = ["matbench_discovery.py", "kappa", "--package", "p", "--structures", str(structures)]
-    for part in ("1/2", "1/2", "2/2"):
-        monkeypatch.setattr(sys, "argv", [*words, "--output", str(output), "--part", part])
-        assert discovery.main() == 0
-    table = discovery.read_table(output)
-    assert list(table) == ["Cu", "Au", "Si", "plain"]
-    assert len(output.read_text().splitlines()) == 4
-    assert table["Si"]["failure"]
-    assert "has no fc2_supercell, fc3_supercell, q_point_mesh" in table["plain"]["failure"]
-    assert capsys.readouterr().err.count("Si: ") == 1
-    columns = {name: {str(row): table[key].get(name) for row, key in enumerate(table)} for name in MATERIAL}
-    columns["mp_id"] = {str(row): key for row, key in enumerate(table)}
-    with gzip.open(tmp_path / "published.json.gz", "wt") as file:
-        json.dump({name: {key: column[key] for key in "01"} for name, column in columns.items()}, file)
-    published = discovery.read_table(tmp_path / "published.json.gz")
-    assert [discovery.errors(table[name], published[name]) for name in published] == [(0.0, 0.0)] * 2
+def test_conductivities_of_a_reference(discovery):
+    dft = {name: {"material_id": name, **MATERIAL} for name in ("a", "b", "c")}
+    found = discovery.conductivities({"a": MATERIAL, "b": {"failure": "lost"}, "x": MATERIAL}, dft)
+    assert found == {"kappa_SRME": 4 / 3, "kappa_SRE": 4 / 3, "kappa_materials": 3, "kappa_failed": 2}
+    with pytest.raises(UserError, match="no material of the reference among 1, expected those of a, b, c"):
+        discovery.conductivities({"x": MATERIAL}, dft)
 
 
 def metals() -> dict[str, Atoms]:
@@ -247,14 +337,19 @@ def test_the_score_command(discovery, tmp_path):
         ase.io.write(tmp_path / "relaxed.extxyz", atoms, format="extxyz", append=True)
     (tmp_path / "kappa.jsonl").write_text(json.dumps({"material_id": "mp-1", **MATERIAL}) + "\n")
     words = ["score", "--relaxed", "relaxed.extxyz", "--summary", "summary.csv.gz", "--output", "result.json"]
-    words += ["--kappa", "kappa.jsonl", "kappa.jsonl"]
+    words += ["--kappa", "kappa.jsonl", "--dft-kappa", "kappa.jsonl"]
     script = FOLDER / "leaderboards" / "matbench_discovery.py"
     done = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "RMSD: give --dft-structures" in done.stdout
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["all"]["F1"] == 1.0
-    assert result["kappa_SRME"] == 0.0
+    assert (result["kappa_SRME"], result["kappa_materials"], result["kappa_failed"]) == (0.0, 1, 0)
+    done = subprocess.run(
+        [sys.executable, script, *words[:-2]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--kappa (ours) and --dft-kappa (the published ones) belong together" in done.stderr
 
 
 def test_the_row_of_top_tagging(tagging):

@@ -14,7 +14,7 @@ from sciml_kernels.trilinear.spec import Spec, flat_rows, shaped_rows
 def conv_radial(
     x: Tensor, y: Tensor, h: Tensor, weight: Tensor, edges: Edges, spec: Spec, backend: str = "auto"
 ) -> Tensor:
-    """The convolution with weights h @ weight: conv(x, y, h @ weight, edges, spec), the weights of edges never stored.
+    """The convolution with weights h @ weight: conv(x, y, h @ weight, edges, spec), the weights of edges never kept.
 
     `h` is the last hidden layer of the network of distances, cutoff envelope included, `weight` its last linear map
     (no bias: every weight then vanishes with the envelope). Differentiable twice in x, y, h and weight. On a GPU

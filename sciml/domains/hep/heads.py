@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 from torch_geometric.data import Batch
 
 from sciml.models.layers import multilayer_perceptron
@@ -102,15 +103,22 @@ class FourMomentaHead(Head):
 
     def forward(self, features: Features, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
         """Return {"true_momenta": four-momenta}."""
-        weights = self.readout(features.invariants)
+        vectors = self.vectors(features.fine[:, 1:4])
+        found = self._conserving(self._momenta(self.readout(features.invariants), vectors, batch), batch)
+        return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], batch.frame[batch.batch])[:, 0]}
+
+    def _momenta(self, weights: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+        """Momenta (n, 3) in the rest frame, whatever the total is."""
         stretch = MOST_STRETCH * torch.tanh(weights[:, :1] / MOST_STRETCH)
-        beside = (self.vectors(features.fine[:, 1:4]) * weights[:, None, 1:]).mean(dim=2)
-        frame = batch.frame[batch.batch]
+        beside = (vectors * weights[:, None, 1:]).mean(dim=2)
         measured = self._measured(batch)
-        momenta = stretch.double().exp() * measured[:, 1:] + beside.double() * measured[:, :1]
+        return stretch.double().exp() * measured[:, 1:] + beside.double() * measured[:, :1]
+
+    @staticmethod
+    def _conserving(momenta: Tensor, batch: Batch) -> Tensor:
+        """Four-momenta (n, 4) in the rest frame, with the measured masses, that sum to the total."""
         total = lorentz.boost_to_rest_frame(batch.total_momentum[:, None], batch.frame)[:, 0]
-        found = conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
-        return {"true_momenta": lorentz.boost_from_rest_frame(found[:, None], frame)[:, 0]}
+        return conserving(momenta, lorentz.mass_squared(batch.momenta), total, batch.batch)
 
     @staticmethod
     def _measured(batch: Batch) -> Tensor:
@@ -122,22 +130,27 @@ class FourMomentaHead(Head):
         return [self.readout[-1], self.vectors]
 
     def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
-        """The change of a particle's four-momentum (n, 4, w) with the row of the last layer that stretches it and with
-        the biases of those that weigh vectors, near a stretch of one and before the total is conserved.
+        """The change of the four-momenta in the rest frame with some of the last layer: the row that stretches, and the
+        biases of those that weigh vectors. All of it would be too many numbers for a matrix.
         """
         hidden, vectors = inputs
-        measured = self._measured(batch)
-        energy, momentum = measured[:, :1, None], measured[:, 1:, None]
-        change = torch.cat([momentum * hidden[:, None], energy * vectors / vectors.shape[2]], dim=2)
-        along = (momentum * change).sum(dim=1, keepdim=True) / energy  # of the energy, at the measured mass
-        change = torch.cat([along, change], dim=1).transpose(1, 2)
-        return lorentz.boost_from_rest_frame(change, batch.frame[batch.batch]).transpose(1, 2)
+        last, others = self.readout[-1], vectors.shape[2]
+        assert isinstance(last, nn.Linear)
+        weights = linear(hidden, torch.cat([last.weight, last.bias[:, None]], dim=1).double())
+        biases = torch.eye(1 + others, dtype=hidden.dtype, device=hidden.device)[1:, None]
+        directions = torch.cat([pad(hidden.T[..., None], (0, others)), biases.expand(-1, len(hidden), -1)])
+
+        def momenta(weights: Tensor) -> Tensor:
+            return self._conserving(self._momenta(weights, vectors, batch), batch)
+
+        change = torch.func.vmap(lambda direction: torch.func.jvp(momenta, (weights,), (direction,))[1])
+        return change(directions).permute(1, 2, 0)
+
+    def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:
+        """In the rest frame, so that a loss is the same in every Lorentz frame, up to a rotation."""
+        return lorentz.boost_to_rest_frame(values[:, None], batch.frame[batch.batch])[:, 0]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:
         """The mean energy of a particle in the rest frame."""
         particles = torch.bincount(batch.batch, minlength=batch.num_graphs)
         return lorentz.mass_squared(batch.frame).sqrt() / particles
-
-    def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
-        """The difference in the rest frame, so that a loss is the same in every Lorentz frame, up to a rotation."""
-        return lorentz.boost_to_rest_frame((prediction - label)[:, None], batch.frame[batch.batch])[:, 0]

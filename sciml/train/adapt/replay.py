@@ -95,26 +95,20 @@ def replay_sources(
     else:
         sources = embedded_sources(package) or list(training)
     parts = [part for source in sources if (part := divided(source, False, options.records)) is not None]
-    undrawn = [part for part in parts if not _kinds(part) & set(drawn)]
-    for part in undrawn:
-        bins = " or ".join(f"data.bins_per_step.{kind}=1" for kind in KINDS if kind in _kinds(part))
-        say(f"replay: nothing of {part.name}, since no step has such graphs; {bins} draws them")
-    parts = [part for part in parts if _kinds(part) & set(drawn)]
-    if options.pseudo_labels:
-        parts = [
-            labelled for part in parts if (labelled := pseudo_labelled(part, package, folder, budgets)) is not None
-        ]
-    if not parts and not undrawn:
-        raise UserError(f"adapt.replay: found nothing to replay, {_nothing(options, package)}.")
-    named = list(zip(parts, source_names(parts), strict=True))
-    for part, name in named:
-        say(f"replay: {len(part.data)} records of {name}")
-    return [Source(part.data, part.dataset, f"replay-{name}", True) for part, name in named]
-
-
-def _kinds(source: Source) -> set[str]:
-    """The kinds of graph that some record of a source has."""
-    return {kind for kind in KINDS if source.data.serves(kind).any()}
+    found, reasons = [], []
+    for name, part in zip(source_names(parts), parts, strict=True):
+        kinds = [kind for kind in KINDS if part.data.serves(kind).any()]
+        if set(drawn).isdisjoint(kinds):
+            bins = " or ".join(f"data.bins_per_step.{kind}=1" for kind in kinds)
+            reasons.append(f"nothing of {name}, since no step has such graphs; {bins} draws them")
+            say(f"replay: {reasons[-1]}")
+        elif served := pseudo_labelled(part, package, folder, budgets) if options.pseudo_labels else part:
+            say(f"replay: {len(served.data)} records of {name}")
+            found.append(Source(served.data, served.dataset, f"replay-{name}", True))
+    if not found:
+        why = reasons[0] if reasons else _nothing(options, package)
+        raise UserError(f"adapt.replay: found nothing to replay, {why}.")
+    return found
 
 
 def _nothing(options: Any, package: Package) -> str:

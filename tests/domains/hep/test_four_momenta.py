@@ -5,14 +5,12 @@ import pytest
 import torch
 
 from sciml.data.graph_dataset import LoadedBatch
-from sciml.domains.hep import heads
-from sciml.evaluate.uncertainty import captured, features_of
+from sciml.evaluate.uncertainty import Rigidity, captured, features_of
 from sciml.graph import collate
 from sciml.ingest.generate.smeared_jets import smear
 from sciml.models.model import Model, build_model
 from sciml.objectives.supervised import Supervised, Term
 from sciml.physics import lorentz
-from sciml.physics.phase_space import _on_shell
 from tests.domains.hep.jets import LIGHT, embedded_jets, energy_over_mass
 from tests.helpers import boost, check_equivariance, lorentz_transform, random_jet, random_rotation, relative_rms
 from tests.small import describe_model, graph_of
@@ -142,21 +140,34 @@ def test_smearing_keeps_masses_directions_and_the_mean():
     np.testing.assert_allclose(resolutions(energies, kinds), [0.01, np.hypot(0.08, 0.05), np.hypot(0.1, 0.01), 1.0])
 
 
-def test_uncertainties_see_the_change_with_the_last_layer(monkeypatch):
-    """Features are the derivatives of free momenta with the stretch and the biases of vectors, at a stretch of one."""
-    monkeypatch.setattr(
-        heads, "conserving", lambda momenta, mass_squared, total, index: _on_shell(momenta, mass_squared)
-    )
-    model = model_of(drawn=False)
+def test_uncertainties_see_the_change_with_the_last_layer():
+    """Features are the derivatives of the prediction in the rest frame with the stretch and the biases of vectors."""
+    model = model_of()
     last = model.heads["four_momenta"].readout[-1]
-    batch = collate([graph_of(smeared(seed, mass=80.0, particles=4), "jets", model.dtype) for seed in range(2)])
+    records = [smeared(seed, mass=mass, particles=number) for seed, mass, number in ((0, 80.0, 4), (1, 5.0, 3))]
+    batch = collate([graph_of(record, "jets", model.dtype) for record in records])
     with captured(model, "jets") as found:
         predictions = model(batch, "jets")["true_momenta"]
     features = features_of(found, "true_momenta", batch)
-    width = last.in_features
-    assert features.shape == (8, 4, width + 1 + last.out_features - 1)
-    for row in range(8):
+    compared = model.heads["four_momenta"].compared("true_momenta", predictions, batch)
+    assert features.shape == (7, 4, last.in_features + last.out_features)
+    for row in range(7):
         for component in range(4):
-            gradients = torch.autograd.grad(predictions[row, component], [last.weight, last.bias], retain_graph=True)
+            gradients = torch.autograd.grad(compared[row, component], [last.weight, last.bias], retain_graph=True)
             expected = torch.cat([gradients[0][0], gradients[1]])
-            torch.testing.assert_close(features[row, component], expected, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(features[row, component], expected, rtol=1e-7, atol=1e-9)
+    sums = features[:4].sum(dim=0)  # the total does not change
+    assert sums.abs().max() < 1e-9 * features[:4].abs().max()
+
+
+def test_uncertainties_of_momenta_are_the_same_in_every_frame():
+    model, generator, seen = model_of(), torch.Generator().manual_seed(1), []
+    record = smeared(0, mass=80.0, particles=6)
+    moved, spurions = boost(record, 5.0, generator)
+    for graph in (graph_of(record, "jets"), graph_of(moved, "jets", spurions=spurions)):
+        batch = collate([graph])
+        with captured(model, "jets") as found:
+            model(batch, "jets")
+        features = features_of(found, "true_momenta", batch)
+        seen.append(Rigidity(torch.eye(features.shape[2], dtype=torch.float64)).variance(features))
+    torch.testing.assert_close(*seen, rtol=1e-6, atol=0)

@@ -222,15 +222,26 @@ def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
         for record in jets_store(tmp_path / "toy", records=8):
             assert writer.add(record)
     jets = writer.close()
-    options = SimpleNamespace(
-        retained=SimpleNamespace(stores=None, records=0),
-        replay=SimpleNamespace(stores=[str(jets.path)], fraction=0.3, pseudo_labels=False, records=100),
-    )
-    splits = SimpleNamespace(train=[], test=[])
-    FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms"])
-    assert not splits.train
-    assert (
-        "replay: nothing of jets, since no step has such graphs; data.bins_per_step.jets=1" in capsys.readouterr().err
-    )
-    FineTuning(package, options, splits, lambda path: jets, tmp_path, BUDGETS, ["atoms", "jets"])
-    assert [source.name for source in splits.train] == ["replay-jets"]
+    atoms = molecules_store(tmp_path / "atoms", records=8, dataset="second")
+    stores = {str(store.path): store for store in (jets, atoms)}
+
+    def options(pseudo_labels: bool, *given: Store) -> SimpleNamespace:
+        replay = {"stores": [str(store.path) for store in given], "fraction": 0.3, "records": 100}
+        return SimpleNamespace(
+            retained=SimpleNamespace(stores=None, records=0),
+            replay=SimpleNamespace(**replay, pseudo_labels=pseudo_labels),
+        )
+
+    def replayed(options: SimpleNamespace, *drawn: str) -> list[str]:
+        splits = SimpleNamespace(train=[], test=[])
+        FineTuning(package, options, splits, stores.__getitem__, tmp_path, BUDGETS, drawn)
+        return [source.name for source in splits.train]
+
+    why = "nothing of jets, since no step has such graphs; data.bins_per_step.jets=1 draws them"
+    for pseudo_labels in (False, True):
+        assert replayed(options(pseudo_labels, jets, atoms), "atoms") == ["replay-atoms"]
+        assert f"replay: {why}" in capsys.readouterr().err
+        assert not list((tmp_path / "data").glob("pseudo-jets*"))  # nor labelled
+    assert replayed(options(False, jets, atoms), "atoms", "jets") == ["replay-jets", "replay-atoms"]
+    with pytest.raises(UserError, match=f"found nothing to replay, {why}"):
+        replayed(options(False, jets), "atoms")
