@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,51 @@ def test_an_unfinished_cell_starts_again(bench: Any, trained: list[str], tmp_pat
         bench.cells.run_cell(tmp_path / "a", ["train=samples:jets", "seed=13"])
     bench.cells.run_cell(tmp_path / "a", ["train=samples:jets"])
     assert trained == ["a", "a"]
+
+
+def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint(
+    bench: Any, trained: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    finish, asked = bench.cells.train, []
+
+    def train(config: Any) -> int:
+        asked.append((config.resume, config.trainer.segment_time))
+        checkpoints = Path(config.run_dir) / "checkpoints"
+        if len(asked) == 1:
+            (checkpoints / "step=2").mkdir(parents=True)
+            return 143
+        shutil.rmtree(checkpoints)
+        return finish(config)
+
+    monkeypatch.setattr(bench.cells, "train", train)
+    words = ["train=samples:jets", "trainer.max_steps=4"]
+    assert bench.cells.run_segment(tmp_path / "a", words, ["trainer.segment_time=00:00:01"]) is None
+    with pytest.raises(SystemExit, match="other settings"):
+        bench.cells.run_segment(tmp_path / "a", [*words, "seed=1"])
+    found = bench.cells.run_segment(tmp_path / "a", words)
+    assert asked == [(False, "00:00:01"), (True, None)]
+    assert (found["words"], found["segments"], found["steps"]) == (words, 2, 4)
+    assert found["seconds"] >= 0.0
+    assert bench.cells.finished(tmp_path / "a", words) == found
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_time_of_a_segment_that_was_killed_is_not_made_up(
+    bench: Any, trained: list[str], tmp_path: Path, monkeypatch: Any, checkpoint: bool
+) -> None:
+    words, folder = ["train=samples:jets"], tmp_path / "a"
+    finish = bench.cells.train
+    (folder / "checkpoints" / ("step=2" if checkpoint else "nothing")).mkdir(parents=True)
+    (folder / "segments.json").write_text(json.dumps({"words": words, "seconds": [1.0, None]}))
+
+    def train(config: Any) -> int:
+        assert config.resume == checkpoint  # without one all is done anew, and the time is that of the whole training
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return finish(config)
+
+    monkeypatch.setattr(bench.cells, "train", train)
+    found = bench.cells.run_segment(folder, words)
+    assert (found["segments"], found["seconds"] is None) == ((3, True) if checkpoint else (1, False))
 
 
 def test_values_and_their_text(bench: Any) -> None:
