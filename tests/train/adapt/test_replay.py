@@ -222,7 +222,7 @@ def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
         for record in jets_store(tmp_path / "toy", records=8):
             assert writer.add(record)
     jets = writer.close()
-    atoms = molecules_store(tmp_path / "atoms", records=8, dataset="second")
+    atoms = molecules_store(tmp_path / "atoms", records=24, dataset="second")
     stores = {str(store.path): store for store in (jets, atoms)}
 
     def options(pseudo_labels: bool, *given: Store) -> SimpleNamespace:
