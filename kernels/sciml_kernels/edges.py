@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_device, check_index, readable
+from sciml_kernels.checks import check_device, check_index, check_type, readable
 from sciml_kernels.segments import library, reference
 
 Value = TypeVar("Value")
@@ -62,12 +62,13 @@ class Edges:
         """Check the edge list; `validate=False` skips the checks that read the data, and tracers do.
 
         Raises:
-            ValueError: wrong shape or dtype, receivers not ascending, or an index outside its side.
+            ValueError: no tensors, wrong shape or dtype, receivers not ascending, or an index outside its side.
         """
         self.senders, self.receivers = senders, receivers
         self.num_nodes = num_nodes
         self.num_senders = num_nodes if num_senders is None else num_senders
         for name, index in (("senders", senders), ("receivers", receivers)):
+            check_type(name, index, Tensor)
             if index.dtype != torch.int64 or index.dim() != 1:
                 raise ValueError(f"{name}: found {index.dtype} of shape {tuple(index.shape)}, expected int64 (edges,)")
         if senders.shape != receivers.shape or senders.device != receivers.device:

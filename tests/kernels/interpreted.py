@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from tests.kernels.memory import full_of_nan
+
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
@@ -20,13 +22,14 @@ def interpreted(test: Test) -> Test:
     """Run a test (a function at the top of its module) in the interpreting process; one process serves all such tests.
 
     Arguments travel by pickle: parameters do, and fixtures that are plain values. What a fixture does to its own
-    process does not reach the test.
+    process does not reach the test, in which memory that torch.empty returns is full of NaN.
     """
 
     @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
         if _interpreting():
-            test(*arguments, **keywords)
+            with full_of_nan():
+                test(*arguments, **keywords)
         else:
             _worker().submit(_call, test.__module__, test.__name__, arguments, keywords).result()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml_kernels import Edges, Spec, SymmetricSpec
+from sciml_kernels import Edges, Spec, SymmetricSpec, Waves
 
 SPEC = Spec.summed("4x0e+4x1o", "0e+1o", "0e+1o")
 SQUARE = Spec.summed("4x0e+4x1o", "4x0e+4x1o", "0e+1o", y_channels=True)
@@ -16,6 +16,7 @@ NODES, EDGES = 5, 7
 GRAPH = Edges(torch.arange(EDGES) % NODES, torch.arange(EDGES) * NODES // EDGES, NODES)
 ENDS = torch.tensor([0, 2, NODES])
 WAVES = torch.tensor([0, 3, EDGES])
+LATTICE = torch.eye(3).expand(2, 3, 3)
 
 
 def zeros(*shape: int) -> Tensor:
@@ -61,6 +62,7 @@ OPERATIONS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {
         {},
     ),
     "gate": ({"x": zeros(NODES, 4, 4), "gates": zeros(NODES, 1, 4)}, {}),
+    "silu": ({"x": zeros(NODES, 4, 4)}, {}),
     "segment_sum": ({"values": zeros(NODES, 3), "pointers": ENDS}, {}),
     "segment_expand": ({"values": zeros(2, 3), "pointers": ENDS}, {"rows": NODES}),
     "remove_net_force": ({"forces": zeros(NODES, 3), "pointers": ENDS}, {}),
@@ -73,6 +75,10 @@ OPERATIONS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {
          "atom_pointers": ENDS, "wave_pointers": WAVES},
         {},
     ),
+    "ewald_reciprocal_energy": (
+        {"positions": zeros(NODES, 3), "charges": zeros(NODES, 1), "cell": LATTICE, "pointers": ENDS},
+        {"waves": Waves(1 + torch.arange(3 * EDGES).reshape(EDGES, 3) % 2, WAVES), "splitting": 2.0},
+    ),
 }  # fmt: skip
 
 
@@ -84,6 +90,8 @@ def random_tensors(operation: str) -> dict[str, Tensor]:
         numbers = torch.randn(like.shape, generator=generator).bfloat16().double()
         if name in ("momenta", "spurions"):  # real particles: more energy than momentum
             numbers[..., 0] = (1.0 + numbers[..., 1:].square().sum(-1).sqrt()).bfloat16().double()
+        if name == "cell":  # far from flat
+            numbers = (numbers + 4.0 * like).bfloat16().double()
         return 0.25 * numbers if name == "vectors" else numbers
 
     tensors = OPERATIONS[operation][0]

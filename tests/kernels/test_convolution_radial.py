@@ -11,7 +11,7 @@ from torch import Tensor
 from sciml_kernels import Edges, Spec, conv, conv_radial
 from sciml_kernels.convolution_radial import library
 from tests.kernels.interpreted import interpreted
-from tests.kernels.problems import SPECS, blocks, edges
+from tests.kernels.problems import PROBLEM_PATHS, SPECS, blocks, edges
 
 SHARED = {name: spec for name, spec in SPECS.items() if not spec.y_channels}
 # Two panels of weights, one of them filled by several paths; three blocks of edges, the last one ragged.
@@ -77,6 +77,12 @@ def assert_equal(spec: Spec, found: dict[str, Tensor], expected: dict[str, Tenso
 @pytest.mark.parametrize("name", SHARED)
 def test_equals_its_definition(name: str, poisoned: None) -> None:
     spec, graph = SHARED[name], edges(6, 25)
+    assert_equal(spec, *both(spec, graph, inputs(spec, graph, 4, torch.float64)), 1e-13)
+
+
+@pytest.mark.parametrize("problem", [2, *(pytest.param(problem, marks=pytest.mark.slow) for problem in (3, 4))])
+def test_every_path_of_the_benchmark_problems(problem: int, poisoned: None) -> None:
+    spec, graph = PROBLEM_PATHS[problem], edges(3, 5)
     assert_equal(spec, *both(spec, graph, inputs(spec, graph, 4, torch.float64)), 1e-13)
 
 

@@ -14,6 +14,7 @@ from sciml_kernels.rowwise.function import Function, Row
 from sciml_kernels.rowwise.library import Family, register
 from tests.kernels.interpreted import interpreted
 
+pytestmark = pytest.mark.usefixtures("poisoned")
 NODES, PAIRS = 9, 37
 
 
@@ -80,6 +81,19 @@ def test_triton_equals_the_definition() -> None:
     check_against_definition("triton")
 
 
+@interpreted
+def test_half_precision_is_summed_in_single() -> None:
+    """The gradient of an atom is rounded once, after the sum over its pairs."""
+    positions, pairs, offsets, splittings = system(torch.bfloat16)
+    gradients = []
+    for dtype, backend in ((torch.bfloat16, "triton"), (torch.float64, "reference")):
+        leaf, *rest = (tensor.to(dtype) for tensor in (positions, offsets, splittings))
+        value = coulomb_pairs(leaf.requires_grad_(), pairs, *rest, 0.8, backend)
+        assert value.dtype == dtype
+        gradients.append(torch.autograd.grad(value.double().sum(), leaf)[0].double())
+    torch.testing.assert_close(*gradients, rtol=2**-8, atol=1e-6)
+
+
 def test_gradgradcheck() -> None:
     positions, pairs, offsets, splittings = system()
     leaves = [tensor.requires_grad_() for tensor in (positions, offsets, splittings)]
@@ -115,3 +129,16 @@ def test_opcheck_and_a_width_that_is_none() -> None:
     torch.library.opcheck(torch.ops.sciml_kernels.coulomb_pairs.default, arguments)
     with pytest.raises(ValueError, match="smearing: found 0.0, expected a positive width"):
         coulomb_pairs(positions, pairs, offsets, splittings, 0.0)
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    positions, pairs, offsets, splittings = system()
+    leaves = [tensor.requires_grad_() for tensor in (positions, offsets, splittings)]
+
+    def loss(positions: Tensor, offsets: Tensor, splittings: Tensor) -> Tensor:
+        return coulomb_pairs(positions, pairs, offsets, splittings, 0.8).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)

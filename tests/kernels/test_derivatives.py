@@ -31,8 +31,7 @@ def test_convolution_equals_its_definition(name: str, dtype: torch.dtype, poison
     assert_equal_blocks(spec, found, expected, TOLERANCE[dtype])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEM_PATHS)
+@pytest.mark.parametrize("problem", [2, *(pytest.param(problem, marks=pytest.mark.slow) for problem in (3, 4))])
 def test_every_path_of_the_benchmark_problems(problem: int, poisoned: None) -> None:
     spec, graph = PROBLEM_PATHS[problem], edges(3, 5)
     arguments = inputs(spec, 3, 5, torch.float64)

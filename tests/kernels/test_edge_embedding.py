@@ -55,7 +55,6 @@ def test_equals_the_definition(name: str, dtype: torch.dtype, poisoned: None) ->
 
 @interpreted
 def test_triton_equals_the_definition() -> None:
-    torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
     for name in ("direction", "solid"):
         check_against_definition(SHAPES[name], torch.float64, "triton", TOLERANCE[torch.float64])
     check_against_definition(SHAPES["small"], torch.float32, "triton", TOLERANCE[torch.float32])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import sciml_kernels
-from sciml_kernels import Edges, conv
+from sciml_kernels import Edges, Waves, conv
 from tests.kernels.operations import GRAPH, OPERATIONS, random_tensors
 from tests.kernels.problems import PROBLEM_PATHS, SPECS, edges, inputs
 
@@ -38,6 +38,8 @@ def everything(function: Callable[..., Tensor], leaves: Sequence[Tensor]) -> lis
 
 
 def moved(value: Any, device: str) -> Any:
+    if isinstance(value, Waves):
+        return Waves(*(tensor.to(device) for tensor in value))
     if isinstance(value, Edges):
         return Edges(value.senders.to(device), value.receivers.to(device), value.num_nodes, value.num_senders)
     return value.to(device) if isinstance(value, Tensor) else value
@@ -63,7 +65,7 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance:
         assert error <= tolerance * scale, f"result {index}: off by {error} of {scale}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation_equals_its_definition(operation: str, dtype: torch.dtype) -> None:
     expected = run(operation, "cpu", torch.float64, "reference")

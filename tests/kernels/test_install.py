@@ -54,6 +54,8 @@ def test_installed_alone_in_a_fresh_environment(tmp_path: Path) -> None:
     for file in (tmp_path / "kernels" / "sciml_kernels").rglob("*"):
         if file.is_file():
             assert (packages / file.relative_to(tmp_path / "kernels")).is_file(), file.name
+    (terms,) = packages.glob("sciml_kernels-*.dist-info/licenses/LICENSE")
+    assert terms.read_text() == (ROOT / "LICENSE").read_text()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

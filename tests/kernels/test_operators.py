@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from sciml_kernels import Edges, Spec, conv, conv_radial, product
+from sciml_kernels import Edges, Path, Spec, conv, conv_radial, product
 from sciml_kernels.edges import Tables
 from tests.kernels.problems import SPECS, edges, inputs
 
@@ -184,6 +186,8 @@ def test_bad_edges(senders: list[int], receivers: list[int], message: str) -> No
         Edges(torch.tensor(senders), torch.tensor(receivers), 3)
     with pytest.raises(ValueError, match=r"senders: found torch\.int32"):
         Edges(torch.tensor(senders, dtype=torch.int32), torch.tensor(receivers), 3)
+    with pytest.raises(ValueError, match="^receivers: found list, expected Tensor"):
+        Edges(torch.tensor(senders), receivers, 3)  # type: ignore[arg-type]
 
 
 def test_bad_specs() -> None:
@@ -191,6 +195,12 @@ def test_bad_specs() -> None:
         Spec.summed("2x0e", "1o", "2e")
     with pytest.raises(ValueError, match="multiplicities"):
         Spec(o3.Irreps("2x0e"), o3.Irreps("0e"), o3.Irreps("3x0e"), Spec.summed("2x0e", "0e", "0e").paths)
+    slots = (o3.Irreps("2x0e"), o3.Irreps("0e"), o3.Irreps("2x0e"))
+    for slot, name in itertools.product((-1, 1), ("x", "y", "out")):
+        path = dataclasses.replace(Path(0, 0, 0, (0, 0, 0)), **{name: slot})
+        message = rf"^paths: found slot {slot} of irreps_{name} in .*, expected within 0\.\.0"
+        with pytest.raises(ValueError, match=message):
+            Spec(*slots, (path,))
 
 
 def test_tangents_of_forward_mode_are_never_lost() -> None:

@@ -13,6 +13,7 @@ from sciml.physics import lorentz
 from sciml_kernels import Edges, all_pairs, pair_features
 from tests.kernels.interpreted import interpreted
 
+pytestmark = pytest.mark.usefixtures("poisoned")
 SPURIONS = lorentz.lab_spurions()
 COUNTS = (5, 0, 1, 9)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels import radial_network
-from sciml_kernels.radial_network import cpu
+from sciml_kernels.radial_network import cpu, library
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 NAMES = ("basis", "shift", "envelope", "parameters")
@@ -128,3 +128,27 @@ def test_wrong_sizes_are_refused_by_name() -> None:
         radial_network(**arguments, hidden=[])
     with pytest.raises(ValueError, match=r"parameters: found shape \(20,\), expected \(44\)"):
         radial_network(**arguments, hidden=[5, 4])
+
+
+def test_opcheck() -> None:
+    basis, shift, envelope, parameters = (tensor.requires_grad_() for tensor in inputs(6, 3, [5, 4]).values())
+    leaves, sizes = (basis, shift, envelope, parameters), [3, 5, 4]
+    g = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(library.radial_network._registered, (*leaves, sizes))
+    torch.library.opcheck(library.radial_network_backward._registered, (g, *leaves, sizes, "bsep"))
+    plain = [tensor.detach() for tensor in (*leaves, g, *leaves)]
+    torch.library.opcheck(library.radial_network_double_backward._registered, (*plain, sizes, "gbsep"))
+    some = (plain[0], None, None, plain[3], *plain[4:], sizes, "gp")
+    torch.library.opcheck(library.radial_network_double_backward._registered, some)
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    leaves = [tensor.requires_grad_() for tensor in inputs(6, 3, [5, 4]).values()]
+
+    def loss(*leaves: Tensor) -> Tensor:
+        return radial_network(*leaves, hidden=[5, 4]).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 import sciml_kernels
-from sciml_kernels import Edges
-from tests.kernels.operations import EDGES, GRAPH, NODES, OPERATIONS, zeros
+from sciml_kernels import Edges, Waves, ewald_reciprocal_energy
+from tests.kernels import operations
+from tests.kernels.operations import EDGES, ENDS, GRAPH, LATTICE, NODES, WAVES, zeros
 
+OPERATIONS = {**operations.OPERATIONS, "half_space": ({"cell": LATTICE}, {"cutoff": 7.0})}
 ARGUMENTS = [(operation, name) for operation, (tensors, _) in OPERATIONS.items() for name in tensors]
 ROWS_OF_ANYTHING = {("segment_sum", "values"), ("remove_net_force", "forces"), ("segment_expand", "values")}
+ANYTHING = {("silu", "x")}
 ANY_NUMBER = {
     ("edge_embedding", "vectors"), ("spherical_harmonics", "vectors"), ("degree_norm", "x"),
     ("degree_linear", "weights"), ("symmetric_contraction", "weights"), ("pair_features", "spurions"),
+    ("half_space", "cell"),
 }  # fmt: skip
 
 
@@ -40,6 +44,8 @@ def test_other_shapes(operation: str, name: str) -> None:
         wrong = [wrong[0], longer]
     if (operation, name) in ANY_NUMBER:
         wrong = wrong[:2]
+    if (operation, name) in ANYTHING:
+        wrong = []
     for other in wrong:
         with pytest.raises(ValueError, match=r"^\w+: found ") as caught:
             call(operation, **{name: other})
@@ -110,3 +116,48 @@ def test_species_without_weights(backend: str) -> None:
         with pytest.raises(ValueError, match=rf"^species: found .*{species}.*, expected within 0\.\.1"):
             wrong = torch.tensor([0, 1, 0, species, 1])
             sciml_kernels.symmetric_contraction(**{**tensors, "species": wrong}, **others, backend=backend)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_integers_are_refused(operation: str) -> None:
+    name, tensor = next((key, one) for key, one in OPERATIONS[operation][0].items() if one.is_floating_point())
+    with pytest.raises(ValueError, match=r"^\w+: found torch\.(int64|float32), expected "):
+        call(operation, **{name: tensor.long()})
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [(operation, name) for operation, name in ARGUMENTS if OPERATIONS[operation][0][name] is ENDS],
+)
+def test_pointers_that_do_not_fit(operation: str, name: str, backend: str) -> None:
+    """On a CPU whoever computes: the definition would give numbers, or an error that names nothing."""
+    tensors, others = OPERATIONS[operation]
+    for wrong in ([0, 2, NODES + 1], [1, 2, NODES], [0, NODES + 1, NODES]):
+        with pytest.raises(ValueError, match=rf"^{name}: found .*, expected ascending from 0 to {NODES}"):
+            getattr(sciml_kernels, operation)(**{**tensors, name: torch.tensor(wrong)}, **others, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("waves", "message"),
+    [
+        ([[1, 0, 0]], "^waves: found list, expected Waves"),
+        (Waves(torch.ones(EDGES, 2), WAVES), r"^waves\.indices: found shape \(7, 2\), expected \(any, 3\)"),
+        (Waves(torch.ones(EDGES, 3, device="meta"), WAVES), r"^waves\.indices: found on meta, expected on cpu as"),
+        (Waves(torch.ones(EDGES, 3), WAVES + 1), r"^waves\.pointers: found .*, expected ascending from 0 to 7"),
+        (Waves(torch.ones(EDGES, 3), torch.tensor([0, EDGES])), r"^waves\.pointers: found shape \(2,\), expected \(3"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_waves_that_do_not_fit(waves: Waves, message: str, backend: str) -> None:
+    tensors, others = OPERATIONS["ewald_reciprocal_energy"]
+    with pytest.raises(ValueError, match=message):
+        ewald_reciprocal_energy(**{**tensors, **others, "waves": waves}, backend=backend)
+
+
+@pytest.mark.parametrize(("name", "given"), [("splitting", 0.0), ("splitting", float("inf")), ("cutoff", float("nan"))])
+def test_lengths_that_are_none(name: str, given: float) -> None:
+    operation = "half_space" if name == "cutoff" else "ewald_reciprocal_energy"
+    tensors, others = OPERATIONS[operation]
+    with pytest.raises(ValueError, match=f"^{name}: found {given}, expected a positive number"):
+        getattr(sciml_kernels, operation)(**{**tensors, **others, name: given})

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sciml_kernels import aot, triton_source
 from sciml_kernels.edge_embedding.function import from_key
-from sciml_kernels.pair_features import function as pair_function
 from sciml_kernels.rowwise import cpu, gpu, triton
 from sciml_kernels.rowwise.expression import (
     Graph,
@@ -156,16 +155,6 @@ def edge_passes(key: str) -> dict[str, Pass]:
     }
 
 
-def pair_passes() -> dict[str, Pass]:
-    function = pair_function.pairs("")
-    ends, given = ("first", "second"), ("features",)
-    return {
-        "forward": forward(function),
-        "backward": backward(function, given, ends),
-        "double": double_backward(function, ends, given, (*ends, *given)),
-    }
-
-
 def compile_report(work: Pass, dtype: torch.dtype, target: str) -> aot.Report:
     function = triton_source.load(triton.source("test", work, dtype), triton.NAME)
     kind = {torch.float32: "*fp32", torch.float64: "*fp64"}[dtype]
@@ -191,13 +180,6 @@ def test_compiles_ahead_of_time_without_spills(order: str) -> None:
 def test_every_edge_embedding_compiles(dtype: torch.dtype, key: str, target: str) -> None:
     for order, work in edge_passes(key).items():
         report = compile_report(work, dtype, target)
-        assert report.seconds < 20, order
-        if dtype == torch.float32 and (key, order, target) != ("6 8 0 6", "double", "gfx942"):  # 300 of 256 registers
+        assert report.seconds < 10, order
+        if dtype == torch.float32 or key != "6 8 0 6":  # which spills up to 656 bytes in fp64
             assert report.spills == 0, order
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", aot.TARGETS)
-def test_pair_features_compile(target: str) -> None:
-    for order, work in pair_passes().items():
-        assert compile_report(work, torch.float64, target).spills == 0, order

@@ -18,6 +18,8 @@ from sciml_kernels import (
     segment_sum,
 )
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 # A solid body, nothing, one atom, two atoms, a line of three, a flat molecule, two atoms at one place.
 SIZES = [7, 0, 1, 2, 3, 4, 2]
 POINTERS = torch.tensor([0, *torch.tensor(SIZES).cumsum(0).tolist()])
@@ -203,6 +205,21 @@ def test_opcheck() -> None:
     check(operators.momentum_backward.default, (g, f, r, POINTERS, "cpu", "fr"))
     plain = [tensor.detach() for tensor in (f, r, g, f, r)]
     check(operators.momentum_double_backward.default, (*plain, POINTERS, "cpu", "gfr"))
+
+
+def test_compiled_gradients_equal_eager_ones() -> None:
+    leaves = [tensor.requires_grad_() for tensor in (random(ATOMS, 3), random(ATOMS), random(len(SIZES)))]
+
+    def loss(forces: Tensor, charges: Tensor, totals: Tensor) -> Tensor:
+        sums = segment_sum(forces.square(), POINTERS)
+        left = remove_net_force(forces, POINTERS) * segment_expand(totals, POINTERS, ATOMS)[:, None]
+        charged = project_charge(charges, totals, POINTERS)
+        return sums.square().sum() + left.square().sum() + charged.square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), eager, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_tensors_without_numbers_are_not_looked_into() -> None:

@@ -11,6 +11,7 @@ from sciml_kernels import SymmetricSpec, symmetric_contraction
 from sciml_kernels.product import symmetric_cpu, symmetric_library
 from tests.kernels.interpreted import interpreted
 
+pytestmark = pytest.mark.usefixtures("poisoned")
 CASES = {
     "0e+1o to itself, order 3": ("0e+1o", "0e+1o", 3),
     "lmax 2 to 0e, order 3": ("0e+1o+2e", "0e", 3),

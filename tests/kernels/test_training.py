@@ -125,8 +125,8 @@ def test_forces_are_the_slope_of_the_energy() -> None:
     torch.testing.assert_close((behind - ahead) / 2e-5, (forces * direction).sum(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.slow
-def test_compiled_parameter_gradients_equal_eager_ones() -> None:
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_parameter_gradients_equal_eager_ones(compiler: str) -> None:
     model = seeded("cpu", torch.float64)
     positions, species, edges, wanted_energy, wanted_forces = problem(torch.float64)
     edges.tables("cpu", True)
@@ -137,7 +137,7 @@ def test_compiled_parameter_gradients_equal_eager_ones() -> None:
 
     gradients = []
     with torch._dynamo.config.patch(trace_autograd_ops=True):
-        for function in (loss, torch.compile(loss, fullgraph=True)):
+        for function in (loss, torch.compile(loss, backend=compiler, fullgraph=True)):
             model.zero_grad()
             function(positions).backward()
             gradients.append([parameter.grad.clone() for parameter in model.parameters()])

@@ -9,6 +9,7 @@ from sciml_kernels.checks import check_alike, check_device, check_shape, check_t
 from sciml_kernels.coulomb_pairs import reference
 from sciml_kernels.coulomb_pairs.function import from_key
 from sciml_kernels.edges import Edges
+from sciml_kernels.half import in_single
 from sciml_kernels.rowwise.library import Family, register
 
 _pairs = register(
@@ -60,7 +61,19 @@ def coulomb_pairs(
     chosen = choose(backend, positions)
     if chosen == "reference":
         return reference.coulomb_pairs(positions, pairs.receivers, pairs.senders, offsets, splittings, smearing)
-    found: Tensor = _pairs(
-        positions, positions, offsets, splittings, pairs.receivers, pairs.senders, repr(float(smearing)), chosen
-    )
+    return _compiled(positions, pairs.receivers, pairs.senders, offsets, splittings, smearing, chosen)
+
+
+@in_single  # gradients of pairs are not rounded before they are summed
+def _compiled(
+    positions: Tensor,
+    receivers: Tensor,
+    senders: Tensor,
+    offsets: Tensor,
+    splittings: Tensor,
+    smearing: float,
+    backend: str,
+) -> Tensor:
+    key = repr(float(smearing))
+    found: Tensor = _pairs(positions, positions, offsets, splittings, receivers, senders, key, backend)
     return found

@@ -51,7 +51,7 @@ def degree_linear(
         bias: (channels_out,).
         residual: (nodes, components, channels_out) with any degrees: those of x that it has not count as zero, further
             ones are left out.
-        norm: map `degree_norm(x, eps)` in place of x, in the same pass.
+        norm: map `degree_norm(x, eps)` in place of x; in C++ in the same pass, in Triton in one of its own before it.
         eps: of the norm.
         backend: as for `degree_norm`.
 

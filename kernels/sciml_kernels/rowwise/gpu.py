@@ -30,7 +30,10 @@ def compiled(name: str, work: Pass, dtype: torch.dtype) -> Kernel:
 
 
 def sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """out[n] = sum of the rows of values whose index is n, n < count; torch sorts for it, so the order is fixed."""
+    """out[n] = sum of the rows of values whose index is n, n < count, in their dtype.
+
+    torch sorts for it, so the order is fixed.
+    """
     return values.new_zeros(count, values.shape[1]).index_put_((index,), values, accumulate=True)
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sciml_kernels.half import in_single
 from sciml_kernels.segments.reference import counts, rows_of
 from sciml_kernels.triton_launch import on_device
 
@@ -42,6 +43,7 @@ def segment_expand(values: Tensor, pointers: Tensor, rows: int) -> Tensor:
     return values.index_select(0, rows_of(pointers, rows))
 
 
+@in_single
 def remove_mean(values: Tensor, pointers: Tensor) -> Tensor:
     """Rows less the mean of their segment."""
     mean = segment_sum(values, pointers) / counts(pointers, values)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sciml_kernels.backends import choose
 from sciml_kernels.checks import check_alike, check_shape, readable
+from sciml_kernels.half import in_single
 from sciml_kernels.segments import cpu, library, reference
 
 
@@ -31,7 +32,7 @@ def segment_pointers(index: Tensor, num_segments: int) -> Tensor:
 
 
 def segment_sum(values: Tensor, pointers: Tensor, backend: str = "auto") -> Tensor:
-    """out[s] = sum of values[pointers[s] : pointers[s + 1]], in the order of the rows; derivatives of every order.
+    """out[s] = sum of values[pointers[s] : pointers[s + 1]], in a fixed order; derivatives of every order.
 
     Args:
         values: (rows, ...), sorted by segment.
@@ -116,9 +117,14 @@ def project_charge(charges: Tensor, totals: Tensor, pointers: Tensor, backend: s
     check_alike("charges", charges, totals=totals)
     if chosen == "reference":
         return reference.project_charge(charges, totals, pointers)
+    return _projected(charges, totals, pointers, chosen)
+
+
+@in_single
+def _projected(charges: Tensor, totals: Tensor, pointers: Tensor, backend: str) -> Tensor:
     shares = totals / reference.counts(pointers, totals)
-    centered = library.remove_mean(charges, pointers, chosen)
-    return centered + library.segment_expand(shares, pointers, charges.shape[0], chosen)
+    centered = library.remove_mean(charges, pointers, backend)
+    return centered + library.segment_expand(shares, pointers, charges.shape[0], backend)
 
 
 def _choose(name: str, values: Tensor, pointers: Tensor, backend: str, rows: int | None = None) -> str:
@@ -133,6 +139,19 @@ def _choose(name: str, values: Tensor, pointers: Tensor, backend: str, rows: int
     if pointers.device != values.device:
         raise ValueError(f"pointers: found on {pointers.device}, expected on {values.device} as {name}")
     chosen = choose(backend, values)
-    if chosen == "cpu" and readable(pointers):
-        cpu.check_pointers(pointers, values.shape[0] if rows is None else rows)
+    check_pointers("pointers", pointers, values.shape[0] if rows is None else rows, chosen)
     return chosen
+
+
+def check_pointers(name: str, pointers: Tensor, rows: int, chosen: str) -> None:
+    """Raise ValueError unless pointers on a CPU ascend from 0 to the number of rows: kernels would read elsewhere."""
+    if pointers.device.type != "cpu" or not readable(pointers):
+        return
+    ascending = cpu.ascending if chosen == "cpu" else reference.ascending
+    if not ascending(pointers, rows):
+        raise ValueError(f"{name}: found {_shown(pointers)}, expected ascending from 0 to {rows}")
+
+
+def _shown(pointers: Tensor) -> str:
+    values = pointers[:6].tolist()
+    return f"{values}" if len(pointers) <= 6 else f"{values[:-1]}...{int(pointers[-1])}"

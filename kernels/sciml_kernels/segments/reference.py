@@ -14,6 +14,11 @@ LINEAR = 1e-12  # least moment of inertia over the others, below which atoms lie
 Sum = Callable[[Tensor, Tensor], Tensor]
 
 
+def ascending(pointers: Tensor, rows: int) -> bool:
+    """Whether the pointers ascend from 0 to the number of rows."""
+    return int(pointers[0]) == 0 and int(pointers[-1]) == rows and not bool((pointers.diff() < 0).any())
+
+
 def rows_of(pointers: Tensor, rows: int) -> Tensor:
     """The segment of each row."""
     segments = torch.arange(pointers.shape[0] - 1, device=pointers.device)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape
+from sciml_kernels.checks import check_alike, check_device, check_shape, check_type
+from sciml_kernels.half import in_single
 from sciml_kernels.segments import library, reference
 from sciml_kernels.segments.op import segment_sum
-from sciml_kernels.structure_factors.op import check_systems, in_turns
+from sciml_kernels.structure_factors.op import check_atoms, check_systems, in_turns
 
 COULOMB = 14.399645478425668  # eV Å / e^2: e / (4 pi epsilon_0) with the constants of CODATA 2018
 
@@ -98,14 +99,22 @@ def ewald_reciprocal_energy(
     Raises:
         ValueError: an argument of wrong shape, dtype, device or range, or a backend that is not possible here.
     """
+    check_alike("positions", positions, charges=charges, cell=cell)
     chosen = choose(backend, positions)
-    _check(positions, cell, pointers, waves, splitting, chosen)
+    _check(positions, charges, cell, pointers, waves, splitting, chosen)
+    return _energy(positions, charges, cell, pointers, waves, splitting, chosen)
+
+
+@in_single  # half precision has no inverse, and cannot count waves
+def _energy(
+    positions: Tensor, charges: Tensor, cell: Tensor, pointers: Tensor, waves: Waves, splitting: float, backend: str
+) -> Tensor:
     inverse = torch.linalg.inv(cell)
     frequencies = waves.indices.to(positions.dtype)
-    own = _expanded(inverse, pointers, positions.shape[0], chosen)
+    own = _expanded(inverse, pointers, positions.shape[0], backend)
     fractional = (positions.unsqueeze(1) @ own).squeeze(1)
     factors = in_turns(fractional, charges, frequencies, pointers, waves.pointers, backend)
-    bases = _expanded(inverse, waves.pointers, frequencies.shape[0], chosen)
+    bases = _expanded(inverse, waves.pointers, frequencies.shape[0], backend)
     k = 2 * math.pi * (bases @ frequencies.unsqueeze(2)).squeeze(2)
     square = k.square().sum(1, keepdim=True)
     terms = torch.exp(square / (-4 * splitting**2)) / square * factors.square().sum(1)
@@ -113,20 +122,23 @@ def ewald_reciprocal_energy(
     return 4 * math.pi * COULOMB / volume * segment_sum(terms, waves.pointers, backend)
 
 
-def _expanded(matrices: Tensor, pointers: Tensor, rows: int, chosen: str) -> Tensor:
+def _expanded(matrices: Tensor, pointers: Tensor, rows: int, backend: str) -> Tensor:
     """The matrix of its system for each row."""
-    if chosen == "reference":
+    if backend == "reference":
         return reference.segment_expand(matrices, pointers, rows)
-    return library.segment_expand(matrices, pointers, rows, chosen)
+    return library.segment_expand(matrices, pointers, rows, backend)
 
 
-def _check(positions: Tensor, cell: Tensor, pointers: Tensor, waves: Waves, splitting: float, chosen: str) -> None:
-    check_shape("positions", positions, (None, 3))
+def _check(
+    positions: Tensor, charges: Tensor, cell: Tensor, pointers: Tensor, waves: Waves, splitting: float, chosen: str
+) -> None:
+    check_atoms(positions, charges)
     check_shape("cell", cell, (None, 3, 3))
-    check_alike("positions", positions, cell=cell)
-    check_systems("pointers", pointers, positions, chosen)
-    check_shape("pointers", pointers, (cell.shape[0] + 1,))
+    check_type("waves", waves, Waves)
     check_shape("waves.indices", waves.indices, (None, 3))
-    check_shape("waves.pointers", waves.pointers, (cell.shape[0] + 1,))
+    check_device("waves.indices", waves.indices, "positions", positions)
+    for name, ends, rows in (("pointers", pointers, positions), ("waves.pointers", waves.pointers, waves.indices)):
+        check_systems(name, ends, rows, chosen)
+        check_shape(name, ends, (cell.shape[0] + 1,))
     if not 0 < splitting < math.inf:
         raise ValueError(f"splitting: found {splitting}, expected a positive number")

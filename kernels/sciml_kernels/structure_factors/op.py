@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, readable
+from sciml_kernels.checks import check_alike, check_shape
 from sciml_kernels.half import in_single
-from sciml_kernels.segments.cpu import check_pointers
+from sciml_kernels.segments.op import check_pointers
 from sciml_kernels.structure_factors import library, reference
 
 
@@ -58,12 +58,7 @@ def in_turns(
     positions: Tensor, charges: Tensor, frequencies: Tensor, atom_pointers: Tensor, wave_pointers: Tensor, backend: str
 ) -> Tensor:
     """The same of exp(2 pi i frequency . r): with fractional positions and integers, no digits of phases are lost."""
-    check_shape("positions", positions, (None, 3))
-    check_shape("charges", charges, (positions.shape[0], None))
-    if not charges.shape[1]:
-        raise ValueError(
-            f"charges: found shape {tuple(charges.shape)}, expected (atoms, channels), one channel or more"
-        )
+    check_atoms(positions, charges)
     check_alike("positions", positions, charges=charges, wave_vectors=frequencies)
     chosen = choose(backend, positions)
     check_systems("atom_pointers", atom_pointers, positions, chosen)
@@ -81,6 +76,16 @@ def in_turns(
     )
 
 
+def check_atoms(positions: Tensor, charges: Tensor) -> None:
+    """Raise ValueError unless these are positions (atoms, 3) and charges (atoms, channels) of one channel or more."""
+    check_shape("positions", positions, (None, 3))
+    check_shape("charges", charges, (positions.shape[0], None))
+    if not charges.shape[1]:
+        raise ValueError(
+            f"charges: found shape {tuple(charges.shape)}, expected (atoms, channels), one channel or more"
+        )
+
+
 def check_systems(name: str, pointers: Tensor, rows: Tensor, chosen: str) -> None:
     """Raise ValueError unless these are pointers into the rows; their values are looked at on a CPU."""
     if pointers.dtype != torch.int64 or pointers.dim() != 1 or pointers.shape[0] < 1:
@@ -89,5 +94,4 @@ def check_systems(name: str, pointers: Tensor, rows: Tensor, chosen: str) -> Non
         )
     if pointers.device != rows.device:
         raise ValueError(f"{name}: found on {pointers.device}, expected on {rows.device} as positions")
-    if chosen == "cpu" and readable(pointers):
-        check_pointers(pointers, rows.shape[0], name)
+    check_pointers(name, pointers, rows.shape[0], chosen)

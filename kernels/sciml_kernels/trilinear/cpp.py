@@ -13,6 +13,7 @@ import torch
 
 from sciml_kernels.cpp_vector import vector_text
 from sciml_kernels.trilinear.emit import Step, Term, emit
+from sciml_kernels.trilinear.parts import arrays_read
 from sciml_kernels.trilinear.spec import Path, Spec, offsets, weight_offsets
 
 SUFFIX = {torch.float32: "f", torch.float64: ""}  # of a number
@@ -112,16 +113,9 @@ extern "C" void run({arguments}) {{
 """
 
 
-def array_names(terms: tuple[Term, ...], wants: str) -> tuple[list[str], list[str]]:
-    """The arrays read (in the order of run's arguments) and those written."""
-    tangents = sorted({name for term in terms for name in (term.x, term.y, term.w) if name.startswith("v")})
-    forward = wants == "g" and not tangents
-    return ["x", "y", "w", *([] if forward else ["g"]), *tangents], [f"out_{want}" for want in wants]
-
-
 def source(spec: Spec, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], wants: str) -> str:
     """The C++ file; `run(threads, nodes[, rows_x, senders, pointers], arrays read..., arrays written...)`."""
-    reads, writes = array_names(terms, wants)
+    reads, writes = list(arrays_read(terms, wants)), [f"out_{want}" for want in wants]
     sizes = "int threads, int64_t nodes" + (
         ", int64_t rows_x, const int64_t* senders, const int64_t* pointers" * gather
     )

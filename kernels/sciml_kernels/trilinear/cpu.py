@@ -14,6 +14,7 @@ from sciml_kernels import cache
 from sciml_kernels.edges import Tables
 from sciml_kernels.trilinear import cpp
 from sciml_kernels.trilinear.emit import Term
+from sciml_kernels.trilinear.parts import arrays_read
 from sciml_kernels.trilinear.spec import Spec
 
 # Below this many weights waking a second thread costs more than it brings.
@@ -33,12 +34,12 @@ def kernel(key: str, dtype: torch.dtype, gather: bool, terms: tuple[Term, ...], 
     """Compiled on first use; one lookup per call afterwards."""
     spec = Spec.from_key(key)
     function = cache.load(cpp.source(spec, dtype, gather, terms, wants)).run
-    reads, writes = cpp.array_names(terms, wants)
-    pointers = len(reads) + len(writes) + (2 if gather else 0)
+    reads = arrays_read(terms, wants)
+    pointers = len(reads) + len(wants) + (2 if gather else 0)
     sizes = [ctypes.c_int, ctypes.c_int64, *([ctypes.c_int64] if gather else [])]
     function.argtypes = sizes + [ctypes.c_void_p] * pointers
     function.restype = None
-    return Kernel(function, tuple(reads), {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out})
+    return Kernel(function, reads, {"x": spec.dim_x, "y": spec.dim_y, "w": spec.dim_w, "g": spec.dim_out})
 
 
 def launch(

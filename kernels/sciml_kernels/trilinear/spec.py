@@ -62,6 +62,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for path in self.paths:
+            self._check_slots(path)
             x, y, out = self.irreps_x[path.x], self.irreps_y[path.y], self.irreps_out[path.out]
             if path.degrees != (x.ir.l, y.ir.l, out.ir.l) or out.ir not in x.ir * y.ir:
                 raise ValueError(f"paths: {x.ir} (x) {y.ir} -> {out.ir} as {path} is no coupling of these slots")
@@ -73,6 +74,12 @@ class Spec:
                 )
         if not self.paths:
             raise ValueError(f"paths: none couples {self.irreps_x} (x) {self.irreps_y} into the wanted output")
+
+    def _check_slots(self, path: Path) -> None:
+        for name, slot in (("irreps_x", path.x), ("irreps_y", path.y), ("irreps_out", path.out)):
+            count = len(getattr(self, name))
+            if not 0 <= slot < count:
+                raise ValueError(f"paths: found slot {slot} of {name} in {path}, expected within 0..{count - 1}")
 
     @classmethod
     def separate(
