@@ -47,11 +47,12 @@ class FineTuning:
     ) -> None:
         self.package, self.options, self.budgets = package, options, budgets
         self.baselines = {**_NO_BASELINES, **package.config.get("baselines", {})}
-        retained = retained_sources(options, package, open_store)
+        retained = retained_sources(options, package, open_store, splits.train)
         if options.retained.records and not retained:
             say(
-                "what is forgotten is not measured: no embedded sample has a level of theory of the package; give "
-                "records of its tasks with adapt.retained.stores=FILES"
+                "what is forgotten is not measured: no embedded sample has a level of theory of the package, and the "
+                "data that it was trained on are not where they were; give records of its tasks with "
+                "adapt.retained.stores=FILES"
             )
         self.forgetting = Forgetting(splits.test, retained, options.retained.records, folder / "evaluation")
         self.untrained: Model | None = None

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from sciml.data.classes import Relabelled, class_names
 from sciml.data.records import targets
 from sciml.data.source import Source
+from sciml.data.store import base_indices, is_store
 from sciml.files import write_text
 from sciml.package import Package
 from sciml.train.adapt.replay import divided, known_sources, limited, with_known_elements
@@ -28,12 +29,13 @@ Measure = Callable[[list[Source], list[str] | None], dict[str, dict[str, dict[st
 """Metrics of sources by a model; with classes, of what it tells among these alone."""
 
 
-def retained_sources(options: Any, package: Package, open_store: Open) -> list[Source]:
+def retained_sources(options: Any, package: Package, open_store: Open, training: Sequence[Source] = ()) -> list[Source]:
     """The records of base tasks that ``options``, the section adapt of the configuration, measures forgetting on.
 
     Those of adapt.retained.stores, else of the replay stores, else of the embedded samples at a level of theory that
-    the package has, with elements that it knows; of what is replayed too, a part that never is. Raises UserError where
-    stores that were given hold what the package does not know.
+    the package has, with elements that it knows; of what is replayed too, a part that never is. Levels without embedded
+    samples have the data of the run that made the package, where they are there still and not the new ``training``
+    data. Raises UserError where stores that were given hold what the package does not know.
     """
     retained, replay = options.retained, options.replay
     if not retained.records:
@@ -42,8 +44,14 @@ def retained_sources(options: Any, package: Package, open_store: Open) -> list[S
     sources = known_sources(given, package, open_store)
     check_far_field(sources, package.model.far_field)
     if not retained.stores:
-        parts = [part for source in sources if (part := divided(source, True, retained.records)) is not None]
-        return [known for part in parts if (known := with_known_elements(part, package)) is not None]
+        parts = [divided(source, True, retained.records) for source in sources]
+        if not given:
+            new = {base_indices(one.data)[0].data_hash for one in training}
+            earlier = _earlier_sources(package, open_store, sources, new)
+            parts += [limited(source, retained.records) for source in earlier]
+        return [
+            known for part in parts if part is not None and (known := with_known_elements(part, package)) is not None
+        ]
     of_atoms = [source for source in sources if source.data.base != "hep"]
     check_known(of_atoms, package.config["model"]["context"], known_elements([], package))
     replayed = _replayed(replay, package, open_store)
@@ -54,6 +62,32 @@ def retained_sources(options: Any, package: Package, open_store: Open) -> list[S
         for source in sources
     ]
     return [source for source in found if source is not None]
+
+
+def _earlier_sources(
+    package: Package, open_store: Open, embedded: Sequence[Source], new: Collection[str]
+) -> list[Source]:
+    """What the run that made the package was trained on, of its levels of theory that no ``embedded`` source has; but
+    for ``new`` hashes, of data that are trained on again.
+    """
+    run, found = package.path.parent, []
+    file = run / "provenance.jsonl"
+    data = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["data"] if file.is_file() else {}
+    for path, digest in data.items():
+        places = [place for place in (Path(path), run / "data" / Path(path).name) if is_store(place)]
+        if not places or digest in new:
+            continue
+        store = open_store(str(places[0]))
+        level = (store.domain, store.dataset)
+        if level not in {(one.data.domain, one.data.dataset) for one in embedded} and _is_known(store, digest, package):
+            found.append(Source(store, package.datasets.index(store.dataset), places[0].name))
+    return found
+
+
+def _is_known(store: Any, digest: str, package: Package) -> bool:
+    """Whether a store is what it was, and of a level of theory that the package has."""
+    known = package.config.get("datasets_of_domain", {}).get(store.domain, [])
+    return store.data_hash == digest and store.dataset in known
 
 
 def _replayed(replay: Any, package: Package, open_store: Open) -> set[str]:

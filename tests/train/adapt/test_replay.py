@@ -13,7 +13,7 @@ from sciml.config import configure
 from sciml.data.packing import Budget
 from sciml.data.sampler import Stream, with_share
 from sciml.data.source import Source
-from sciml.data.store import Store, StoreWriter
+from sciml.data.store import Store, StoreWriter, Subset
 from sciml.data.targets import Target
 from sciml.errors import UserError
 from sciml.models.model import build_model
@@ -215,6 +215,27 @@ def test_retained_records_are_none_that_are_replayed_and_of_known_elements(packa
     with pytest.raises(UserError, match="other: element .* is not in the training data"):
         retained_sources(options([str(other.path)]), package, stores.__getitem__)
     assert retained_sources(options(None), package, stores.__getitem__) == []
+
+
+def test_forgetting_of_own_levels_is_measured_on_what_the_package_was_trained_on(package, tmp_path):
+    run = tmp_path / "run"
+    store = molecules_store(run / "data" / "mine-0123", records=20, dataset="second")
+    gone = {"elsewhere/mine-0123": store.data_hash, "elsewhere/lost": "0" * 64}
+    (run / "provenance.jsonl").write_text('{"data": {}}\n' + json.dumps({"data": gone}) + "\n")
+    package = Package(package.model, package.config, run / "package")
+    package.config["elements"] = sorted({int(number) for record in store for number in record["types"]})
+    options = SimpleNamespace(
+        retained=SimpleNamespace(stores=None, records=8),
+        replay=SimpleNamespace(stores=None, fraction=0.0, pseudo_labels=False),
+    )
+    (found,) = retained_sources(options, package, Store)
+    assert (len(found.data), found.dataset, found.data.dataset) == (8, 1, "second")
+    again = Source(Subset(store, np.arange(15)), 1, "mine")
+    assert retained_sources(options, package, Store, [again]) == []
+    other = molecules_store(tmp_path / "other", records=10, dataset="second", seed=3)
+    assert len(retained_sources(options, package, Store, [Source(other, 1, "other")])) == 1
+    package.config["datasets_of_domain"] = {"materials": ["first"]}
+    assert retained_sources(options, package, Store) == []
 
 
 def test_what_no_step_draws_is_not_replayed_and_told(package, tmp_path, capsys):
