@@ -223,9 +223,14 @@ def test_a_run_stops_before_training_where_the_model_is_not_its_base(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(True, "graphs of tasks of the package"), (False, "was not compared with")]
+    ("data", "said"),
+    [
+        ("given", "graphs of tasks of the package"),
+        ("where they were", "graphs of tasks of the package"),
+        ("gone", "was not compared with"),
+    ],
 )
-def test_where_the_base_reads_no_training_record_its_own_tasks_are_compared(tmp_path, capsys, given, said):
+def test_where_the_base_reads_no_training_record_its_own_tasks_are_compared(tmp_path, capsys, data, said):
     rng = np.random.default_rng(0)
     for name, elements in (("noble", (2, 10)), ("new", (3, 5))):  # of the noble gases no sample is embedded
         with StoreWriter(tmp_path / name, "materials", name) as writer:
@@ -235,7 +240,9 @@ def test_where_the_base_reads_no_training_record_its_own_tasks_are_compared(tmp_
     assert train(train_config(tmp_path, "trainer.max_steps=1", stores=("noble",))) == 0
     shutil.move(tmp_path / "run", tmp_path / "old")
     words = [f"init={tmp_path / 'old'}", "trainer.max_steps=1", "uncertainty=0"]
-    words += [f"adapt.retained.stores={tmp_path / 'noble'}"] if given else []
+    if data != "where they were":
+        shutil.move(tmp_path / "noble", tmp_path / "elsewhere")
+    words += [f"adapt.retained.stores={tmp_path / 'elsewhere'}"] if data == "given" else []
     assert train(train_config(tmp_path, *words, stores=("new",))) == 0
     assert said in capsys.readouterr().err
 
