@@ -20,6 +20,7 @@ plots of the first models: finetune_parity.png, finetune_roc.png and finetune_re
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -253,12 +254,13 @@ def run(options: Any, cell: Cell) -> dict[str, Any]:
     return {**facts, "adaptation": adaptation, "trained": trained_parameters(folder)}
 
 
-def trained_parameters(folder: Path) -> int | None:
-    """The number that the run said it trains, None where it said none: a model from scratch."""
-    for line in (folder / "log.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("adapt=") and line.endswith("parameters are trained"):
-            return int(line.split()[1].replace(",", ""))
-    return None
+def trained_parameters(folder: Path) -> int:
+    """The number of parameters that the run said it trains: all of a model from scratch."""
+    said = (folder / "log.txt").read_text(encoding="utf-8")
+    trained = re.search(r"^adapt=\w+: ([\d,]+) parameters are trained$", said, re.M)
+    found = trained or re.search(r"^([\d,]+) parameters, kinds ", said, re.M)
+    assert found
+    return int(found[1].replace(",", ""))
 
 
 def retained(row: dict[str, Any], measure: str) -> tuple[float, float] | None:
@@ -296,7 +298,7 @@ def text(rows: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
         for start in ("full", "lora", "scratch"):
             chosen = _chosen(rows, "strategies", start=start, labels=labels)
             if chosen:
-                trained = f"{chosen[0]['trained']:,}" if chosen[0]["trained"] else "all"
+                trained = f"{chosen[0]['trained']:,}"
                 lines.append(
                     [start, str(labels), _mean(chosen, "forces.rmse", 1e3, 1), trained, _kept(chosen), *_cost(chosen)]
                 )
@@ -410,7 +412,8 @@ def main(values: Sequence[str] | None = None) -> int:
     for name, table in PICTURES.items():
         if table in tables:
             drawn = options.runs / f"{table}-base-{settings.seeds[0]}" / "evaluation" / f"{name}.png"
-            shutil.copyfile(drawn, options.output.with_name(f"{options.output.stem}_{name}.png"))
+            if drawn.is_file():
+                shutil.copyfile(drawn, options.output.with_name(f"{options.output.stem}_{name}.png"))
     for table, lines in text(rows).items():
         say(table)
         for line in lines:

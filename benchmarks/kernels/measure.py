@@ -161,8 +161,9 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     """What the times were measured on, and how busy it was."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    vectors = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
-    found: dict[str, Any] = {"processor": model, "vectors": vectors, "threads": threads}
+    found: dict[str, Any] = {"processor": model, "threads": threads}
+    if vectors := {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(torch.backends.cpu.get_cpu_capability()):
+        found["vectors"] = vectors
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     load = round(os.getloadavg()[0], 1)

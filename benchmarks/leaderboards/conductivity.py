@@ -50,13 +50,20 @@ def conductivity(atoms: Atoms, calculator: Any, displacement: float = DISPLACEME
     Fails where the relaxation changes the space group, where none is found, or where a frequency is imaginary. Raises
     ImportError without phono3py.
     """
+    import spglib
     from phono3py import Phono3py
     from phonopy.structure.atoms import PhonopyAtoms
 
-    relaxed = relax(atoms, calculator)
-    before, after = space_group(atoms), space_group(relaxed)
-    if before != after or not before:
-        return {"failure": f"the space group changed from {before} to {after}" if before else "has no space group"}
+    before = space_group(atoms)
+    if not before:
+        return {"failure": "has no space group"}
+    try:
+        relaxed = relax(atoms, calculator)
+    except spglib.SpglibError as error:
+        return {"failure": f"its symmetry cannot be kept: {error}"}
+    after = space_group(relaxed)
+    if before != after:
+        return {"failure": f"the space group changed from {before} to {after}"}
     solver = Phono3py(
         PhonopyAtoms(relaxed.symbols, cell=relaxed.cell, positions=relaxed.positions),
         supercell_matrix=atoms.info["fc3_supercell"],
@@ -157,6 +164,11 @@ def named(atoms: Atoms, needed: Iterable[str]) -> Atoms:
     return atoms
 
 
+def failed(material: dict[str, Any] | None) -> bool:
+    """Whether a material has no conductivity."""
+    return material is None or material.get("failure") is not None
+
+
 def read_table(path: Path) -> dict[str, dict[str, Any]]:
     """{material_id: material} of JSON lines, or of JSON that is a list of rows or has columns; ``.gz`` or not.
 
@@ -168,7 +180,7 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
             content = _lines(file) if ".jsonl" in path.suffixes else json.load(file)
         rows = _rows_of_columns(content) if isinstance(content, dict) else content
         return {next(row[name] for name in IDENTIFIERS if row.get(name) is not None): row for row in rows}
-    except (AttributeError, TypeError, StopIteration, ValueError) as error:
+    except (AttributeError, TypeError, StopIteration, ValueError, OSError, EOFError) as error:
         raise UserError(
             f"{path}: found no table of conductivities ({error or type(error).__name__}), expected rows with "
             "material_id, kappa_tot_avg, mode_kappa_tot_avg and mode_weights."
@@ -176,7 +188,11 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _lines(file: Iterable[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file if line.endswith("\n")]
+    """The rows; a last line without an end that is no JSON is what a stopped run left."""
+    lines = list(file)
+    if lines and not lines[-1].endswith("\n") and not lines[-1].endswith("}"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
 
 
 def _rows_of_columns(columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -186,20 +202,28 @@ def _rows_of_columns(columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]
 def symmetric_errors(predicted: dict[str, Any] | None, true: dict[str, Any]) -> tuple[float, float]:
     """Symmetric relative errors, 0 to 2: the mean one of the modes (SRME), and that of their sum (SRE).
 
-    Raises UserError where the modes of both are not the same ones.
+    Raises UserError where the modes of both are not the same ones, or the reference has no numbers.
     """
-    if predicted is None or predicted.get("failure"):
+    if predicted is None or failed(predicted):
         return LARGEST_ERROR, LARGEST_ERROR
-    ours, theirs = _modes(predicted), _modes(true)
-    if ours.shape != theirs.shape or any(_differ(predicted, true, name) for name in ("mode_weights", "q_points")):
+    name = true.get("material_id", true.get("mp_id", "a material"))
+    try:
+        (ours, total), (theirs, reference) = ((_modes(side), _total(side)) for side in (predicted, true))
+        others = [key for key in ("mode_weights", "q_points") if _differ(predicted, true, key)]
+        weights = float(np.sum(true["mode_weights"]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{name}: found no conductivity at {TEMPERATURE:g} K by modes ({error!r}).") from error
+    if ours.shape != theirs.shape or others:
+        found = " and ".join(others) or f"{ours.shape} q-points and bands, {theirs.shape} in the reference"
         raise UserError(
-            f"{true.get('material_id', 'a material')}: its modes {ours.shape} at q-points are others than the "
-            f"{theirs.shape} of the reference, so that they cannot be compared; was it the same cell and mesh?"
+            f"{name}: its modes are others than those of the reference ({found}), so that they cannot be compared; was "
+            "it the same cell and mesh?"
         )
-    total, reference = (_at_temperature(side, np.ravel(side["kappa_tot_avg"])) for side in (predicted, true))
+    if not np.isfinite(theirs).all() or not math.isfinite(reference):
+        raise UserError(f"{name}: the reference holds numbers that are not finite.")
     if not np.isfinite(ours).all() or not math.isfinite(total) or total + reference <= 0:
         return LARGEST_ERROR, LARGEST_ERROR
-    of_modes = float(np.abs(ours - theirs).sum()) / float(np.sum(true["mode_weights"]))
+    of_modes = float(np.abs(ours - theirs).sum()) / weights
     mean_error, error = (2 * value / (total + reference) for value in (of_modes, abs(total - reference)))
     return min(mean_error, LARGEST_ERROR), min(error, LARGEST_ERROR)
 
@@ -218,6 +242,10 @@ def _modes(material: dict[str, Any]) -> np.ndarray:
     if tensors.shape[-2:] == (3, 3) and tensors.ndim == 4:
         return np.asarray(np.trace(tensors, axis1=-2, axis2=-1) / 3)
     return np.asarray(tensors[..., :3].mean(axis=-1))
+
+
+def _total(material: dict[str, Any]) -> float:
+    return float(_at_temperature(material, np.ravel(material["kappa_tot_avg"])))
 
 
 def _at_temperature(material: dict[str, Any], values: np.ndarray) -> Any:

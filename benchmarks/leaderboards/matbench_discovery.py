@@ -41,7 +41,16 @@ from ase.optimize import FIRE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
-from conductivity import DISPLACEMENT, KEYS, LARGEST_ERROR, conductivity, named, read_table, symmetric_errors
+from conductivity import (
+    DISPLACEMENT,
+    KEYS,
+    LARGEST_ERROR,
+    conductivity,
+    failed,
+    named,
+    read_table,
+    symmetric_errors,
+)
 from workers import write_result
 
 from sciml.errors import UserError
@@ -95,9 +104,11 @@ def run_kappa(options: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("phono3py") is None:
         raise UserError("kappa: phono3py is not installed, see the extra phonons of the project.")
+    if options.output.suffix != ".jsonl":
+        raise UserError(f"--output: found {options.output}, expected a file of JSON lines that ends in .jsonl.")
     done = read_table(options.output) if options.output.exists() else {}
     if options.retry:
-        done = {name: material for name, material in done.items() if not material.get("failure")}
+        done = {name: material for name, material in done.items() if not failed(material)}
     waiting = [named(atoms, KEYS) for atoms in remaining(options, done)]
     model = calculator_of(options)
     _write_lines(options.output, done.values())
@@ -106,9 +117,9 @@ def run_kappa(options: argparse.Namespace) -> None:
         try:
             found = conductivity(atoms, model, options.displacement)
         except FAILURES as error:
-            found = {"failure": str(error)}
-        if reason := found.get("failure"):
-            print(f"{name}: {reason}", file=sys.stderr)
+            found = {"failure": str(error) or type(error).__name__}
+        if failed(found):
+            print(f"{name}: {found['failure']}", file=sys.stderr)
         with open(options.output, "a", encoding="utf-8") as file:
             file.write(json.dumps({"material_id": name, **found}) + "\n")
 
@@ -245,8 +256,8 @@ def conductivities(ours: dict[str, dict[str, Any]], dft: dict[str, dict[str, Any
         )
     found = np.array([symmetric_errors(ours.get(name), material) for name, material in dft.items()])
     of_modes, of_sums = (float(value) for value in found.mean(axis=0))
-    failed = sum(name not in ours or bool(ours[name].get("failure")) for name in dft)
-    return {"kappa_SRME": of_modes, "kappa_SRE": of_sums, "kappa_materials": len(dft), "kappa_failed": failed}
+    lost = sum(failed(ours.get(name)) for name in dft)
+    return {"kappa_SRME": of_modes, "kappa_SRE": of_sums, "kappa_materials": len(dft), "kappa_failed": lost}
 
 
 def by_id(paths: list[Path]) -> dict[str, Atoms]:
@@ -306,7 +317,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         options.run(options)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0

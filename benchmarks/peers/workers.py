@@ -71,10 +71,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def vectors() -> str:
-    """The widest vector instructions of an x86 processor that numbers are computed with."""
-    flags = Path("/proc/cpuinfo").read_text().split()
-    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "none")
+def vectors() -> dict[str, str]:
+    """{"vectors": what torch computes with} on an x86 processor that has wide ones."""
+    import torch
+
+    name = {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(torch.backends.cpu.get_cpu_capability())
+    return {"vectors": name} if name else {}
 
 
 def machine() -> dict[str, Any]:
@@ -82,7 +84,7 @@ def machine() -> dict[str, Any]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": processor(),
-        "vectors": vectors(),
+        **vectors(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",

@@ -133,16 +133,17 @@ def labelled_rows(
             columns = (features, prediction, label, unit)
             if any(len(column) != len(label) for column in columns):
                 continue  # a head of one's own, whose last layer has other rows than its labels
-            known = known & _changeable(features)
             parts.setdefault(target, []).append(tuple(column[known].detach().cpu() for column in columns))
     joined = {name: Rows(*(torch.cat(column) for column in zip(*part, strict=True))) for name, part in parts.items()}
-    return {name: rows for name, rows in joined.items() if len(rows.labels)}
+    told = {name: _changeable(rows) for name, rows in joined.items()}
+    return {name: rows for name, rows in told.items() if len(rows.labels)}
 
 
-def _changeable(features: Tensor) -> Tensor:
-    """Which rows the last layer can change: not the momentum of a jet's only particle, which conservation gives."""
-    size = features.square().sum(dim=(1, 2)).sqrt()
-    return (size > UNCHANGED * size.max()) | (size == 0) if len(size) else size > 0
+def _changeable(rows: Rows) -> Rows:
+    """The rows that the last layer can change: not the momentum of a jet's only particle, which conservation gives."""
+    size = rows.features.square().sum(dim=(1, 2)).sqrt()
+    kept = size > UNCHANGED * size.max() if len(size) else size > 0
+    return Rows(rows.features[kept], rows.predictions[kept], rows.labels[kept], rows.units[kept])
 
 
 def _spread(source: Source, records: int) -> Source:

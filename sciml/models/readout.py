@@ -115,7 +115,7 @@ class Head(nn.Module):
         return None
 
     def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:
-        """Predictions or labels in the frame where they are compared and where uncertainties are told."""
+        """Predictions or labels in the frame where they are compared and where uncertainties are told: a linear map."""
         return values
 
     def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:

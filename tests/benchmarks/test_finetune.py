@@ -55,7 +55,7 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
     rows = [row("silicon", "base", seed, 0.1 + 0.02 * seed) for seed in (0, 1)]
     rows += [row("silicon", "scratch", 0, value) for value in (0.4, 0.3, 0.5)]  # of which validation takes the second
     rows += [row("strategies", "lora", 0, 0.2, after=1.5), row("lithium", "replay", 0, 0.2, after=1.2)]
-    rows += [row("strategies", "scratch", 0, 0.3) | {"trained": None, "adaptation": []}]
+    rows += [row("strategies", "scratch", 0, 0.3) | {"adaptation": []}]
     tables = finetune.text(rows)
     assert set(tables) == {"silicon", "strategies", "lithium"}
     assert tables["silicon"][1:] == [
@@ -64,7 +64,7 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
     ]
     assert tables["strategies"][1:] == [
         ["lora", "20", "200.0", "1,234", "1.50", "10", "1"],
-        ["scratch", "20", "300.0", "all", "", "10", "1"],
+        ["scratch", "20", "300.0", "1,234", "", "10", "1"],
     ]
     assert tables["lithium"][1] == ["replay", "200.0", "1.20", "10", "1"]
     readme = importlib.import_module("readme")

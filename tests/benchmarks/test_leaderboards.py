@@ -114,6 +114,20 @@ def test_conductivities_of_other_modes_are_not_compared(conductivity, other):
         conductivity.symmetric_errors({**MATERIAL, **other}, true)
 
 
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        ({"kappa_tot_avg": [math.nan]}, "mp-1: the reference holds numbers that are not finite"),
+        ({"mode_weights": None}, r"mp-1: found no conductivity at 300 K by modes"),
+        ({"mode_kappa_tot_avg": None}, r"mp-1: found no conductivity at 300 K by modes \(KeyError"),
+        ({"temperatures": [100]}, r"mp-1: found no conductivity at 300 K by modes \(ValueError"),
+    ],
+)
+def test_a_reference_without_numbers_is_named(conductivity, side, said):
+    with pytest.raises(UserError, match=said):
+        conductivity.symmetric_errors(MATERIAL, {"material_id": "mp-1", **MATERIAL, **side})
+
+
 def test_published_tensors_and_temperatures_are_read(conductivity):
     of_axes = np.multiply.outer(MATERIAL["mode_kappa_tot_avg"], [1.5, 0.5, 1.0, 7.0, 7.0, 7.0])
     tensors = np.zeros((*of_axes.shape[:-1], 3, 3))
@@ -138,6 +152,10 @@ def test_tables_of_conductivities_are_read(conductivity, tmp_path):
         table = conductivity.read_table(tmp_path / name)
         assert list(table) == ["a", "b"]
         assert conductivity.symmetric_errors(table["a"], MATERIAL) == (0.0, 0.0)
+    (tmp_path / "joined.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert list(conductivity.read_table(tmp_path / "joined.jsonl")) == ["a", "b"]
+    with pytest.raises(UserError, match="lost.json: found no table"):
+        conductivity.read_table(tmp_path / "lost.json")
     for content in ("3", "[1]", "{}", "[{}]", "hello"):
         (tmp_path / "wrong.json").write_text(content)
         with pytest.raises(UserError, match=r"wrong.json: found no table of conductivities"):
@@ -202,8 +220,9 @@ def test_a_crystal_without_conductivity_has_a_reason(conductivity, monkeypatch):
     monkeypatch.setattr(conductivity, "relax", sheared)
     found = conductivity.conductivity(cell_of("Cu"), EMT())["failure"]
     assert re.fullmatch(r"the space group changed from 225 to \d+", found)
-    monkeypatch.setattr(conductivity, "space_group", lambda atoms: 0)
-    assert conductivity.conductivity(cell_of("Cu"), EMT()) == {"failure": "has no space group"}
+    coincident = cell_of("Cu")
+    coincident += coincident.copy()
+    assert conductivity.conductivity(coincident, EMT()) == {"failure": "has no space group"}
 
 
 def test_relaxing_keeps_the_symmetry(conductivity):
@@ -241,14 +260,18 @@ def test_kappa_goes_on_where_it_was_stopped(kappa, discovery, monkeypatch, tmp_p
     with open(output, "a") as file:
         file.write('{"material_id": "torn')
     lines = output.read_text().splitlines()[:3]
-    monkeypatch.setattr(discovery, "conductivity", lambda *_: {"failure": "tried again"})
+
+    def silent(*arguments: Any) -> dict[str, Any]:
+        raise RuntimeError
+
+    monkeypatch.setattr(discovery, "conductivity", silent)
     assert kappa([cell_of("Cu"), unknown, other_names]) == 0
     assert output.read_text().splitlines() == lines
     assert [json.loads(line)["material_id"] for line in lines] == ["Cu", "Au", "Si"]
     assert capsys.readouterr().err.count("Si: ") == 1
     assert kappa([cell_of("Cu"), unknown, other_names], "--retry") == 0
     assert output.read_text().splitlines()[:2] == lines[:2]
-    assert discovery.read_table(output)["Si"]["failure"] == "tried again"
+    assert discovery.read_table(output)["Si"]["failure"] == "RuntimeError"
 
 
 def test_structures_without_a_mesh_are_refused_before_anything_is_computed(kappa, tmp_path, capsys):
@@ -257,6 +280,15 @@ def test_structures_without_a_mesh_are_refused_before_anything_is_computed(kappa
     assert kappa([cell_of("Cu"), plain]) == 2
     assert "plain has no fc2_supercell, fc3_supercell, q_point_mesh" in capsys.readouterr().err
     assert not (tmp_path / "kappa.jsonl").exists()
+
+
+def test_files_that_are_not_there_or_of_another_kind_are_refused(kappa, discovery, monkeypatch, tmp_path, capsys):
+    assert kappa([cell_of("Cu")], "--output", str(tmp_path / "kappa.json")) == 2
+    assert "expected a file of JSON lines that ends in .jsonl" in capsys.readouterr().err
+    words = ["matbench_discovery.py", "kappa", "--package", "p", "--structures", str(tmp_path / "lost.extxyz")]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(tmp_path / "kappa.jsonl")])
+    assert discovery.main() == 2
+    assert "lost.extxyz" in capsys.readouterr().err
 
 
 def test_kappa_without_phono3py_is_refused(discovery, monkeypatch, tmp_path, capsys):

@@ -12,6 +12,8 @@ from sciml.physics.phase_space import conserving
 
 MOST_STRETCH = 3.0
 """Largest logarithm of the factor by which a head stretches a momentum."""
+DIRECTIONS = 16
+"""At a time, of the derivatives of momenta: a bound to the memory."""
 
 
 class JetClassHead(Head):
@@ -143,7 +145,9 @@ class FourMomentaHead(Head):
         def momenta(weights: Tensor) -> Tensor:
             return self._conserving(self._momenta(weights, vectors, batch), batch)
 
-        change = torch.func.vmap(lambda direction: torch.func.jvp(momenta, (weights,), (direction,))[1])
+        change = torch.func.vmap(
+            lambda direction: torch.func.jvp(momenta, (weights,), (direction,))[1], chunk_size=DIRECTIONS
+        )
         return change(directions).permute(1, 2, 0)
 
     def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:

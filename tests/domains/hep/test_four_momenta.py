@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from sciml.data.graph_dataset import LoadedBatch
-from sciml.evaluate.uncertainty import Rigidity, captured, features_of
+from sciml.data.packing import Budget
+from sciml.data.source import Source
+from sciml.data.store import StoreWriter
+from sciml.evaluate.uncertainty import Rigidity, calibrate, captured, features_of, labelled_rows, reliability
 from sciml.graph import collate
 from sciml.ingest.generate.smeared_jets import smear
 from sciml.models.model import Model, build_model
@@ -158,6 +161,23 @@ def test_uncertainties_see_the_change_with_the_last_layer():
             torch.testing.assert_close(features[row, component], expected, rtol=1e-7, atol=1e-9)
     sums = features[:4].sum(dim=0)  # the total does not change
     assert sums.abs().max() < 1e-9 * features[:4].abs().max()
+
+
+def test_a_jet_of_one_particle_does_not_count_for_uncertainties(tmp_path):
+    """Its momentum is the total, whatever the last layer is."""
+    with StoreWriter(tmp_path / "jets", "hep", "first") as writer:
+        for seed in range(12):
+            record = smeared(seed, mass=80.0, particles=4)
+            if seed == 5:
+                record |= {key: values[:1] for key, values in record.items() if np.shape(values)[:1] == (4,)}
+                record["total_momentum"] = record["true_momenta"][0]
+            assert writer.add({**record, "id": f"j#{seed}", "group": f"j{seed}"})
+    source, description = Source(writer.close(), 0, "jets"), describe_model(("jets",))
+    description["heads"] = {"four_momenta": {"hidden": 8}}
+    rows = labelled_rows(model_of(), [source], description, {"jets": Budget(max_graphs=4)}, 100)["true_momenta"]
+    assert len(rows.labels) == 11 * 4
+    found = reliability(rows, calibrate({"p": rows}, {"p": rows})["p"])
+    assert 0.5 < found["rms_ratio"] < 2.0
 
 
 def test_uncertainties_of_momenta_are_the_same_in_every_frame():
