@@ -26,7 +26,8 @@ def check_type(name: str, value: object, expected: type) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless the tensor has this shape; None stands for any length."""
+    """Raise ValueError unless it is a tensor of this shape; None stands for any length."""
+    check_type(name, tensor, Tensor)
     if tensor.dim() != len(shape) or any(
         want is not None and want != have for have, want in zip(tensor.shape, shape, strict=True)
     ):
@@ -35,7 +36,9 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Non
 
 
 def check_alike(name: str, x: Tensor, **others: Tensor) -> None:
-    """Raise ValueError unless x is floating and the others have its dtype and device."""
+    """Raise ValueError unless x is a floating tensor and the others are tensors of its dtype on its device."""
+    for given, tensor in {name: x, **others}.items():
+        check_type(given, tensor, Tensor)
     if not torch.is_floating_point(x):
         raise ValueError(f"{name}: found {x.dtype}, expected a floating point dtype")
     for other, tensor in others.items():
@@ -46,13 +49,15 @@ def check_alike(name: str, x: Tensor, **others: Tensor) -> None:
 
 
 def check_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
-    """Raise ValueError unless the tensor, or the index of `name`, lies where x does."""
+    """Raise ValueError unless the tensor, or the index of `name`, is one that lies where x does."""
+    check_type(name, tensor, Tensor)
     if tensor.device != x.device:
         raise ValueError(f"{name}: found on {tensor.device}, expected on {x.device} as {x_name}")
 
 
 def check_index(name: str, index: Tensor, rows: int) -> None:
     """Raise ValueError unless all entries lie within 0..rows - 1; skipped where they cannot be read."""
+    check_type(name, index, Tensor)
     if not readable(index) or not index.numel():
         return
     least, most = (int(value) for value in torch.aminmax(index))

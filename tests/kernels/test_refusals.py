@@ -36,6 +36,12 @@ def test_what_is_right_is_taken(operation: str) -> None:
 
 
 @pytest.mark.parametrize(("operation", "name"), ARGUMENTS)
+def test_lists(operation: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.*: found list, expected Tensor"):
+        call(operation, **{name: OPERATIONS[operation][0][name].tolist()})
+
+
+@pytest.mark.parametrize(("operation", "name"), ARGUMENTS)
 def test_other_shapes(operation: str, name: str) -> None:
     tensor = OPERATIONS[operation][0][name]
     longer = torch.cat([tensor, tensor[:1]])

@@ -10,7 +10,7 @@ import math
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape
+from sciml_kernels.checks import check_alike, check_shape, check_type
 from sciml_kernels.layers import library_linear, library_rowwise, reference
 
 
@@ -116,6 +116,7 @@ def silu(x: Tensor, backend: str = "auto") -> Tensor:
 
 def _check_features(name: str, x: Tensor) -> int:
     """The number of degrees of (rows, components, channels)."""
+    check_type(name, x, Tensor)
     if x.dim() == 3:
         degrees = math.isqrt(x.shape[1])
         if degrees > 0 and degrees * degrees == x.shape[1] and x.shape[2] > 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape, readable
+from sciml_kernels.checks import check_alike, check_shape, check_type, readable
 from sciml_kernels.half import in_single
 from sciml_kernels.segments import cpu, library, reference
 
@@ -130,6 +130,7 @@ def _projected(charges: Tensor, totals: Tensor, pointers: Tensor, backend: str) 
 def _choose(name: str, values: Tensor, pointers: Tensor, backend: str, rows: int | None = None) -> str:
     """The backend, after the checks that all operations share; `rows` where they are not those of the values."""
     check_alike(name, values)
+    check_type("pointers", pointers, Tensor)
     if values.dim() < 1:
         raise ValueError(f"{name}: found a scalar, expected (rows, ...)")
     if pointers.dtype != torch.int64 or pointers.dim() != 1 or pointers.shape[0] < 1:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml_kernels.backends import choose
-from sciml_kernels.checks import check_alike, check_shape
+from sciml_kernels.checks import check_alike, check_shape, check_type
 from sciml_kernels.half import in_single
 from sciml_kernels.segments.op import check_pointers
 from sciml_kernels.structure_factors import library, reference
@@ -88,6 +88,7 @@ def check_atoms(positions: Tensor, charges: Tensor) -> None:
 
 def check_systems(name: str, pointers: Tensor, rows: Tensor, chosen: str) -> None:
     """Raise ValueError unless these are pointers into the rows; their values are looked at on a CPU."""
+    check_type(name, pointers, Tensor)
     if pointers.dtype != torch.int64 or pointers.dim() != 1 or pointers.shape[0] < 1:
         raise ValueError(
             f"{name}: found {pointers.dtype} of shape {tuple(pointers.shape)}, expected int64 (systems + 1,)"

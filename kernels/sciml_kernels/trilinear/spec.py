@@ -15,6 +15,8 @@ from functools import cache, cached_property
 from e3nn import o3
 from torch import Tensor
 
+from sciml_kernels.checks import check_type
+
 Entry = tuple[int, int, int, float]
 
 
@@ -188,7 +190,8 @@ def weight_offsets(spec: Spec) -> tuple[int, ...]:
 
 
 def rows_of(name: str, tensor: Tensor) -> int:
-    """How many rows a tensor has; ValueError where it is a scalar."""
+    """How many rows a tensor has; ValueError where it is none, or a scalar."""
+    check_type(name, tensor, Tensor)
     if tensor.dim() == 0:
         raise ValueError(f"{name}: found a scalar, expected rows of features")
     return tensor.shape[0]
@@ -196,6 +199,7 @@ def rows_of(name: str, tensor: Tensor) -> int:
 
 def flat_rows(name: str, tensor: Tensor, rows: int, dim: int, channels: int | None) -> Tensor:
     """The tensor as flat rows (rows, dim); ValueError where it is neither flat nor (rows, dim / channels, channels)."""
+    check_type(name, tensor, Tensor)
     shape = tensor.shape
     if len(shape) == 2 and shape[0] == rows and shape[1] == dim:
         return tensor
