@@ -29,7 +29,7 @@ def run(config: Any) -> int:
     store = open_data(source)
     fractions = config.fractions.model_dump()
     groups = groups_of(store, config.by, config.identity)
-    parts, sentence = divide(store, groups, list(fractions.values()), config.seed)
+    parts, sentence = divide(store, groups, list(fractions.values()), config.seed, ", ".join(config.source))
     chosen = {name: part for name, part, share in zip(fractions, parts, fractions.values()) if share > 0}
     facts = {"by": config.by, "identity": config.identity, "seed": config.seed, "fractions": fractions}
     manifest = {**facts, **_facts(store, groups, chosen), "sentence": sentence}
@@ -53,9 +53,10 @@ def split_records(
 
 
 def divide(
-    source: Store | Subset | Together, groups: Groups, fractions: Sequence[float], seed: int
+    source: Store | Subset | Together, groups: Groups, fractions: Sequence[float], seed: int, given: str = ""
 ) -> tuple[list[np.ndarray], str]:
-    """Deal out whole groups, the largest first and equal ones in a random order (Philox of ``seed``); see above.
+    """Deal out whole groups, the largest first and equal ones in a random order (Philox of ``seed``); see above. What
+    is said names the source as it was ``given``.
 
     Where every record is its own group the split is random; a single trajectory is cut into blocks in time order.
     """
@@ -81,11 +82,11 @@ def divide(
         if share > 0 and not len(part):
             size = f"{_counted(total, 'record')} in {_counted(groups.number, 'group')} (by {groups.word})"
             raise UserError(
-                f"{source.path}: the part {name} would be empty: it should get {share:.0%} of {size}, and no group may "
-                "be on two sides; give the part as a file of its own, more data, or another fraction."
+                f"{given or source.path}: the part {name} would be empty: it should get {share:.0%} of {size}, and no "
+                "group may be on two sides; give the part as a file of its own, more data, or another fraction."
             )
     sizes = " + ".join(str(len(part)) for part in parts)
-    return parts, f"{source.path.name}: {sentence} ({sizes})."
+    return parts, f"{given or source.path.name}: {sentence} ({sizes})."
 
 
 def write(
