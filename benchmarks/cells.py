@@ -61,7 +61,8 @@ def choose_places(options: argparse.Namespace, name: str, published: bool) -> No
 def run_cell(folder: Path, words: Iterable[str]) -> dict[str, Any]:
     """Train with ``words`` in ``folder``, or read what was found there before.
 
-    Returns {words, seconds of the whole command, steps, validation_loss, targets: the metrics of the test sources}.
+    Returns {words, seconds of the whole command, segments: 1, steps, validation_loss, targets: the metrics of the test
+    sources}.
     Raises SystemExit where the folder holds a finished cell of other words, or SIGTERM ended the run, UserError where
     the run fails.
     """
