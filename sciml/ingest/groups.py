@@ -48,7 +48,11 @@ class Together:
         return itertools.chain.from_iterable(self.stores)
 
     def __getitem__(self, index: int) -> Record:
-        return next(itertools.islice(self, index, None))
+        for store in self.stores:
+            if index < len(store):
+                return store[index]
+            index -= len(store)
+        raise IndexError(f"{self.path.name} has {len(self)} records")
 
     def of_each(self, chosen: np.ndarray) -> list[np.ndarray]:
         """The ``chosen`` indices by store, counted within it."""

@@ -115,7 +115,9 @@ class Head(nn.Module):
         return None
 
     def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:
-        """Predictions or labels in the frame where they are compared and where uncertainties are told: a linear map."""
+        """Predictions or labels (rows, ...) in the frame where they are compared and where uncertainties are told, in
+        their own unit: a linear map.
+        """
         return values
 
     def error(self, target: str, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:

@@ -312,7 +312,7 @@ def test_small_nve_runs_are_certified(bench: Any, tmp_path: Path, shared_data: P
     assert bench.nve.main(words) in (0, 1)  # what two steps taught conserves energy or not
     found = json.loads((tmp_path / "nve.json").read_text())
     assert [row["subject"] for row in found["rows"]] == ["ethanol", "silicon, 64 atoms"]
-    assert "0.004 ps" in bench.readme._written(found)
+    assert "0.004 ps" in bench.readme.tables.written(found)
 
 
 @pytest.mark.parametrize("kind", ["atoms", "jets", "residues"])

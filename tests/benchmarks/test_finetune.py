@@ -67,8 +67,7 @@ def test_the_tables_have_means_and_deviations_over_seeds(finetune: Any) -> None:
         ["scratch", "20", "300.0", "1,234", "", "10", "1"],
     ]
     assert tables["lithium"][1] == ["replay", "200.0", "1.20", "10", "1"]
-    readme = importlib.import_module("readme")
-    assert "*lithium*" in readme._several({"text": tables})
+    assert "*lithium*" in importlib.import_module("readme_tables").several({"text": tables})
 
 
 def test_the_curves_have_every_count_that_was_measured_and_a_line_one_colour(finetune: Any, tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_the_tables_have_what_is_published_and_say_what_is_not_measured(bench: A
     assert threebpa[1][-1] == "unknown"
     assert ["MACE, at 1200 K", "", "", "29.8", "62.0", "", "", ""] in threebpa
     assert {len(line) for lines in (ethanol, threebpa) for line in lines} == {8}
-    readme = importlib.import_module("readme")
-    written = readme._gpu_accuracy({"text": bench.text(rows, sizes), "note": bench.NOTE})
+    tables = importlib.import_module("readme_tables")
+    written = tables.gpu_accuracy({"text": bench.text(rows, sizes), "note": bench.NOTE})
     assert "*rMD17 ethanol: 950 configurations to train on, 1,000 to test on*" in written
     assert "Batatia" in written
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sciml.cli import main
 from sciml.data.store import Store, StoreWriter, Subset
 from sciml.errors import UserError
-from sciml.ingest.groups import groups_of
+from sciml.ingest.groups import Together, groups_of
 from sciml.ingest.ingest import ingest
 from sciml.ingest.split import split_records
 from tests.data.examples import molecule
@@ -233,3 +233,15 @@ def test_a_folder_that_is_no_split_is_never_replaced(tmp_path, capsys):
     assert main([*words, "overwrite=true", "seed=5"]) == 0
     assert json.loads((tmp_path / "parts" / "split.json").read_text())["seed"] == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jets", "parts"]
+
+
+def test_stores_together_are_one_list_of_records(tmp_path):
+    stores = [molecules_store(tmp_path / name, records=number, seed=number) for name, number in (("a", 3), ("b", 5))]
+    together = Together(stores)
+    assert len(together) == 8
+    everything = list(together)
+    for index in range(8):
+        np.testing.assert_array_equal(together[index]["positions"], everything[index]["positions"])
+    assert [part.tolist() for part in together.of_each(np.array([0, 2, 3, 7]))] == [[0, 2], [0, 4]]
+    with pytest.raises(IndexError, match="a and b has 8 records"):
+        together[8]

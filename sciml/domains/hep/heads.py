@@ -132,15 +132,15 @@ class FourMomentaHead(Head):
         return [self.readout[-1], self.vectors]
 
     def pool_features(self, target: str, inputs: list[Tensor], batch: Batch) -> Tensor:
-        """The change of the four-momenta in the rest frame with some of the last layer: the row that stretches, and the
-        biases of those that weigh vectors. All of it would be too many numbers for a matrix.
+        """The change (n, 4, w) [GeV] of the four-momenta in the rest frame with w numbers of the last layer: the row
+        that stretches, its bias, and the biases of those that weigh vectors. All of it would be too many for a matrix.
         """
         hidden, vectors = inputs
-        last, others = self.readout[-1], vectors.shape[2]
+        last, channels = self.readout[-1], vectors.shape[2]
         assert isinstance(last, nn.Linear)
         weights = linear(hidden, torch.cat([last.weight, last.bias[:, None]], dim=1).double())
-        biases = torch.eye(1 + others, dtype=hidden.dtype, device=hidden.device)[1:, None]
-        directions = torch.cat([pad(hidden.T[..., None], (0, others)), biases.expand(-1, len(hidden), -1)])
+        biases = torch.eye(1 + channels, dtype=hidden.dtype, device=hidden.device)[1:, None]
+        directions = torch.cat([pad(hidden.T[..., None], (0, channels)), biases.expand(-1, len(hidden), -1)])
 
         def momenta(weights: Tensor) -> Tensor:
             return self._conserving(self._momenta(weights, vectors, batch), batch)
@@ -151,7 +151,7 @@ class FourMomentaHead(Head):
         return change(directions).permute(1, 2, 0)
 
     def compared(self, target: str, values: Tensor, batch: Batch) -> Tensor:
-        """In the rest frame, so that a loss is the same in every Lorentz frame, up to a rotation."""
+        """(n, 4) [GeV] in the rest frame, so that a loss is the same in every Lorentz frame, up to a rotation."""
         return lorentz.boost_to_rest_frame(values[:, None], batch.frame[batch.batch])[:, 0]
 
     def scale(self, target: str, batch: Batch) -> Tensor | None:

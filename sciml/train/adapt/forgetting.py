@@ -70,24 +70,19 @@ def _earlier_sources(
     """What the run that made the package was trained on, of its levels of theory that no ``embedded`` source has; but
     for ``new`` hashes, of data that are trained on again.
     """
-    run, found = package.path.parent, []
+    run, known = package.path.parent, package.config.get("datasets_of_domain", {})
     file = run / "provenance.jsonl"
     data = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["data"] if file.is_file() else {}
+    covered, found = {(one.data.domain, one.data.dataset) for one in embedded}, []
     for path, digest in data.items():
-        places = [place for place in (Path(path), run / "data" / Path(path).name) if is_store(place)]
-        if not places or digest in new:
+        place = next((place for place in (Path(path), run / "data" / Path(path).name) if is_store(place)), None)
+        if place is None or digest in new:
             continue
-        store = open_store(str(places[0]))
-        level = (store.domain, store.dataset)
-        if level not in {(one.data.domain, one.data.dataset) for one in embedded} and _is_known(store, digest, package):
-            found.append(Source(store, package.datasets.index(store.dataset), places[0].name))
+        store = open_store(str(place))
+        own = store.dataset in known.get(store.domain, []) and (store.domain, store.dataset) not in covered
+        if own and store.data_hash == digest:
+            found.append(Source(store, package.datasets.index(store.dataset), place.name))
     return found
-
-
-def _is_known(store: Any, digest: str, package: Package) -> bool:
-    """Whether a store is what it was, and of a level of theory that the package has."""
-    known = package.config.get("datasets_of_domain", {}).get(store.domain, [])
-    return store.data_hash == digest and store.dataset in known
 
 
 def _replayed(replay: Any, package: Package, open_store: Open) -> set[str]:
