@@ -64,7 +64,9 @@ ENERGY, HULL = "uncorrected_energy", "e_above_hull_mp2020_corrected_ppd_mp"  # c
 
 
 def structures(path: Path) -> Iterator[Atoms]:
-    """The frames of an extended XYZ file, or of all such files in a zip."""
+    """The frames of an extended XYZ file, or of all such files in a zip. Raises UserError where there is no file."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a file of structures of the leaderboard.")
     if path.suffix != ".zip":
         yield from ase.io.iread(path, index=":", format="extxyz")
         return

@@ -234,7 +234,7 @@ def test_files_that_are_not_there_or_of_another_kind_are_refused(kappa, discover
     words = ["matbench_discovery.py", "kappa", "--package", "p", "--structures", str(tmp_path / "lost.extxyz")]
     monkeypatch.setattr(sys, "argv", [*words, "--output", str(tmp_path / "kappa.jsonl")])
     assert discovery.main() == 2
-    assert "lost.extxyz" in capsys.readouterr().err
+    assert "lost.extxyz does not exist; give a file of structures" in capsys.readouterr().err
 
 
 def test_kappa_without_phono3py_is_refused(discovery, monkeypatch, tmp_path, capsys):
